@@ -1,0 +1,50 @@
+"""What becomes of an event that cannot be decoded: the exact bytes, where they came from, and why."""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+from schemas.records import TIMESTAMP, Field, Record
+
+
+class Reason(StrEnum):
+    """Why an event was set aside. The codes are a contract: dashboards and replays select by them."""
+
+    NULL_PAYLOAD = "null_payload"
+    EMPTY_PAYLOAD = "empty_payload"
+    OVERSIZED_EVENT = "oversized_event"
+    BAD_UTF8 = "bad_utf8"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    DUPLICATE_KEY = "duplicate_key"
+    FIELD_MISSING = "field_missing"
+    FIELD_NULL = "field_null"
+    FIELD_EMPTY = "field_empty"
+    FIELD_WRONG_TYPE = "field_wrong_type"
+    FIELD_TOO_LONG = "field_too_long"
+    BAD_TIMESTAMP = "bad_timestamp"
+    TIMESTAMP_AHEAD = "timestamp_ahead"
+    TRUNCATED_INPUT = "truncated_input"
+
+
+DEAD_LETTER = Record(
+    name="dead_letters",
+    grain="one bad event",
+    fields=(
+        Field("dead_letter_id", pa.string(), "hash of where it came from and its bytes", nullable=False),
+        Field("arrival_date", pa.date32(), "UTC date of arrival_time, else the date it was first met", nullable=False),
+        Field("arrival_time", TIMESTAMP, "when the bus or collector received it; null where the input does not say"),
+        Field("source", pa.string(), "file path, or topic of a bus", nullable=False),
+        Field("partition", pa.int32(), "partition of a bus; 0 for a file", nullable=False),
+        Field("offset", pa.int64(), "offset in the partition; for a file, byte of the line or number of the record",
+              nullable=False),
+        Field("step", pa.string(), "the step that refused it: read, decode", nullable=False),
+        Field("reason", pa.string(), "reason code, of a closed list", nullable=False),
+        Field("field", pa.string(), "the envelope field at fault, where it is one field"),
+        Field("message", pa.string(), "one line for a person", nullable=False),
+        Field("payload", pa.large_binary(), "the exact bytes as delivered; null for a tombstone"),
+    ),
+    partition_by=("arrival_date",),
+    sort_by=("source", "partition", "offset"),
+    key=("dead_letter_id",),
+)

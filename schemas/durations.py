@@ -1,0 +1,86 @@
+"""Durations and times as a person writes them, parsed once at the edge into integer microseconds."""
+
+import re
+from datetime import UTC, datetime
+
+from schemas.errors import OptionError
+
+MICROSECOND = 1
+MILLISECOND = 1_000
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+_UNITS = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+_PART = re.compile(r"(\d+)(us|ms|s|m|h|d)")
+_WHOLE = re.compile(r"(?:\d+(?:us|ms|s|m|h|d))+")
+
+
+def parse_duration(text: str) -> int:
+    """Read a duration such as ``30m`` or ``1h30m``.
+
+    Args:
+        text: One or more ``<integer><unit>`` parts; units are us, ms, s, m, h, d.
+
+    Returns:
+        Microseconds, more than zero.
+
+    Raises:
+        OptionError: The text is not a duration, or is zero.
+
+    >>> parse_duration("30m")
+    1800000000
+    >>> parse_duration("1h30m") == 90 * MINUTE
+    True
+    """
+    compact = text.strip().lower()
+    if not _WHOLE.fullmatch(compact):
+        raise OptionError(f"{text!r} is not a duration: write it like 90s, 30m, 4h or 1d")
+    micros = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(compact))
+    if micros == 0:
+        raise OptionError(f"{text!r}: a duration must be more than zero")
+    return micros
+
+
+def parse_optional_duration(text: str) -> int | None:
+    """Read a duration, or ``off`` for a rule that is switched off.
+
+    >>> parse_optional_duration("off") is None
+    True
+    """
+    return None if text.strip().lower() == "off" else parse_duration(text)
+
+
+def format_duration(micros: int | None) -> str:
+    """Write microseconds the way `parse_duration` reads them.
+
+    >>> format_duration(90 * MINUTE)
+    '1h30m'
+    >>> format_duration(None)
+    'off'
+    """
+    if micros is None:
+        return "off"
+    parts = []
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        count, micros = divmod(micros, _UNITS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def parse_time(text: str) -> datetime:
+    """Read an RFC 3339 time, or a bare date as its midnight, in UTC unless it says otherwise.
+
+    Raises:
+        OptionError: The text is not a time.
+
+    >>> parse_time("2026-04-12T02:00:00+02:00").isoformat()
+    '2026-04-12T00:00:00+00:00'
+    """
+    try:
+        value = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise OptionError(f"{text!r} is not a time: write it like 2026-04-12T09:30:00Z") from error
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,0 +1,25 @@
+"""The exception tree. Every error that a user can cause or mend derives from `ClickstreamError`."""
+
+
+class ClickstreamError(Exception):
+    """An error whose message is written for the user: one line, what is wrong and what would mend it."""
+
+
+class OptionError(ClickstreamError):
+    """An option has a value that cannot be used."""
+
+
+class InputError(ClickstreamError):
+    """The input cannot be read at all (no such file, not a known format)."""
+
+
+class StoreError(ClickstreamError):
+    """A store cannot be opened, read or written."""
+
+
+class SchemaMismatchError(StoreError):
+    """A table exists with columns that this program cannot write."""
+
+
+class StoreBusyError(StoreError):
+    """A store is held by another process."""

@@ -1,0 +1,60 @@
+"""One declaration a record; the Arrow, Avro and Delta schemas and the data dictionary derive from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+MONEY = pa.decimal128(18, 4)
+"""Major currency units. ISO 4217 knows no currency with more than four decimals."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column: its name, Arrow type, whether it may be null, and its meaning and unit in one line."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class Record:
+    """A kind of row.
+
+    Attributes:
+        name: The table's name.
+        grain: What one row is.
+        fields: The columns in order.
+        partition_by: The columns that the lake partitions by.
+        sort_by: The order of rows within one file of the lake.
+        key: The columns that identify a row; a merge replaces by them.
+    """
+
+    name: str
+    grain: str
+    fields: tuple[Field, ...]
+    partition_by: tuple[str, ...] = ()
+    sort_by: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    @property
+    def names(self) -> list[str]:
+        """The column names in order."""
+        return [field.name for field in self.fields]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, with each field's meaning as metadata."""
+        return pa.schema(
+            [pa.field(f.name, f.type, nullable=f.nullable, metadata={"doc": f.doc}) for f in self.fields]
+        )
+
+    def empty(self) -> pa.Table:
+        """A table of this record with no rows."""
+        return self.schema.empty_table()
