@@ -63,7 +63,7 @@ def _column(query: str, table: pa.Table) -> pa.Array:
     """Run a one-column query over `table`, there named ``keyed``, keeping its row order."""
     with duckdb.connect() as connection:
         connection.register("keyed", table)
-        return connection.execute(query).to_arrow_table().column(0).combine_chunks()
+        return connection.sql(query).to_arrow_table().column(0).combine_chunks()
 
 
 def stable_digest(parts: Iterable[str]) -> str:
