@@ -42,7 +42,7 @@ DEAD_LETTER = Record(
         Field("reason", pa.string(), "reason code, of a closed list", nullable=False),
         Field("field", pa.string(), "the envelope field at fault, where it is one field"),
         Field("message", pa.string(), "one line for a person", nullable=False),
-        Field("payload", pa.large_binary(), "the exact bytes as delivered; null for a tombstone"),
+        Field("payload", pa.binary(), "the exact bytes as delivered; null for a tombstone"),
     ),
     partition_by=("arrival_date",),
     sort_by=("source", "partition", "offset"),

@@ -8,7 +8,7 @@ RAW = Record(
     name="raw",
     grain="one payload as the source delivered it",
     fields=(
-        Field("payload", pa.large_binary(), "the bytes as delivered, without a line's end; null for a tombstone"),
+        Field("payload", pa.binary(), "the bytes as delivered, without a line's end; null for a tombstone"),
         Field("source", pa.string(), "file path, or topic of a bus", nullable=False),
         Field("partition", pa.int32(), "partition of a bus; 0 for a file", nullable=False),
         Field("offset", pa.int64(), "offset in the partition; for a file, byte of the line or number of the record",
