@@ -1,0 +1,393 @@
+"""Write a shop's click events to files as they would arrive, and beside them the truth about them."""
+
+import gzip
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Self, cast
+
+import fastavro
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.broken_lines import BrokenLine, broken_line
+from pipelines.envelopes import Envelopes
+from pipelines.traffic import EVENT_TYPES, EVENTS_PER_DEVICE_DAY, Events, Ints, Traffic
+from schemas.durations import DAY, SECOND
+from schemas.errors import OptionError
+from schemas.raw_log import RAW_LOG_AVRO, RAW_LOG_CODEC
+from schemas.records import TIMESTAMP
+
+FORMATS = ("jsonl", "jsonl.gz", "avro")
+TRUTH_FOLDER = "_truth"
+PARTITIONS = 4
+"""Of the simulated bus, in the Avro format."""
+_SLICE = 100_000
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What to generate.
+
+    Attributes:
+        events: Good events, each counted once; repeats and broken lines come on top.
+        out: Folder to write to; made if it is not there, refused if it holds anything.
+        devices: Devices that may visit; None for one in sixty events, or what the days can hold.
+        days: Length of the period.
+        start: Its begin; a time without a zone is UTC.
+        late_share: Share of events that arrive one minute to six hours after they happened.
+        duplicate_share: Share of events that arrive more than once.
+        broken_share: Broken lines to write, as a share of `events`.
+        seed: The same seed and options give the same bytes.
+        format: `jsonl`, `jsonl.gz`, or `avro`, the raw log's format with arrival times.
+        events_per_file: Lines in each file but the last.
+
+    Raises:
+        OptionError: With every problem, not only the first.
+    """
+
+    events: int
+    out: Path
+    devices: int | None = None
+    days: int = 7
+    start: datetime = datetime(2026, 4, 12, tzinfo=UTC)
+    late_share: float = 0.02
+    duplicate_share: float = 0.01
+    broken_share: float = 0.001
+    seed: int = 1
+    format: str = "jsonl"
+    events_per_file: int = 250_000
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be at least 1, not {value}"
+            for name, value in (("events", self.events), ("days", self.days), ("devices", self.device_count),
+                                ("events per file", self.events_per_file))
+            if value < 1
+        ]  # fmt: skip
+        problems += [
+            f"{name} must be from 0 to 1, not {value}"
+            for name, value in (("late share", self.late_share), ("duplicate share", self.duplicate_share),
+                                ("broken share", self.broken_share))
+            if not 0 <= value <= 1
+        ]  # fmt: skip
+        if self.format not in FORMATS:
+            problems.append(f"format must be one of {', '.join(FORMATS)}, not {self.format!r}")
+        most = self.device_count * self.days * EVENTS_PER_DEVICE_DAY
+        if not problems and self.events > most:
+            problems.append(f"{self.events} events are too many: {self.device_count} devices make at most {most} "
+                            f"in {self.days} days")  # fmt: skip
+        if problems:
+            raise OptionError("; ".join(problems))
+
+    @property
+    def device_count(self) -> int:
+        """The devices that may visit."""
+        if self.devices is not None:
+            return self.devices
+        return max(1, self.events // 60, -(-self.events // (max(self.days, 1) * EVENTS_PER_DEVICE_DAY)))
+
+    @property
+    def start_micros(self) -> int:
+        """The begin of the period, microseconds since 1970 UTC."""
+        start = self.start if self.start.tzinfo else self.start.replace(tzinfo=UTC)
+        return int(start.timestamp()) * SECOND
+
+
+@dataclass(frozen=True)
+class GenerateSummary:
+    """What was generated.
+
+    Attributes:
+        events: Good events, each counted once.
+        lines: Lines (or records) in all files.
+        repeats: Lines that repeat an event.
+        broken: Lines that are no event.
+        devices: Devices that visited.
+        sessions: Sessions under the default rules.
+        files: The files of events, in order of arrival.
+        truth: The folder with events.parquet, sessions.parquet and dead_letters.parquet.
+        size: Bytes of the files of events.
+        seconds: Wall time it took.
+    """
+
+    events: int
+    lines: int
+    repeats: int
+    broken: int
+    devices: int
+    sessions: int
+    files: list[Path]
+    truth: Path
+    size: int
+    seconds: float
+
+
+def generate(options: GenerateOptions) -> GenerateSummary:
+    """Generate events and the truth about them.
+
+    Events are made in slices of time and written in order of arrival, so memory does not grow with their number (the
+    plan takes about 100 bytes a session).
+
+    Raises:
+        OptionError: The folder is not empty.
+    """
+    began = time.monotonic()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if any(options.out.iterdir()):
+        raise OptionError(f"{options.out} is not empty: name a new folder, or empty this one")
+    truth = options.out / TRUTH_FOLDER
+    truth.mkdir()
+    traffic = Traffic(
+        events=options.events, devices=options.device_count, days=options.days, start=options.start_micros,
+        late_share=options.late_share, duplicate_share=options.duplicate_share, seed=options.seed,
+    )  # fmt: skip
+    envelopes = Envelopes(traffic)
+    _write_sessions(traffic, envelopes, truth / "sessions.parquet")
+    broken = _Broken.make(options, traffic, envelopes)
+    pq.write_table(broken.truth(), truth / "dead_letters.parquet", compression="zstd")
+
+    sink_type = _AvroFiles if options.format == "avro" else _LineFiles
+    waiting = _Deliveries.none()
+    lines = 0
+    with sink_type(options) as sink, _EventTruth(truth / "events.parquet") as event_truth:
+        for sessions, horizon in traffic.slices(_SLICE):
+            events = traffic.lay_out(sessions)
+            event_truth.write(envelopes.truth(events))
+            waiting = waiting.plus(_Deliveries.of(traffic, events))
+            due, waiting = waiting.until(horizon)
+            texts, arrivals, devices = broken.between(envelopes, due, horizon)
+            sink.write(texts, arrivals, devices)
+            lines += len(texts)
+    return GenerateSummary(
+        events=options.events, lines=lines, repeats=lines - options.events - len(broken.lines),
+        broken=len(broken.lines), devices=len(np.unique(traffic.sessions.device)), sessions=len(traffic.sessions),
+        files=sink.paths, truth=truth, size=sum(path.stat().st_size for path in sink.paths),
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+@dataclass
+class _Deliveries:
+    """Events on their way; an event that is delivered twice is here twice."""
+
+    events: Events
+    nth: Ints
+
+    @classmethod
+    def none(cls) -> Self:
+        nothing = np.zeros(0, np.int64)
+        return cls(Events(*(nothing,) * 10), nothing)
+
+    @classmethod
+    def of(cls, traffic: Traffic, events: Events) -> Self:
+        repeats, nth = traffic.repeats(events)
+        return cls(Events.concat([events, repeats]), np.concatenate([np.zeros(len(events), np.int64), nth]))
+
+    def plus(self, other: Self) -> Self:
+        return type(self)(Events.concat([self.events, other.events]), np.concatenate([self.nth, other.nth]))
+
+    def until(self, horizon: int) -> tuple[Self, Self]:
+        """Those that arrive before the horizon, in order of arrival, and the rest."""
+        arrives = self.events.arrival < horizon
+        rest = np.flatnonzero(~arrives)
+        due = np.flatnonzero(arrives)
+        due = due[np.lexsort((self.nth[due], self.events.number[due], self.events.arrival[due]))]
+        return (
+            type(self)(self.events.take(due), self.nth[due]),
+            type(self)(self.events.take(rest), self.nth[rest]),
+        )
+
+
+@dataclass
+class _Broken:
+    """The broken lines, in order of arrival."""
+
+    lines: list[BrokenLine]
+    arrivals: Ints
+    devices: Ints
+    written: int = 0
+
+    @classmethod
+    def make(cls, options: GenerateOptions, traffic: Traffic, envelopes: Envelopes) -> Self:
+        numbers = np.arange(round(options.events * options.broken_share))
+        span = options.days * DAY
+        arrivals = options.start_micros + np.sort(traffic.dice.below("broken arrival", numbers, span))
+        devices = traffic.dice.below("broken device", numbers, traffic.devices)
+        lines = [
+            broken_line(n, _envelope(n, envelopes.device_ids[device], arrival), from_bus=options.format == "avro")
+            for n, device, arrival in zip(numbers.tolist(), devices.tolist(), arrivals.tolist(), strict=True)
+        ]
+        return cls(lines, arrivals, devices)
+
+    def between(self, envelopes: Envelopes, due: _Deliveries, horizon: int) -> tuple[pl.Series, Ints, Ints]:
+        """The due events as lines, with the broken lines that arrive among them; their arrivals and devices."""
+        good = envelopes.lines(due.events, due.nth)
+        end = int(np.searchsorted(self.arrivals, horizon))
+        mine = slice(self.written, end)
+        self.written = end
+        bad = pl.Series([_with_end(line.payload) for line in self.lines[mine]], dtype=pl.Binary)
+        where = np.searchsorted(due.events.arrival, self.arrivals[mine], side="right")
+        order = np.insert(np.arange(len(good)), where, len(good) + np.arange(len(bad)))
+        return (
+            pl.concat([good, bad], rechunk=True).gather(order),
+            np.concatenate([due.events.arrival, self.arrivals[mine]])[order],
+            np.concatenate([due.events.device, self.devices[mine]])[order],
+        )
+
+    def truth(self) -> pa.Table:
+        return pa.table({
+            "payload": pa.array([line.payload for line in self.lines], pa.large_binary()),
+            "reason": pa.array([line.reason.value for line in self.lines], pa.string()),
+            "field": pa.array([line.field for line in self.lines], pa.string()),
+            "arrival_time": pa.array(self.arrivals).cast(TIMESTAMP),
+        })  # fmt: skip
+
+
+def _envelope(number: int, device_id: str, micros: int) -> dict[str, object]:
+    """A good event to be broken; its id and place in the shop name it."""
+    stamp = datetime.fromtimestamp(micros // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "event_id": f"broken-{number}", "event_type": "page_view", "timestamp": stamp, "device_id": device_id,
+        "user_id": "user-000000", "session_id": None, "properties": {"page_url": f"https://shop.example/{number}"},
+        "context": {"device_type": "mobile", "country": "US"},
+    }  # fmt: skip
+
+
+def _with_end(payload: bytes | None) -> bytes | None:
+    return None if payload is None else payload + b"\n"
+
+
+class _EventTruth:
+    """events.parquet, written as the events are made; in order of session, not of arrival."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Files(ABC):
+    """Numbered files of `events_per_file` lines."""
+
+    def __init__(self, options: GenerateOptions) -> None:
+        self._options = options
+        self._room = 0
+        self.paths: list[Path] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
+        """Append lines, each with its end, to the files."""
+        begin = 0
+        while begin < len(lines):
+            if self._room == 0:
+                self.close()
+                self.paths.append(self._options.out / f"part-{len(self.paths):05d}.{self._options.format}")
+                self.open(self.paths[-1])
+                self._room = self._options.events_per_file
+            end = min(begin + self._room, len(lines))
+            self.append(lines[begin:end], arrivals[begin:end], devices[begin:end])
+            self._room -= end - begin
+            begin = end
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def open(self, path: Path) -> None:
+        """Start a file."""
+
+    @abstractmethod
+    def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
+        """Append to the file that was started last."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the file that was started last, if any."""
+
+
+class _LineFiles(_Files):
+    """JSON lines, plain or gzipped."""
+
+    _file: BinaryIO | None = None
+
+    def open(self, path: Path) -> None:
+        # no time of day in the header: the same seed gives the same bytes
+        zipped = self._options.format.endswith(".gz")
+        opened = gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) if zipped else path.open("wb")
+        self._file = cast(BinaryIO, opened)
+
+    def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:  # noqa: ARG002
+        assert self._file is not None
+        # the lines carry their ends: their joint buffer is the text of the file
+        array = lines.to_arrow(compat_level=pl.CompatLevel.oldest())
+        offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
+        self._file.write(memoryview(array.buffers()[2])[offsets[0] : offsets[-1]])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _AvroFiles(_Files):
+    """The raw log's format: records with their place on a bus and their arrival."""
+
+    _writer: "fastavro.write.Writer | None" = None
+
+    def __init__(self, options: GenerateOptions) -> None:
+        super().__init__(options)
+        self._next_offset = [0] * PARTITIONS
+
+    def open(self, path: Path) -> None:
+        self._file = path.open("wb")
+        # the marker between blocks is random unless given
+        marker = len(self.paths).to_bytes(16, "big")
+        self._writer = fastavro.write.Writer(self._file, RAW_LOG_AVRO, codec=RAW_LOG_CODEC, sync_marker=marker)
+
+    def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
+        assert self._writer is not None
+        partitions = devices % PARTITIONS
+        for line, arrival, partition in zip(lines, arrivals.tolist(), partitions.tolist(), strict=True):
+            offset = self._next_offset[partition]
+            self._next_offset[partition] = offset + 1
+            self._writer.write({
+                "payload": None if line is None else line[:-1], "source": "clicks", "partition": partition,
+                "offset": offset, "arrival_time": arrival,
+            })  # fmt: skip
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+            self._file.close()
+
+
+def _write_sessions(traffic: Traffic, envelopes: Envelopes, path: Path) -> None:
+    """sessions.parquet: the sessions as they were laid out."""
+    sessions = traffic.sessions
+    table = pa.table({
+        "device_id": envelopes.device_ids.gather(sessions.device).to_arrow(compat_level=pl.CompatLevel.oldest()),
+        "session_start": pa.array(sessions.start).cast(TIMESTAMP),
+        "session_end": pa.array(sessions.end).cast(TIMESTAMP),
+        "event_count": pa.array(sessions.size),
+    })  # fmt: skip
+    pq.write_table(table, path, compression="zstd")
+
+
+__all__ = ["EVENT_TYPES", "FORMATS", "TRUTH_FOLDER", "GenerateOptions", "GenerateSummary", "generate"]
