@@ -1,0 +1,70 @@
+"""Decode as a step of the graph; the rules are in transforms/envelope.py."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.typehints.decorators import no_annotations
+
+from transforms.envelope import EnvelopeDecoder
+from transforms.metrics import count
+from transforms.tables import at_earliest
+
+DEAD_LETTERS = "dead_letters"
+
+
+class DecodedEvents(NamedTuple):
+    """Batches of EVENT_BATCH rows, each stamped with its earliest event time; batches of DEAD_LETTER rows."""
+
+    events: "beam.PCollection[pa.Table]"
+    dead_letters: "beam.PCollection[pa.Table]"
+
+
+@dataclass(eq=False)
+class Decode(beam.PTransform):
+    """Decodes batches of RAW rows.
+
+    Attributes:
+        user_key_secret: The secret of user_key's keyed hash.
+        now: Stands for a row's arrival where the input does not say it.
+    """
+
+    user_key_secret: str
+    now: datetime
+
+    @no_annotations
+    def expand(self, batches: "beam.PCollection[pa.Table]") -> DecodedEvents:
+        """RAW tables → DecodedEvents."""
+        decoded = batches | "DecodeBatches" >> (
+            beam.ParDo(_DecodeBatch(self.user_key_secret, self.now))
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="events")
+        )
+        return DecodedEvents(decoded["events"], decoded[DEAD_LETTERS])
+
+
+class _DecodeBatch(beam.DoFn):
+    """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag."""
+
+    def __init__(self, user_key_secret: str, now: datetime) -> None:
+        self._secret, self._now = user_key_secret, now
+
+    def setup(self) -> None:
+        self._decoder = EnvelopeDecoder(self._secret)
+
+    def process(self, element: pa.Table) -> "Iterator[object]":
+        events, letters = self._decoder.decode(element, self._now)
+        count("events_decoded", len(events))
+        if len(letters):
+            for reason in pc.value_counts(letters["reason"]).to_pylist():
+                count(f"dead_{reason['values']}", reason["counts"])
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
+        if len(events):
+            yield at_earliest(events)
+
+    def teardown(self) -> None:
+        self._decoder.close()

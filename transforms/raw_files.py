@@ -1,0 +1,218 @@
+"""Files of raw events, without Beam: JSON lines (plain, gzip, zstd) and Avro raw logs become RAW rows."""
+
+import io
+import zlib
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any, BinaryIO, NamedTuple
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import zstandard
+
+from schemas.errors import InputError
+from schemas.events import RAW
+from schemas.records import TIMESTAMP
+
+CHUNK_BYTES = 16 << 20
+"""Bytes of JSON lines that become one batch: some 40,000 events."""
+
+AVRO_BATCH_ROWS = 40_000
+_UTF8_BOM = b"\xef\xbb\xbf"
+_SYNC_BYTES = 16
+_LONGEST_BLANK = 64
+
+
+class FileFormat(StrEnum):
+    """How a file is read, told by its first bytes and never by its name."""
+
+    LINES = "lines"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    AVRO = "avro"
+
+
+_MAGIC = {b"\x1f\x8b": FileFormat.GZIP, b"\x28\xb5\x2f\xfd": FileFormat.ZSTD, b"Obj\x01": FileFormat.AVRO}
+
+
+def sniff(head: bytes) -> FileFormat:
+    """The format of a file that starts with these four bytes (or fewer, of a shorter file).
+
+    >>> sniff(b'{"ev')
+    <FileFormat.LINES: 'lines'>
+    """
+    return next((found for magic, found in _MAGIC.items() if head.startswith(magic)), FileFormat.LINES)
+
+
+class FileSlice(NamedTuple):
+    """The lines of a file that start in [start, end); a format that cannot be cut is one slice."""
+
+    path: str
+    format: FileFormat
+    start: int
+    end: int
+
+
+class Damage(NamedTuple):
+    """Bytes of a file that no event can be cut from: RAW rows, and what is wrong in one line."""
+
+    rows: pa.Table
+    message: str
+
+
+def read_slice(stream: BinaryIO, part: FileSlice) -> Iterator[pa.Table | Damage]:
+    """Read one slice of an open file.
+
+    Yields:
+        Batches of `schemas.events.RAW` rows in file order, and a `Damage` for each place that cannot be read. What
+        stands before it (and, in Avro, after it) is not lost.
+
+    Raises:
+        InputError: An Avro file is not a raw log.
+    """
+    if part.format is FileFormat.AVRO:
+        yield from _read_avro(stream, part.path)
+    elif part.format is FileFormat.LINES:
+        start = _first_line(stream, part.start)
+        yield from _read_lines(_plain(stream, start, part.end), part.path, start)
+    else:
+        yield from _read_lines(_inflate(stream, part.format), part.path, 0)
+
+
+class _BrokenStreamError(Exception):
+    """A compressed stream ends in the middle, or does not inflate."""
+
+
+def _first_line(stream: BinaryIO, start: int) -> int:
+    """Seek to the first line that starts at or after `start`; returns its offset."""
+    if start == 0:
+        return 0
+    stream.seek(start - 1)
+    stream.readline()
+    return stream.tell()
+
+
+def _plain(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """The lines that start in [start, end), in pieces."""
+    while start < end and (piece := stream.read(min(CHUNK_BYTES, end - start))):
+        start += len(piece)
+        yield piece if start < end or piece.endswith(b"\n") else piece + stream.readline()
+
+
+def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
+    """Inflate a stream of one or more gzip members or zstd frames."""
+    inflater: Any = None
+    block = stream.read(1 << 20)
+    while block:
+        if inflater is None:
+            inflater = zlib.decompressobj(wbits=31) if kind is FileFormat.GZIP else zstandard.ZstdDecompressor().decompressobj()
+        try:
+            yield inflater.decompress(block)
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise _BrokenStreamError(f"the {kind} data is damaged ({error})") from error
+        if inflater.eof:
+            # Zeros behind the last member are padding, as gzip itself takes them
+            rest, inflater = inflater.unused_data.lstrip(b"\0"), None
+            block = rest or stream.read(1 << 20)
+        else:
+            block = stream.read(1 << 20)
+    if inflater is not None:
+        raise _BrokenStreamError(f"the {kind} data ends in the middle")
+
+
+def _read_lines(pieces: Iterator[bytes], path: str, offset: int) -> Iterator[pa.Table | Damage]:
+    """Cut a stream of bytes into batches of lines. `offset` is that of the first byte in the (inflated) file."""
+    held: list[bytes] = []
+    size, broken = 0, None
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= CHUNK_BYTES and b"\n" in piece:
+                data = b"".join(held)
+                end = data.rfind(b"\n") + 1
+                yield _lines(data[:end], path, offset)
+                held, size, offset = [data[end:]], len(data) - end, offset + end
+    except _BrokenStreamError as error:
+        broken = str(error)
+    data = b"".join(held)
+    end = data.rfind(b"\n") + 1 if broken else len(data)
+    if end:
+        yield _lines(data[:end], path, offset)
+    if broken:
+        yield Damage(_rows(pa.array([data[end:]], pa.binary()), path, np.array([offset + end])), broken)
+
+
+def _lines(data: bytes, path: str, offset: int) -> pa.Table:
+    """RAW rows of whole lines; a line of nothing but white space is no event and is passed over."""
+    if offset == 0 and data.startswith(_UTF8_BOM):
+        data, offset = data[len(_UTF8_BOM) :], len(_UTF8_BOM)
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    bounds = np.concatenate([[0], ends]).astype(np.int32)
+    lines = pa.BinaryArray.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
+    # The line's end is no part of the event: a dead letter gives back the bytes between
+    rows = _rows(pc.binary_slice(lines, 0, -1), path, bounds[:-1] + np.int64(offset))
+    short = np.flatnonzero(np.diff(bounds) <= _LONGEST_BLANK)
+    blank = [row for row in short.tolist() if not data[bounds[row] : bounds[row + 1]].strip()]
+    return rows.take(np.delete(np.arange(len(ends)), blank)) if blank else rows
+
+
+def _rows(payload: pa.Array, path: str, offsets: np.ndarray) -> pa.Table:
+    """RAW rows of a file: partition 0, and no arrival time."""
+    size = len(payload)
+    columns = [
+        payload,
+        pa.repeat(path, size),
+        pa.repeat(pa.scalar(0, pa.int32()), size),
+        pa.array(offsets, pa.int64()),
+        pa.nulls(size, TIMESTAMP),
+    ]
+    return pa.Table.from_arrays(columns, schema=RAW.schema)
+
+
+def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
+    """Read an Avro raw log, with the positions and arrival times that it recorded."""
+    held: list[dict[str, Any]] = []
+    good_end = header_end = 0
+    try:
+        blocks = fastavro.block_reader(stream)
+    except Exception as error:
+        raise InputError(f"{path} is not a whole Avro file: {error}") from error
+    if not {"payload"} <= {field["name"] for field in blocks.writer_schema.get("fields", ())}:
+        raise InputError(f"{path} is not a raw log: its Avro records have no field payload")
+    broken = None
+    try:
+        for block in blocks:
+            held.extend(block)
+            header_end, good_end = header_end or block.offset, block.offset + block.size
+            if len(held) >= AVRO_BATCH_ROWS:
+                yield _records(held, path)
+                held = []
+    except Exception as error:  # whatever fastavro's codecs meet: EOFError, ValueError, zlib.error …
+        broken = f"a block of the avro data is damaged ({error or type(error).__name__})"
+    if held:
+        yield _records(held, path)
+    if broken:
+        stream.seek(0)
+        header = stream.read(header_end)
+        stream.seek(good_end)
+        rest = stream.read()
+        # Behind the next sync marker the file is whole again
+        marker = rest.find(header[-_SYNC_BYTES:], 1) if header else -1
+        damaged = rest if marker < 0 else rest[:marker]
+        yield Damage(_rows(pa.array([damaged], pa.binary()), path, np.array([good_end])), broken)
+        if marker >= 0 and marker + _SYNC_BYTES < len(rest):
+            yield from _read_avro(io.BytesIO(header + rest[marker + _SYNC_BYTES :]), path)
+
+
+def _records(records: list[dict[str, Any]], path: str) -> pa.Table:
+    """RAW rows of a raw log's records; what a record of a foreign log does not say is the file's."""
+    files = _rows(pa.array([r["payload"] for r in records], pa.binary()), path, np.arange(len(records)))
+    for position, field in enumerate(RAW):
+        if field.name in records[0] and field.name != "payload":
+            files = files.set_column(position, field.name, pa.array([r[field.name] for r in records], field.type))
+    return files.cast(RAW.schema)

@@ -1,0 +1,136 @@
+"""Files as a bounded source: globs in, batches of RAW rows out, and what could not be read as dead letters."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.typehints.decorators import no_annotations
+
+from schemas.dead_letters import Reason
+from schemas.errors import InputError
+from schemas.events import RAW
+from transforms.envelope import dead_letters
+from transforms.metrics import count
+from transforms.raw_files import Damage, FileFormat, FileSlice, read_slice, sniff
+
+SLICE_BYTES = 128 << 20
+"""A plain file is cut into slices of this size, so that several workers can read it."""
+
+DEAD_LETTERS = "dead_letters"
+
+
+class RawInput(NamedTuple):
+    """What a source gives: batches of RAW rows; dead letters of step ``read``."""
+
+    batches: "beam.PCollection[pa.Table]"
+    dead_letters: "beam.PCollection[pa.Table]"
+
+
+def list_files(patterns: list[str]) -> dict[str, int]:
+    """Files that the globs match, with their sizes in bytes, in order of their names.
+
+    A folder stands for all files below it. Files and folders whose name starts with ``_`` or ``.`` are not input, as
+    everywhere in lakes. Local paths come back absolute, so that a file has one name wherever the job is started.
+
+    Raises:
+        InputError: A glob matches nothing, or its file system refuses; every such glob is named.
+    """
+    found: dict[str, int] = {}
+    problems = []
+    for pattern in patterns:
+        glob = pattern if "://" in pattern else os.path.abspath(pattern)
+        if os.path.isdir(glob) or glob.endswith("/"):
+            glob = glob.rstrip("/") + "/**"
+        fixed = glob.split("*")[0].rpartition("/")[0]
+        try:
+            matched = FileSystems.match([glob])[0].metadata_list
+        except BeamIOError as error:
+            problems.append(f"cannot list {pattern}: {error}")
+            continue
+        files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path.removeprefix(fixed))}
+        if not files:
+            problems.append(f"no file matches {pattern}")
+        found |= files
+    if problems:
+        raise InputError("; ".join(problems))
+    return dict(sorted(found.items()))
+
+
+def _is_input(path: str) -> bool:
+    return not any(part.startswith(("_", ".")) for part in path.split("/"))
+
+
+@dataclass(eq=False)
+class ReadFiles(beam.PTransform):
+    """Reads files of raw events.
+
+    Attributes:
+        files: Paths with their sizes, of `list_files`.
+        first_met: Stands for the arrival of a damaged file's rest in its dead letter.
+    """
+
+    files: dict[str, int]
+    first_met: datetime
+
+    @no_annotations
+    def expand(self, pipeline: beam.Pipeline) -> RawInput:
+        """Pipeline → RawInput."""
+        read = (
+            pipeline
+            | "ListFiles" >> beam.Create(list(self.files.items()))
+            | "CutIntoSlices" >> beam.ParDo(_CutIntoSlices())
+            | "SpreadSlices" >> beam.Reshuffle()
+            | "ReadSlices"
+            >> beam.ParDo(_ReadSlice(self.first_met))
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="batches")
+        )
+        return RawInput(read["batches"], read[DEAD_LETTERS])
+
+
+class _CutIntoSlices(beam.DoFn):
+    """(path, size) → FileSlice; only plain lines can be cut."""
+
+    def process(self, element: tuple[str, int]) -> Iterator[FileSlice]:
+        path, size = element
+        with _open(path) as stream:
+            kind = sniff(stream.read(4))
+        if kind is not FileFormat.LINES:
+            yield FileSlice(path, kind, 0, size)
+            return
+        for start in range(0, size, SLICE_BYTES):
+            yield FileSlice(path, kind, start, min(start + SLICE_BYTES, size))
+
+
+class _ReadSlice(beam.DoFn):
+    """FileSlice → RAW tables, and DEAD_LETTER tables by their tag."""
+
+    def __init__(self, first_met: datetime) -> None:
+        self._first_met = first_met
+
+    def process(self, element: FileSlice) -> "Iterator[pa.Table | beam.pvalue.TaggedOutput]":
+        with _open(element.path) as stream:
+            for piece in read_slice(stream, element):
+                if isinstance(piece, Damage):
+                    letters = damaged(piece, self._first_met)
+                    yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
+                else:
+                    count("events_read", len(piece))
+                    count("bytes_read", piece["payload"].nbytes)
+                    yield piece
+
+
+def damaged(damage: Damage, first_met: datetime) -> pa.Table:
+    """The dead letter of a place in a file that cannot be read."""
+    reasons = pa.chunked_array([[Reason.TRUNCATED_INPUT.value]])
+    return dead_letters(damage.rows, reasons, pa.chunked_array([[damage.message]]), "read", first_met.date())
+
+
+def _open(path: str) -> object:
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
