@@ -1,4 +1,4 @@
-"""Lines that no event can be read from, one kind for each way in which they are broken, and the reason to expect."""
+"""Lines that no event can be read from, one kind for each way of being broken, and the reason to expect."""
 
 import json
 from collections.abc import Callable

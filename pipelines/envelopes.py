@@ -1,11 +1,12 @@
 """The text of simulated events: the envelope as trackers send it, with the trackers' differences.
 
-Trackers differ by device: where they put the device and the user, how they write a time, what they use as an id. Text
-is put together from look-up tables, so that an event costs a few gathers and one concatenation.
+Trackers differ by device: where they put the device and the user, how they write a time, what they use as an
+id. Text is put together from look-up tables, so that an event costs a few gathers and one concatenation.
 """
 
 import json
 from decimal import Decimal
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -29,17 +30,28 @@ from schemas.durations import HOUR
 from schemas.records import MONEY
 
 _SHOP = "https://shop.example"
-_SECTIONS = ("", "category/shoes", "category/books", "category/garden", "sale", "help/delivery", "account", "cart")
+_SECTIONS = ("", "category/shoes", "category/books", "category/garden", "sale", "help", "account", "cart")
 _ELEMENTS = ("menu", "banner", "filter", "image", "review", "wish-list")
-_SEARCHES = ("red shoes", "crème brûlée set", "lamp", "garden chair", "książka", "kids' bike", '15" screen', "日本茶")
+_SEARCHES = (
+    "red shoes",
+    "crème brûlée set",
+    "lamp",
+    "garden chair",
+    "książka",
+    "kids' bike",
+    '15" screen',
+    "茶",
+)
 _COUNTRIES = ("US", "DE", "GB", "FR", "PL", "BR", "IN", "JP")
 _DEVICE_KINDS = (("mobile", "Android"), ("mobile", "iOS"), ("desktop", "Windows"), ("desktop", "macOS"),
                  ("tablet", "iPadOS"), ("desktop", "Linux"))  # fmt: skip
 _VERSIONS = ("5.2.1", "5.2.0", "5.1.7", "4.9.3")
 
 _USER_ON_TOP, _USER_IN_CONTEXT, _USER_AS_ENTITY = range(3)
-_USUAL_CONTEXT, _SPARSE_CONTEXT, _CHANGED_CONTEXT = range(3)
 _STAMP_FINE, _STAMP_MILLIS, _STAMP_OFFSET, _STAMP_EPOCH = range(4)
+
+
+_TYPE_TEXTS = pl.Series([f'","event_type":"{name}","timestamp":' for name in EVENT_TYPES])
 
 
 class Envelopes:
@@ -54,15 +66,16 @@ class Envelopes:
         self._user_ids = pl.Series([*users, None], dtype=pl.String)
         self._anonymous = len(users)
         self._counts_ids = self._dice.chance("counts ids", devices, 0.02)
-        coarse = np.searchsorted([0.5, 0.75], self._dice.uniform("stamp", devices), side="right") + _STAMP_MILLIS
+        coarse = self._dice.choice("stamp", devices, (0.5, 0.25, 0.25)) + _STAMP_MILLIS
         self._stamp = np.where(traffic.fine_clock, _STAMP_FINE, coarse)
-        self._user_place = np.searchsorted([0.85, 0.93], self._dice.uniform("user place", devices), side="right")
+        self._user_place = self._dice.choice("user place", devices, (0.85, 0.08, 0.07))
         device_in_context = self._dice.chance("device in context", devices, 0.05)
         top = np.where(device_in_context, "", ',"device_id":"' + self.device_ids.to_numpy() + '"')
         self._device_on_top = pl.Series(top, dtype=pl.String)
         self._user_on_top, self._user_in_context = _user_texts(users)
         self._contexts = self._context_texts(devices, device_in_context)
-        self._ends = pl.Series(np.where(self._dice.chance("extra", devices, 0.02), '},"sdk":"js-2.3.0"}\n', "}}\n"))
+        has_extra = self._dice.chance("extra", devices, 0.02)
+        self._ends = pl.Series(np.where(has_extra, '},"sdk":"js-2.3.0"}\n', "}}\n"), dtype=pl.String)
         self._properties, self._page_urls, self._revenues = _property_texts(traffic.details)
 
     def lines(self, events: Events, delivery: Ints) -> pl.Series:
@@ -70,31 +83,30 @@ class Envelopes:
 
         Args:
             events: What to write, one line each.
-            delivery: 0 where the line is the first delivery of its event. A tenth of the later ones are written with
-                other white space, as a second serialiser would; what they say is the same.
+            delivery: 0 where the line is the first delivery of its event. A tenth of the later ones are
+                written with other white space, as a second serialiser would; what they say is the same.
 
         Returns:
             Binary, each with its line's end.
         """
         number, device = events.number, events.device
-        respaced = (delivery > 0) & (number % 10 == 0)
+        respaced = ((delivery > 0) & (number % 10 == 0)).astype(np.int64)
         kind = np.where(events.user == ANONYMOUS, self._anonymous, events.user)
         user = kind + self._user_place[device] * (self._anonymous + 1)
-        mood = np.searchsorted([0.95, 0.98], self._dice.uniform("context", number), side="right")
-        own = events.session + (number - events.session) // 20 * 20  # this tracker's sessions end after 20 events
+        context = device * 3 + self._dice.choice("context", number, (0.95, 0.03, 0.02))
+        # the tracker's own sessions end after 20 events
+        tracker_session = events.session + (number - events.session) // 20 * 20
         parts = pl.DataFrame({
-            "open": pl.Series(respaced.astype(np.int64)).replace_strict(
-                [0, 1], ['{"event_id":"', '{ "event_id": "'], return_dtype=pl.String
-            ),
+            "open": pl.Series(['{"event_id":"', '{ "event_id": "']).gather(respaced),
             "id": self._event_ids(events),
-            "type": pl.Series([f'","event_type":"{t}","timestamp":' for t in EVENT_TYPES]).gather(events.type),
+            "type": _TYPE_TEXTS.gather(events.type),
             "stamp": self._stamps(events),
             "device": self._device_on_top.gather(device),
             "user": self._user_on_top.gather(user),
-            "session": pl.Series(own),
+            "session": pl.Series(tracker_session),
             "properties": self._properties.gather(events.type * self._details + events.detail),
             "context_user": self._user_in_context.gather(user),
-            "context": self._contexts.gather(device * 3 + mood),
+            "context": self._contexts.gather(context),
             "end": self._ends.gather(device),
         })  # fmt: skip
         line = pl.concat_str(
@@ -106,10 +118,11 @@ class Envelopes:
     def truth(self, events: Events) -> pa.Table:
         """What the lines of these events say, one row an event; columns as in fact_events, and copies."""
         which = events.type * self._details + events.detail
+        user = np.where(events.user == ANONYMOUS, self._anonymous, events.user)
         frame = pl.DataFrame({
             "event_id": self._event_ids(events),
             "device_id": self.device_ids.gather(events.device),
-            "user_id": self._user_ids.gather(np.where(events.user == ANONYMOUS, self._anonymous, events.user)),
+            "user_id": self._user_ids.gather(user),
             "event_type": pl.Series(EVENT_TYPES).gather(events.type),
             "event_time": pl.Series(events.time).cast(pl.Datetime("us", "UTC")),
             "page_url": self._page_urls.gather(which),
@@ -128,7 +141,7 @@ class Envelopes:
         ).to_series()
 
     def _stamps(self, events: Events) -> pl.Series:
-        """Times as JSON values: in UTC to the microsecond or millisecond, at +02:00, or as epoch milliseconds."""
+        """Times as JSON values: UTC to the microsecond or millisecond, at +02:00, or epoch milliseconds."""
         style = self._stamp[events.device]
         local = events.time + np.where(style == _STAMP_OFFSET, 2 * HOUR, 0)
         frame = pl.DataFrame({"style": style, "time": events.time, "local": local}).with_columns(
@@ -143,25 +156,37 @@ class Envelopes:
         ).to_series()  # fmt: skip
 
     def _context_texts(self, devices: Ints, device_in_context: np.ndarray) -> pl.Series:
-        """The inside of a context, three for each device: as usual, with gaps, and after a journey and an update."""
+        """The inside of a context, three for each device: usual, with gaps, after a journey and an update."""
         kinds = self._dice.below("kind", devices, len(_DEVICE_KINDS)).tolist()
-        countries = (self._dice.uniform("country", devices) ** 2 * len(_COUNTRIES)).astype(np.int64).tolist()
-        versions = (self._dice.uniform("version", devices) ** 2 * len(_VERSIONS)).astype(np.int64).tolist()
+        countries = self._dice.choice(
+            "country", devices, (0.35, 0.2, 0.15, 0.1, 0.05, 0.05, 0.05, 0.05)
+        ).tolist()
+        versions = self._dice.choice("version", devices, (0.5, 0.3, 0.15, 0.05)).tolist()
         unknown = self._dice.chance("country unknown", devices, 0.05).tolist()
         texts = []
         for row, device_id in enumerate(self.device_ids):
             own = {"device_id": device_id} if device_in_context[row] else {}
             kind, system = _DEVICE_KINDS[kinds[row]]
-            country = None if unknown[row] else _COUNTRIES[countries[row]]
-            usual = {"device_type": kind, "os": system, "country": country, "app_version": _VERSIONS[versions[row]]}
-            sparse = {"device_type": None, "country": None}
-            changed = usual | {"country": _COUNTRIES[countries[row] - 1], "app_version": _VERSIONS[versions[row] - 1]}
+            country, version = _COUNTRIES[countries[row]], _VERSIONS[versions[row]]
+            usual: dict[str, str | None] = {
+                "device_type": kind,
+                "os": system,
+                "country": country,
+                "app_version": version,
+            }
+            if unknown[row]:
+                usual["country"] = None
+            sparse: dict[str, str | None] = {"device_type": None, "country": None}
+            changed = usual | {
+                "country": _COUNTRIES[countries[row] - 1],
+                "app_version": _VERSIONS[versions[row] - 1],
+            }
             texts += [_compact(own | context)[1:-1] for context in (usual, sparse, changed)]
         return pl.Series(texts)
 
 
 def _user_texts(users: list[str]) -> tuple[pl.Series, pl.Series]:
-    """For each place a tracker puts the user, each user and then nobody: the text on top, and in the context."""
+    """For each place of the user, each user and then nobody: the text on top, and in the context."""
     on_top = [f',"user_id":"{u}","entity_id":"{u}","entity_type":"user"' for u in users]
     on_top += [',"user_id":null']
     on_top += [',"user_id":null,"entity_id":"shop-7","entity_type":"shop"'] * (len(users) + 1)
@@ -181,30 +206,32 @@ def _property_texts(details: int) -> tuple[pl.Series, pl.Series, pa.Array]:
             values, revenue = _properties(kind, n)
             # half of the trackers escape what is not ASCII
             texts.append(_compact(values, escaped=n % 2 == 0))
-            pages.append(values.get("page_url"))
+            pages.append(cast(str | None, values.get("page_url")))
             revenues.append(revenue)
     return pl.Series(texts), pl.Series(pages, dtype=pl.String), pa.array(revenues, MONEY)
 
 
 def _properties(kind: int, n: int) -> tuple[dict[str, object], Decimal | None]:
     """Properties of the n-th variant of an event type, and the revenue that they mean."""
+    if kind == PURCHASE:
+        return _order(n)
     product = f"{_SHOP}/product/{n}"
-    price = Decimal(n * 7919 % 20_000 + 99) / 100
-    if kind == PAGE_VIEW:
-        page = f"{_SHOP}/{_SECTIONS[n % 8]}"
-        return {"page_url": page if n % 40 < 8 else f"{page}?page={n // 8}", "load_ms": n}, None
-    if kind == CLICK:
-        return {"page_url": product if n % 3 else None, "element_id": _ELEMENTS[n % 6], "x": n, "y": 2 * n}, None
-    if kind == PRODUCT_VIEW:
-        return {"page_url": product, "product_id": f"sku-{n}", "price": float(price)}, None
-    if kind == SEARCH:
-        query = _SEARCHES[n % 8]
-        return {"page_url": f"{_SHOP}/search?q={query}", "query": query, "results": n}, None
-    if kind == ADD_TO_CART:
-        return {"page_url": product, "product_id": f"sku-{n}", "quantity": 1 + n % 3}, None
-    if kind == LOGIN:
-        return {"method": "password" if n % 3 else "passkey"}, None
-    assert kind == PURCHASE
+    section = f"{_SHOP}/{_SECTIONS[n % 8]}"
+    query = _SEARCHES[n % 8]
+    values: dict[int, dict[str, object]] = {
+        PAGE_VIEW: {"page_url": section if n % 40 < 8 else f"{section}?page={n // 8}", "load_ms": n},
+        CLICK: {"page_url": product if n % 3 else None, "element_id": _ELEMENTS[n % 6], "x": n, "y": 2 * n},
+        PRODUCT_VIEW: {"page_url": product, "product_id": f"sku-{n}", "price": float(_price(n))},
+        SEARCH: {"page_url": f"{_SHOP}/search?q={query}", "query": query, "results": n},
+        ADD_TO_CART: {"page_url": product, "product_id": f"sku-{n}", "quantity": 1 + n % 3},
+        LOGIN: {"method": "password" if n % 3 else "passkey"},
+    }
+    return values[kind], None
+
+
+def _order(n: int) -> tuple[dict[str, object], Decimal | None]:
+    """Properties of a purchase: most have a revenue, some an amount instead, some both, a few neither."""
+    price = _price(n)
     order: dict[str, object] = {"page_url": f"{_SHOP}/checkout", "order_id": f"o-{n}", "items": 1 + n % 5}
     if n % 50 == 0:
         return order, None
@@ -213,6 +240,10 @@ def _properties(kind: int, n: int) -> tuple[dict[str, object], Decimal | None]:
     if n % 10 == 1:
         return order | {"revenue": int(price), "amount": 1.5}, Decimal(int(price))
     return order | {"revenue": float(price), "currency": "EUR"}, price
+
+
+def _price(n: int) -> Decimal:
+    return Decimal(n * 7919 % 20_000 + 99) / 100
 
 
 def _uuids(left: np.ndarray, right: np.ndarray) -> pl.Series:

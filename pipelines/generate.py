@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.broken_lines import BrokenLine, broken_line
 from pipelines.envelopes import Envelopes
-from pipelines.traffic import EVENT_TYPES, EVENTS_PER_DEVICE_DAY, Events, Ints, Traffic
+from pipelines.traffic import EVENTS_PER_DEVICE_DAY, Events, Ints, Traffic
 from schemas.durations import DAY, SECOND
 from schemas.errors import OptionError
 from schemas.raw_log import RAW_LOG_AVRO, RAW_LOG_CODEC
@@ -79,8 +79,10 @@ class GenerateOptions:
             problems.append(f"format must be one of {', '.join(FORMATS)}, not {self.format!r}")
         most = self.device_count * self.days * EVENTS_PER_DEVICE_DAY
         if not problems and self.events > most:
-            problems.append(f"{self.events} events are too many: {self.device_count} devices make at most {most} "
-                            f"in {self.days} days")  # fmt: skip
+            problems.append(
+                f"{self.events} events are too many: {self.device_count} devices make at most {most} "
+                f"in {self.days} days"
+            )
         if problems:
             raise OptionError("; ".join(problems))
 
@@ -130,8 +132,8 @@ class GenerateSummary:
 def generate(options: GenerateOptions) -> GenerateSummary:
     """Generate events and the truth about them.
 
-    Events are made in slices of time and written in order of arrival, so memory does not grow with their number (the
-    plan takes about 100 bytes a session).
+    Events are made in slices of time and written in order of arrival, so memory does not grow with their
+    number; the plan takes about 100 bytes a session.
 
     Raises:
         OptionError: The folder is not empty.
@@ -164,11 +166,17 @@ def generate(options: GenerateOptions) -> GenerateSummary:
             sink.write(texts, arrivals, devices)
             lines += len(texts)
     return GenerateSummary(
-        events=options.events, lines=lines, repeats=lines - options.events - len(broken.lines),
-        broken=len(broken.lines), devices=len(np.unique(traffic.sessions.device)), sessions=len(traffic.sessions),
-        files=sink.paths, truth=truth, size=sum(path.stat().st_size for path in sink.paths),
+        events=options.events,
+        lines=lines,
+        repeats=lines - options.events - len(broken.lines),
+        broken=len(broken.lines),
+        devices=len(np.unique(traffic.sessions.device)),
+        sessions=len(traffic.sessions),
+        files=sink.paths,
+        truth=truth,
+        size=sum(path.stat().st_size for path in sink.paths),
         seconds=time.monotonic() - began,
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -219,13 +227,15 @@ class _Broken:
         arrivals = options.start_micros + np.sort(traffic.dice.below("broken arrival", numbers, span))
         devices = traffic.dice.below("broken device", numbers, traffic.devices)
         lines = [
-            broken_line(n, _envelope(n, envelopes.device_ids[device], arrival), from_bus=options.format == "avro")
-            for n, device, arrival in zip(numbers.tolist(), devices.tolist(), arrivals.tolist(), strict=True)
+            broken_line(n, _envelope(n, device_id, arrival), from_bus=options.format == "avro")
+            for n, device_id, arrival in zip(
+                numbers.tolist(), envelopes.device_ids.gather(devices), arrivals.tolist(), strict=True
+            )
         ]
         return cls(lines, arrivals, devices)
 
     def between(self, envelopes: Envelopes, due: _Deliveries, horizon: int) -> tuple[pl.Series, Ints, Ints]:
-        """The due events as lines, with the broken lines that arrive among them; their arrivals and devices."""
+        """The due events as lines, and the broken lines that arrive among them; arrivals; devices."""
         good = envelopes.lines(due.events, due.nth)
         end = int(np.searchsorted(self.arrivals, horizon))
         mine = slice(self.written, end)
@@ -359,7 +369,9 @@ class _AvroFiles(_Files):
         self._file = path.open("wb")
         # the marker between blocks is random unless given
         marker = len(self.paths).to_bytes(16, "big")
-        self._writer = fastavro.write.Writer(self._file, RAW_LOG_AVRO, codec=RAW_LOG_CODEC, sync_marker=marker)
+        self._writer = fastavro.write.Writer(
+            self._file, RAW_LOG_AVRO, codec=RAW_LOG_CODEC, sync_marker=marker
+        )
 
     def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
         assert self._writer is not None
@@ -381,13 +393,11 @@ class _AvroFiles(_Files):
 def _write_sessions(traffic: Traffic, envelopes: Envelopes, path: Path) -> None:
     """sessions.parquet: the sessions as they were laid out."""
     sessions = traffic.sessions
+    device_ids = envelopes.device_ids.gather(sessions.device)
     table = pa.table({
-        "device_id": envelopes.device_ids.gather(sessions.device).to_arrow(compat_level=pl.CompatLevel.oldest()),
+        "device_id": device_ids.to_arrow(compat_level=pl.CompatLevel.oldest()),
         "session_start": pa.array(sessions.start).cast(TIMESTAMP),
         "session_end": pa.array(sessions.end).cast(TIMESTAMP),
         "event_count": pa.array(sessions.size),
     })  # fmt: skip
     pq.write_table(table, path, compression="zstd")
-
-
-__all__ = ["EVENT_TYPES", "FORMATS", "TRUTH_FOLDER", "GenerateOptions", "GenerateSummary", "generate"]

@@ -1,10 +1,11 @@
 """A model of a web shop's visitors: who is on which device when, and what they do there.
 
-Only numbers: arrays of integers, no text and no files. Every random number is a hash of the seed, a purpose and the
-row's own number (`Dice`), so what is made depends neither on the order nor on the size of the pieces it is made in.
+Only numbers: arrays of integers, no text and no files. Every random number is a hash of the seed, a purpose
+and the row's own number (`Dice`), so what is made does not depend on the pieces it is made in.
 
-Sessions are laid out, not found: inside a session no step is longer than 30 minutes, between two sessions of a device
-lie more than 30 minutes, and no session reaches 4 hours. Under the default rules the layout is therefore the answer.
+Sessions are laid out, not found: inside a session no step is longer than 30 minutes, between two sessions of
+a device lie more than 30 minutes, and no session reaches 4 hours. Under the default rules the layout is the
+answer.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ Bools = NDArray[np.bool_]
 
 GAP = 30 * MINUTE
 SILENCE = GAP + MILLISECOND
-"""Least time between two sessions of a device. A whole millisecond over the gap: Beam codes its windows in those."""
+"""Least time between two sessions of a device; a whole millisecond over, as Beam codes windows in those."""
 LONGEST_SESSION = 230 * MINUTE
 LARGEST_SESSION = 250
 EVENTS_PER_DEVICE_DAY = 150
@@ -32,7 +33,7 @@ EVENTS_PER_DEVICE_DAY = 150
 
 EVENT_TYPES = ("page_view", "click", "product_view", "search", "add_to_cart", "purchase", "login")
 PAGE_VIEW, CLICK, PRODUCT_VIEW, SEARCH, ADD_TO_CART, PURCHASE, LOGIN = range(7)
-_TYPE_SHARES = np.array([0.42, 0.22, 0.22, 0.08, 0.06])
+_TYPE_SHARES = (0.42, 0.22, 0.22, 0.08, 0.06)
 
 _HOURLY = np.array([4, 3, 2, 1.5, 1, 1, 2, 3, 4, 5, 6, 6, 6.5, 6, 5.5, 5.5, 6, 7, 8, 9, 10, 9.5, 8, 6])
 """Relative traffic of each UTC hour; the evening runs on past midnight."""
@@ -65,7 +66,7 @@ class Dice:
 
     def uniform(self, purpose: str, rows: Ints) -> Floats:
         """A number in [0, 1) a row."""
-        return (self.bits(purpose, rows) >> np.uint64(11)) * 2.0**-53
+        return (self.bits(purpose, rows) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def below(self, purpose: str, rows: Ints, limit: int | Ints) -> Ints:
         """An integer in [0, limit) a row."""
@@ -74,6 +75,10 @@ class Dice:
     def chance(self, purpose: str, rows: Ints, share: float) -> Bools:
         """True for about this share of the rows."""
         return self.uniform(purpose, rows) < share
+
+    def choice(self, purpose: str, rows: Ints, shares: tuple[float, ...]) -> Ints:
+        """An index into `shares` a row, each as often as its share; they add up to 1."""
+        return np.searchsorted(np.cumsum(shares)[:-1], self.uniform(purpose, rows), side="right")
 
     def skewed(self, purpose: str, rows: Ints, median: float, spread: float) -> Floats:
         """Log-logistic: many small values, a long tail of large ones."""
@@ -205,7 +210,8 @@ class Traffic:
             The sessions, and the time before which no later piece has an arrival.
         """
         ends = np.cumsum(self.sessions.size)
-        cuts = np.unique(np.searchsorted(ends, np.arange(events, int(ends[-1]) + events, events), side="left") + 1)
+        marks = np.arange(events, int(ends[-1]) + events, events)
+        cuts = np.unique(np.searchsorted(ends, marks, side="left") + 1)
         begin = 0
         for end in np.minimum(cuts, len(ends)).tolist():
             if end > begin:
@@ -258,7 +264,7 @@ class Traffic:
         return np.where(late, lateness, usual).astype(np.int64)
 
     def _types(self, sessions: Sessions, number: Ints, position: Ints, owner: Ints) -> Ints:
-        drawn = np.searchsorted(np.cumsum(_TYPE_SHARES)[:-1], self.dice.uniform("type", number), side="right")
+        drawn = self.dice.choice("type", number, _TYPE_SHARES)
         landing = np.where(self.dice.chance("landing", number, 0.15), PRODUCT_VIEW, PAGE_VIEW)
         types = np.where(position == 0, landing, drawn)
         left = np.where(sessions.buys, sessions.size, -1)[owner] - position
@@ -268,7 +274,7 @@ class Traffic:
         return np.where(login, LOGIN, types)
 
     def _steps(self, sessions: Sessions) -> tuple[Ints, Ints, Ints, Ints]:
-        """Of each event: its number, position in the session, row of the session, and time since the one before."""
+        """Of each event: number, position in its session, the session's row, time since the one before."""
         owner = np.repeat(np.arange(len(sessions)), sessions.size)
         begin = np.cumsum(sessions.size) - sessions.size
         position = np.arange(len(owner)) - begin[owner]
@@ -297,13 +303,14 @@ class Traffic:
         zeros = np.zeros_like(size)
         sessions = Sessions(
             device=zeros, start=zeros, end=zeros, size=size, first=np.cumsum(size) - size, earlier=zeros,
-            pace=np.ones(len(size)), user=zeros, known_from=zeros, logs_in=zeros > 0, guest=zeros, guest_from=zeros,
-            buys=zeros > 0,
+            pace=np.ones(len(size)), user=zeros, known_from=zeros, logs_in=zeros > 0, guest=zeros,
+            guest_from=zeros, buys=zeros > 0,
         )  # fmt: skip
         # not yet rounded to the clock of its device, which is less than a millisecond a step away
         roughly = self._durations(sessions)
         sessions.pace = np.minimum(1, LONGEST_SESSION / np.maximum(roughly, 1))
-        sessions.device = self._devices_with_room(sessions.first, np.minimum(roughly, LONGEST_SESSION) + SILENCE)
+        loads = np.minimum(roughly, LONGEST_SESSION) + SILENCE
+        sessions.device = self._devices_with_room(sessions.first, loads)
         sessions = self._place(sessions, self._durations(sessions))
         self._assign_users(sessions)
         sessions.buys = self.dice.chance("buys", sessions.first, 0.08) & (sessions.size >= 4)
@@ -341,7 +348,7 @@ class Traffic:
         period = self.days * DAY
         loads = durations + SILENCE
         used = np.bincount(sessions.device, weights=loads, minlength=self.devices).astype(np.int64)
-        # the wish, squeezed into the time that the device has left, keeps order when the loads are put between
+        # the wishes, squeezed into the time that the device has left, keep their order with the loads between
         slack = (self._wishes(sessions.first) * ((period - used)[sessions.device] / period)).astype(np.int64)
         order = np.lexsort((sessions.first, slack, sessions.device))
         sessions, slack, loads, durations = sessions.take(order), slack[order], loads[order], durations[order]

@@ -12,7 +12,6 @@ RAW_LOG_CODEC = "deflate"
 
 _AVRO_TYPES: dict[pa.DataType, Any] = {
     pa.binary(): "bytes",
-    pa.large_binary(): "bytes",
     pa.string(): "string",
     pa.int32(): "int",
     pa.int64(): "long",
@@ -29,10 +28,17 @@ def avro_schema(record: Record) -> dict[str, Any]:
     >>> avro_schema(RAW)["fields"][2]
     {'name': 'partition', 'type': 'int', 'doc': 'partition of a bus; 0 for a file'}
     """
-    return {"type": "record", "name": record.name, "doc": record.grain, "fields": [
-        {"name": f.name, "type": ["null", _AVRO_TYPES[f.type]] if f.nullable else _AVRO_TYPES[f.type], "doc": f.doc}
-        for f in record
-    ]}  # fmt: skip
+    fields = []
+    for field in record:
+        avro_type = _AVRO_TYPES[field.type]
+        fields.append(
+            {
+                "name": field.name,
+                "type": ["null", avro_type] if field.nullable else avro_type,
+                "doc": field.doc,
+            }
+        )
+    return {"type": "record", "name": record.name, "doc": record.grain, "fields": fields}
 
 
 RAW_LOG_AVRO = avro_schema(RAW)
