@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.typehints.decorators import no_annotations
 
+from schemas.secrets import UserKeySecret
 from transforms.envelope import EnvelopeDecoder
 from transforms.metrics import count
 from transforms.tables import at_earliest
@@ -29,18 +30,18 @@ class Decode(beam.PTransform):
     """Decodes batches of RAW rows.
 
     Attributes:
-        user_key_secret: The secret of user_key's keyed hash.
+        secret: Where the secret of user_key's keyed hash is; read on the worker.
         now: Stands for a row's arrival where the input does not say it.
     """
 
-    user_key_secret: str
+    secret: UserKeySecret
     now: datetime
 
     @no_annotations
     def expand(self, batches: "beam.PCollection[pa.Table]") -> DecodedEvents:
         """RAW tables → DecodedEvents."""
         decoded = batches | "DecodeBatches" >> (
-            beam.ParDo(_DecodeBatch(self.user_key_secret, self.now))
+            beam.ParDo(_DecodeBatch(self.secret, self.now))
             .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
             .with_outputs(DEAD_LETTERS, main="events")
         )
@@ -50,11 +51,11 @@ class Decode(beam.PTransform):
 class _DecodeBatch(beam.DoFn):
     """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag."""
 
-    def __init__(self, user_key_secret: str, now: datetime) -> None:
-        self._secret, self._now = user_key_secret, now
+    def __init__(self, secret: UserKeySecret, now: datetime) -> None:
+        self._secret, self._now = secret, now
 
     def setup(self) -> None:
-        self._decoder = EnvelopeDecoder(self._secret)
+        self._decoder = EnvelopeDecoder(self._secret.read())
 
     def process(self, element: pa.Table) -> "Iterator[object]":
         events, letters = self._decoder.decode(element, self._now)

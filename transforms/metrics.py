@@ -1,15 +1,22 @@
 """Counters of the graph, all in one namespace; see docs/metrics.md for what each means."""
 
+from collections import Counter
+
 from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricResults
 
 NAMESPACE = "clickstream"
+
+SEEN_HERE: Counter[str] = Counter()
+"""What was counted in this process, as it happens: a progress bar beside a runner that works in this process reads it.
+A retried bundle counts twice here, never in `read_counters`."""
 
 
 def count(name: str, amount: int = 1) -> None:
     """Add to a counter; nothing is sent for zero."""
     if amount:
         Metrics.counter(NAMESPACE, name).inc(amount)
+        SEEN_HERE[name] += amount
 
 
 def read_counters(results: MetricResults) -> dict[str, int]:

@@ -103,7 +103,7 @@ def split_by_shard(table: pa.Table, shards: int) -> Iterator[ShardedTable]:
     """Cut a table with a device_id column into one table a shard; rows keep their order within each."""
     if table.num_rows == 0:
         return
-    shard = shards_of(table.column("device_id"), shards).to_numpy()
+    shard = shards_of(table.column("device_id"), shards)
     order = np.argsort(shard, kind="stable")
     # Polars gathers on both cores; pyarrow's take does not
     ordered = pl.from_arrow(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema)

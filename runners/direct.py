@@ -1,0 +1,31 @@
+"""The DirectRunner on one machine: its engine named, its shuffles on disk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
+
+from schemas.errors import StoreError
+from transforms.tables import Spill
+
+
+@contextmanager
+def direct_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
+    """The runner for a bounded job in this process.
+
+    DirectRunner itself would choose between three engines by what the pipeline holds and whether a binary can be
+    downloaded, so that a laptop and a closed network run different ones; this is always FnApiRunner. It keeps its
+    shuffles in memory; tables go to a temporary file instead (TMPDIR says where) for as long as the context is open.
+
+    Raises:
+        StoreError: The temporary folder cannot be written.
+    """
+    del options
+    try:
+        spill = Spill()
+    except OSError as error:
+        raise StoreError(f"cannot make a temporary file for the shuffle: {error}") from error
+    with spill:
+        yield FnApiRunner()

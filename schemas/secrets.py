@@ -1,0 +1,42 @@
+"""Secrets by reference: what travels through a job is where a secret is, never the secret."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import OptionError
+
+USER_KEY_VARIABLE = "CLICKSTREAM_USER_KEY_SECRET"
+_DEVELOPMENT_SECRET = "clickstream-development"  # noqa: S105  (said to be no secret wherever it is used)
+
+
+@dataclass(frozen=True)
+class UserKeySecret:
+    """Where the secret of user_key's keyed hash is: a file, else the environment, else the development default.
+
+    Attributes:
+        file: A file whose content, less white space around it, is the secret; None for the environment.
+    """
+
+    file: Path | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nobody has set a secret, so that anyone can compute the keys."""
+        return self.file is None and not os.environ.get(USER_KEY_VARIABLE)
+
+    def read(self) -> str:
+        """The secret.
+
+        Raises:
+            OptionError: The file cannot be read, or holds nothing.
+        """
+        if self.file is None:
+            return os.environ.get(USER_KEY_VARIABLE) or _DEVELOPMENT_SECRET
+        try:
+            secret = self.file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"cannot read the user key secret from {self.file}: {error}") from error
+        if not secret:
+            raise OptionError(f"the user key secret in {self.file} is empty")
+        return secret
