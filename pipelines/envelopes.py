@@ -42,7 +42,7 @@ _SEARCHES = (
     '15" screen',
     "茶",
 )
-_COUNTRIES = ("US", "DE", "GB", "FR", "PL", "BR", "IN", "JP")
+_COUNTRIES = ("US", "DE", "GB", "FR", "PL", "BR", "IN", "JP", None)
 _DEVICE_KINDS = (("mobile", "Android"), ("mobile", "iOS"), ("desktop", "Windows"), ("desktop", "macOS"),
                  ("tablet", "iPadOS"), ("desktop", "Linux"))  # fmt: skip
 _VERSIONS = ("5.2.1", "5.2.0", "5.1.7", "4.9.3")
@@ -73,9 +73,15 @@ class Envelopes:
         top = np.where(device_in_context, "", ',"device_id":"' + self.device_ids.to_numpy() + '"')
         self._device_on_top = pl.Series(top, dtype=pl.String)
         self._user_on_top, self._user_in_context = _user_texts(users)
-        self._contexts = self._context_texts(devices, device_in_context)
+        own = np.where(device_in_context, '"device_id":"' + self.device_ids.to_numpy() + '",', "")
+        self._device_in_context = pl.Series(own, dtype=pl.String)
+        self._contexts = _context_texts()
+        kind = self._dice.below("kind", devices, len(_DEVICE_KINDS))
+        country = self._dice.choice("country", devices, (0.35, 0.2, 0.15, 0.1, 0.05, 0.05, 0.03, 0.02, 0.05))
+        version = self._dice.choice("version", devices, (0.5, 0.3, 0.15, 0.05))
+        self._context = ((kind * len(_COUNTRIES) + country) * len(_VERSIONS) + version) * 3
         has_extra = self._dice.chance("extra", devices, 0.02)
-        self._ends = pl.Series(np.where(has_extra, '},"sdk":"js-2.3.0"}\n', "}}\n"), dtype=pl.String)
+        self._ends = pl.Series(np.where(has_extra, ',"sdk":"js-2.3.0"}\n', "}\n"), dtype=pl.String)
         self._properties, self._page_urls, self._revenues = _property_texts(traffic.details)
 
     def lines(self, events: Events, delivery: Ints) -> pl.Series:
@@ -93,7 +99,7 @@ class Envelopes:
         respaced = ((delivery > 0) & (number % 10 == 0)).astype(np.int64)
         kind = np.where(events.user == ANONYMOUS, self._anonymous, events.user)
         user = kind + self._user_place[device] * (self._anonymous + 1)
-        context = device * 3 + self._dice.choice("context", number, (0.95, 0.03, 0.02))
+        context = self._context[device] + self._dice.choice("context", number, (0.95, 0.03, 0.02))
         # the tracker's own sessions end after 20 events
         tracker_session = events.session + (number - events.session) // 20 * 20
         parts = pl.DataFrame({
@@ -106,12 +112,14 @@ class Envelopes:
             "session": pl.Series(tracker_session),
             "properties": self._properties.gather(events.type * self._details + events.detail),
             "context_user": self._user_in_context.gather(user),
+            "context_device": self._device_in_context.gather(device),
             "context": self._contexts.gather(context),
             "end": self._ends.gather(device),
         })  # fmt: skip
         line = pl.concat_str(
             "open", "id", "type", "stamp", "device", "user", pl.lit(',"session_id":"s-'), "session",
-            pl.lit('","properties":'), "properties", pl.lit(',"context":{'), "context_user", "context", "end",
+            pl.lit('","properties":'), "properties", pl.lit(',"context":{'), "context_user", "context_device",
+            "context", "end",
         )  # fmt: skip
         return parts.select(line.cast(pl.Binary)).to_series()
 
@@ -155,34 +163,25 @@ class Envelopes:
             .otherwise((pl.col("time") // 1000).cast(pl.String))
         ).to_series()  # fmt: skip
 
-    def _context_texts(self, devices: Ints, device_in_context: np.ndarray) -> pl.Series:
-        """The inside of a context, three for each device: usual, with gaps, after a journey and an update."""
-        kinds = self._dice.below("kind", devices, len(_DEVICE_KINDS)).tolist()
-        countries = self._dice.choice(
-            "country", devices, (0.35, 0.2, 0.15, 0.1, 0.05, 0.05, 0.05, 0.05)
-        ).tolist()
-        versions = self._dice.choice("version", devices, (0.5, 0.3, 0.15, 0.05)).tolist()
-        unknown = self._dice.chance("country unknown", devices, 0.05).tolist()
-        texts = []
-        for row, device_id in enumerate(self.device_ids):
-            own = {"device_id": device_id} if device_in_context[row] else {}
-            kind, system = _DEVICE_KINDS[kinds[row]]
-            country, version = _COUNTRIES[countries[row]], _VERSIONS[versions[row]]
-            usual: dict[str, str | None] = {
-                "device_type": kind,
-                "os": system,
-                "country": country,
-                "app_version": version,
-            }
-            if unknown[row]:
-                usual["country"] = None
-            sparse: dict[str, str | None] = {"device_type": None, "country": None}
-            changed = usual | {
-                "country": _COUNTRIES[countries[row] - 1],
-                "app_version": _VERSIONS[versions[row] - 1],
-            }
-            texts += [_compact(own | context)[1:-1] for context in (usual, sparse, changed)]
-        return pl.Series(texts)
+
+def _context_texts() -> pl.Series:
+    """The rest of each context, without its opening: by kind of device, country and version, three of each.
+
+    As usual; with gaps; and as after a journey and an update. The last country is the unknown one.
+    """
+    texts = []
+    for kind, system in _DEVICE_KINDS:
+        for country in range(len(_COUNTRIES)):
+            for version in range(len(_VERSIONS)):
+                usual: dict[str, object] = {"device_type": kind, "os": system, "country": _COUNTRIES[country]}
+                usual["app_version"] = _VERSIONS[version]
+                sparse: dict[str, object] = {"device_type": None, "country": None}
+                moved: dict[str, object] = {
+                    "country": _COUNTRIES[country - 1],
+                    "app_version": _VERSIONS[version - 1],
+                }
+                texts += [_compact(context)[1:] for context in (usual, sparse, usual | moved)]
+    return pl.Series(texts)
 
 
 def _user_texts(users: list[str]) -> tuple[pl.Series, pl.Series]:

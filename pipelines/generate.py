@@ -284,7 +284,10 @@ class _EventTruth:
 
     def write(self, table: pa.Table) -> None:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+            repetitive = [name for name in table.column_names if name not in ("event_id", "event_time")]
+            self._writer = pq.ParquetWriter(
+                self._path, table.schema, compression="zstd", use_dictionary=repetitive
+            )
         self._writer.write_table(table)
 
     def __exit__(self, *_: object) -> None:
