@@ -1,0 +1,247 @@
+"""The lake's tables: one Delta table a record, a folder under the lake's root."""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.schema import Schema
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from schemas.errors import SchemaMismatchError, StoreError
+from schemas.records import Record
+from stores.lake_files import Partition, check_partition_columns, first_line, open_location
+
+LOG_FOLDER = "_delta_log"
+CONFIGURATION = {
+    # a run's (application id, version) outlives any retry of that run, not the table
+    "delta.setTransactionRetentionDuration": "interval 30 days",
+}
+
+
+class LiveFile(NamedTuple):
+    """A file of a table's current version: its path in the table's folder, its bytes and rows."""
+
+    path: str
+    size: int
+    rows: int
+
+
+def table_uri(lake_uri: str, name: str) -> str:
+    """The folder of a table; a name may have slashes.
+
+    >>> table_uri("s3://bucket/lake/", "silver/page_view")
+    's3://bucket/lake/silver/page_view'
+    """
+    return f"{lake_uri.rstrip('/')}/{name}"
+
+
+def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
+    """Find out before a run whether it can write these records; the lake's root is made if it is not there.
+
+    Raises:
+        SchemaMismatchError: A table exists with other columns or another partitioning.
+        StoreError: The root cannot be written, or a table cannot be read.
+        OptionError: A record cannot be partitioned as it says.
+    """
+    for record in records:
+        check_partition_columns(record)
+    filesystem, root = open_location(lake_uri)
+    _check_writable(filesystem, root, lake_uri)
+    for record in records:
+        existing = find_table(lake_uri, record.name)
+        if existing is not None:
+            _check_schema(existing, record)
+
+
+def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
+    """Make the tables that do not exist, empty, so that a query finds each table whatever the run brought.
+
+    Raises:
+        StoreError: As `check_lake`, which goes first.
+    """
+    check_lake(lake_uri, records)
+    for record in records:
+        open_table(lake_uri, record)
+
+
+def find_table(lake_uri: str, name: str) -> DeltaTable | None:
+    """The current version of a table, or None where there is none.
+
+    Raises:
+        StoreError: Its transaction log cannot be read.
+    """
+    uri = _delta_uri(table_uri(lake_uri, name))
+    try:
+        return DeltaTable(uri) if DeltaTable.is_deltatable(uri) else None
+    except (DeltaError, OSError) as error:
+        raise StoreError(f"{name}: cannot read the table at {uri}: {first_line(error)}") from error
+
+
+def open_table(lake_uri: str, record: Record) -> DeltaTable:
+    """The current version of a record's table, made if there is none.
+
+    Raises:
+        SchemaMismatchError: It exists with other columns or another partitioning.
+        StoreError: It can be neither read nor made.
+    """
+    table = find_table(lake_uri, record.name)
+    if table is None:
+        uri = _delta_uri(table_uri(lake_uri, record.name))
+        try:
+            table = DeltaTable.create(
+                uri,
+                delta_schema(record),
+                mode="ignore",  # another run may be making it
+                partition_by=list(record.partition_by),
+                name=record.name,
+                description=record.grain,
+                configuration=CONFIGURATION,
+            )
+        except (DeltaError, OSError) as error:
+            table = find_table(lake_uri, record.name)
+            if table is None:
+                raise StoreError(f"{record.name}: cannot make the table at {uri}: {first_line(error)}") from error
+    _check_schema(table, record)
+    return table
+
+
+def delta_schema(record: Record) -> Schema:
+    """A record's schema as Delta keeps it: each field's meaning is its comment."""
+    fields = [pa.field(f.name, f.type, nullable=f.nullable, metadata={"comment": f.doc}) for f in record.fields]
+    return Schema.from_arrow(pa.schema(fields))
+
+
+def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
+    """The files of a table's current version by partition, in order of their paths."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    partition_by = table.metadata().partition_columns
+    values = [pc.cast(actions.column(f"partition.{name}"), pa.string()).to_pylist() for name in partition_by]
+    partitions = zip(*values, strict=True) if values else [()] * actions.num_rows
+    columns = (actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records"))
+    files: dict[Partition, list[LiveFile]] = {}
+    for partition, *fields in sorted(zip(partitions, *columns, strict=True), key=lambda row: row[1]):
+        files.setdefault(partition, []).append(LiveFile(*fields))
+    return files
+
+
+def read_table(
+    lake_uri: str,
+    name: str,
+    columns: Sequence[str] | None = None,
+    where: Mapping[str, Sequence[Any]] | None = None,
+) -> pa.Table:
+    """Read a table, or some of its partitions, into memory.
+
+    Args:
+        lake_uri: The lake's root.
+        name: The table's name.
+        columns: Columns to read, in this order; all by default.
+        where: For a column, the values to keep; files of other partitions are not opened.
+
+    Raises:
+        StoreError: There is no such table, or it cannot be read.
+    """
+    table = find_table(lake_uri, name)
+    if table is None:
+        raise StoreError(f"{name}: there is no such table in {lake_uri}")
+    kept: pc.Expression | None = None
+    for column, values in (where or {}).items():
+        condition = pc.field(column).isin(list(values))
+        kept = condition if kept is None else kept & condition
+    try:
+        return table.to_pyarrow_dataset().to_table(columns=list(columns) if columns is not None else None, filter=kept)
+    except (OSError, DeltaError) as error:
+        raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
+
+
+def table_names(lake_uri: str) -> list[str]:
+    """Names of the tables in a lake, nested ones with slashes; empty where there is no lake."""
+    filesystem, root = open_location(lake_uri)
+    return sorted(_tables_under(filesystem, root, ""))
+
+
+def vacuum(lake_uri: str, name: str, older_than: timedelta) -> list[str]:
+    """Delete files that no version reachable by a reader holds: replaced ones, and those of runs that died.
+
+    Args:
+        lake_uri: The lake's root.
+        name: The table's name.
+        older_than: Age of a file at least. Must exceed the longest run and the longest query: files a run
+            has written and not yet committed look like orphans.
+
+    Returns:
+        Paths deleted, in the table's folder.
+
+    Raises:
+        StoreError: There is no such table, or a file cannot be deleted.
+    """
+    table = find_table(lake_uri, name)
+    if table is None:
+        raise StoreError(f"{name}: there is no such table in {lake_uri}")
+    hours = int(older_than.total_seconds() // 3600)
+    try:
+        return table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True)
+    except (DeltaError, OSError) as error:
+        raise StoreError(f"{name}: cannot vacuum: {first_line(error)}") from error
+
+
+def _delta_uri(uri: str) -> str:
+    filesystem, path = open_location(uri)
+    return path if isinstance(filesystem, LocalFileSystem) else uri
+
+
+def _tables_under(filesystem: FileSystem, root: str, name: str) -> list[str]:
+    found: list[str] = []
+    for child in filesystem.get_file_info(FileSelector(f"{root}/{name}".rstrip("/"), allow_not_found=True)):
+        if child.type != FileType.Directory or "=" in child.base_name:
+            continue
+        if child.base_name == LOG_FOLDER:
+            return [name]
+        if not child.base_name.startswith(("_", ".")):
+            found += _tables_under(filesystem, root, f"{name}/{child.base_name}".lstrip("/"))
+    return found
+
+
+def _check_writable(filesystem: FileSystem, root: str, lake_uri: str) -> None:
+    try:
+        filesystem.create_dir(root, recursive=True)
+        if filesystem.get_file_info(root).type == FileType.File:
+            raise StoreError(f"{lake_uri} is a file: a lake is a folder")
+        writable = not isinstance(filesystem, LocalFileSystem) or os.access(root, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise StoreError(f"the lake cannot be made at {lake_uri}: {first_line(error)}") from error
+    if not writable:
+        raise StoreError(f"the lake at {lake_uri} cannot be written: permission denied")
+
+
+def _check_schema(table: DeltaTable, record: Record) -> None:
+    there = {field.name: field for field in table.schema().fields}
+    for field in delta_schema(record).fields:
+        found = there.pop(field.name, None)
+        ours = _type_name(field)
+        if found is None:
+            raise SchemaMismatchError(f"{record.name}: column {field.name} ({ours}) is not in the table")
+        if (found.type, found.nullable) != (field.type, field.nullable):
+            raise SchemaMismatchError(
+                f"{record.name}: column {field.name} is {_type_name(found)} in the table and {ours} in this program"
+            )
+    for name, field in there.items():
+        raise SchemaMismatchError(
+            f"{record.name}: column {name} ({_type_name(field)}) of the table is unknown to this program"
+        )
+    partition_by = table.metadata().partition_columns
+    if partition_by != list(record.partition_by):
+        raise SchemaMismatchError(
+            f"{record.name}: the table is partitioned by {partition_by} and in this program by {[*record.partition_by]}"
+        )
+
+
+def _type_name(field: Any) -> str:
+    text = getattr(field.type, "type", str(field.type))
+    name = text if isinstance(text, str) else str(field.type)
+    return name if field.nullable else f"{name} not null"

@@ -1,0 +1,180 @@
+"""What a run does to a table, and the one transaction that makes it visible."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+
+from schemas.errors import StoreBusyError, StoreError
+from schemas.records import Record
+from stores.lake import LiveFile, delta_schema, live_files, open_table
+from stores.lake_files import DataFile, Partition, first_line
+
+COMMIT_ATTEMPTS = 10
+GUARD = "clickstream-writer"
+"""Application id of every commit that depends on what it read: of two that race, Delta lets one through."""
+
+
+class WriteMode(StrEnum):
+    """What a write does with the rows that a table already has."""
+
+    MERGE = "merge"
+    OVERWRITE = "overwrite"
+    APPEND = "append"
+
+
+class Wins(StrEnum):
+    """In a merge, which of two rows with the same key stays."""
+
+    EXISTING = "existing"
+    NEW = "new"
+
+
+class PartitionWrite(NamedTuple):
+    """What a run wants of one partition.
+
+    Attributes:
+        partition: The partition's values.
+        added: Files written for it.
+        removed: Paths of live files that they replace.
+        seen: Fingerprint of the partition's live files that this was worked out from; None where it was not
+            worked out from any.
+        skipped: Rows not written because the table has them already.
+    """
+
+    partition: Partition
+    added: tuple[DataFile, ...]
+    removed: tuple[str, ...] = ()
+    seen: str | None = None
+    skipped: int = 0
+
+
+class CommitResult(NamedTuple):
+    """What a commit did.
+
+    Attributes:
+        table: The table's name.
+        version: The table's version afterwards.
+        committed: False where there was nothing to do, or the transaction was already in.
+        rows_written: Rows of the files added.
+        rows_already_there: Rows left out because the table has them.
+        files_written: Files added.
+        bytes_written: Their bytes.
+        commit_ms: Milliseconds from opening the table to the end of the commit.
+    """
+
+    table: str
+    version: int
+    committed: bool
+    rows_written: int = 0
+    rows_already_there: int = 0
+    files_written: int = 0
+    bytes_written: int = 0
+    commit_ms: int = 0
+
+
+def fingerprint(files: Iterable[LiveFile]) -> str:
+    """Short name for a set of live files."""
+    return hashlib.sha256("\n".join(sorted(file.path for file in files)).encode()).hexdigest()[:16]
+
+
+def commit(
+    lake_uri: str, record: Record, writes: Sequence[PartitionWrite], mode: WriteMode, transaction: Transaction
+) -> CommitResult:
+    """Make the writes visible, all or none; of a transaction that is already in, nothing.
+
+    Args:
+        lake_uri: The lake's root.
+        record: The table's record; the table is made if there is none.
+        writes: At most one a partition, unless the mode is append.
+        mode: Overwrite replaces all that the partitions hold when the commit happens.
+        transaction: Application id and version; it is in if the table's version of that id is as high.
+
+    Raises:
+        StoreBusyError: Another run changed a partition after it was read: nothing was written, run again.
+        StoreError: The table cannot be read or written.
+    """
+    started = time.monotonic()
+    for _ in range(COMMIT_ATTEMPTS):
+        table = open_table(lake_uri, record)
+        done = table.transaction_version(transaction.app_id)
+        if done is not None and done >= transaction.version:
+            return CommitResult(record.name, table.version(), committed=False)
+        removed = _files_to_remove(table, record, writes, mode)
+        skipped = sum(write.skipped for write in writes)
+        if not removed and not any(write.added for write in writes):
+            return CommitResult(record.name, table.version(), committed=False, rows_already_there=skipped)
+        try:
+            table.create_write_transaction(
+                _actions(record, writes, removed),
+                mode="append",  # adds and removes are both named; Delta's overwrite would choose the removes
+                schema=delta_schema(record),
+                partition_by=list(record.partition_by),
+                commit_properties=CommitProperties(app_transactions=_transactions(table, mode, transaction)),
+            )
+        except CommitFailedError:
+            continue  # another run committed meanwhile: look again
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"{record.name}: cannot commit: {first_line(error)}") from error
+        added = [file for write in writes for file in write.added]
+        return CommitResult(
+            record.name,
+            table.version(),
+            committed=True,
+            rows_written=sum(file.rows for file in added),
+            rows_already_there=skipped,
+            files_written=len(added),
+            bytes_written=sum(file.size for file in added),
+            commit_ms=int((time.monotonic() - started) * 1000),
+        )
+    raise StoreBusyError(f"{record.name}: other runs kept committing to the table; run again")
+
+
+def _files_to_remove(
+    table: DeltaTable, record: Record, writes: Sequence[PartitionWrite], mode: WriteMode
+) -> list[tuple[Partition, LiveFile]]:
+    if mode is WriteMode.APPEND:
+        return []
+    live = live_files(table)
+    removed: list[tuple[Partition, LiveFile]] = []
+    for write in writes:
+        files = live.get(write.partition, [])
+        if mode is WriteMode.OVERWRITE:
+            removed += [(write.partition, file) for file in files]
+            continue
+        if write.seen is not None and write.seen != fingerprint(files):
+            values = ", ".join(str(value) for value in write.partition) or "all rows"
+            raise StoreBusyError(f"{record.name}: another run changed {values} while this one was writing; run again")
+        replaced = set(write.removed)
+        removed += [(write.partition, file) for file in files if file.path in replaced]
+    return removed
+
+
+def _actions(
+    record: Record, writes: Sequence[PartitionWrite], removed: Sequence[tuple[Partition, LiveFile]]
+) -> list[AddAction | RemoveAction]:
+    now_ms = time.time_ns() // 1_000_000
+
+    def values(partition: Partition) -> dict[str, str | None]:
+        return dict(zip(record.partition_by, partition, strict=True))
+
+    added = [
+        AddAction(file.path, file.size, values(write.partition), now_ms, True, file.stats)
+        for write in writes
+        for file in write.added
+    ]
+    return [
+        *added,
+        *(RemoveAction(file.path, True, now_ms, file.size, values(partition)) for partition, file in removed),
+    ]
+
+
+def _transactions(table: DeltaTable, mode: WriteMode, transaction: Transaction) -> list[Transaction]:
+    if mode is WriteMode.APPEND:
+        return [transaction]
+    return [transaction, Transaction(GUARD, table.version() + 1)]

@@ -1,0 +1,161 @@
+"""SQL over the lake: DuckDB, one view a table, live files only."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import duckdb
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from pyarrow.fs import LocalFileSystem
+
+from schemas.errors import InputError, StoreError
+from stores.lake import find_table, table_names
+from stores.lake_files import first_line, open_location
+
+_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE)
+_ARROW_TO_SQL = {
+    pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
+    pa.bool_(): "BOOLEAN",
+    pa.int8(): "TINYINT",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.date32(): "DATE",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+    pa.timestamp("us"): "TIMESTAMP",
+}
+
+
+class LakeConnection:
+    """Reads a lake as it was when the connection was made; cannot write.
+
+    Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one. Times are in
+    UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
+    """
+
+    def __init__(self, lake_uri: str) -> None:
+        """Open the tables of the lake.
+
+        Raises:
+            StoreError: A table cannot be read.
+        """
+        self._spill = tempfile.TemporaryDirectory(prefix="clickstream-sql-")
+        self._duckdb = duckdb.connect()
+        try:
+            self._duckdb.execute("SET TimeZone = 'UTC'")
+            self._duckdb.execute(f"SET temp_directory = {_literal(self._spill.name)}")
+            # else a large result is held in memory until it is in order
+            self._duckdb.execute("SET preserve_insertion_order = false")
+            files: list[str] = []
+            for name in table_names(lake_uri):
+                table = find_table(lake_uri, name)
+                if table is not None:
+                    files += self._add_view(name, table)
+            if isinstance(open_location(lake_uri)[0], LocalFileSystem):
+                self._duckdb.execute(f"SET allowed_paths = [{', '.join(map(_literal, files))}]")
+                self._duckdb.execute("SET enable_external_access = false")
+            self._duckdb.execute("SET lock_configuration = true")
+        except BaseException:
+            self.close()
+            raise
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Run one SELECT, or EXPLAIN of one; nothing is read before the relation is.
+
+        Raises:
+            InputError: It is not valid SQL, or another kind of statement, or more than one.
+        """
+        explained = _EXPLAIN.match(query)
+        try:
+            found = self._duckdb.extract_statements(query[explained.end() :] if explained else query)
+            if [statement.type for statement in found] != [duckdb.StatementType.SELECT]:
+                raise InputError("only one SELECT statement can be run on the lake")
+            relation: duckdb.DuckDBPyRelation | None = self._duckdb.sql(query)
+        except duckdb.Error as error:
+            raise InputError(f"the query cannot be run: {_message(error)}") from error
+        if relation is None:
+            raise InputError("the query gives no rows")
+        return relation
+
+    def close(self) -> None:
+        """Close, and remove what spilled."""
+        self._duckdb.close()
+        self._spill.cleanup()
+
+    def __enter__(self) -> "LakeConnection":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _add_view(self, name: str, table: DeltaTable) -> list[str]:
+        try:
+            files = table.file_uris()
+            schema = pa.schema(table.schema().to_arrow())
+        except DeltaError as error:
+            raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
+        folder, _, leaf = name.rpartition("/")
+        view = f"{_quoted(folder)}.{_quoted(leaf)}" if folder else _quoted(leaf)
+        if folder:
+            self._duckdb.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(folder)}")
+        if not files:
+            columns = ", ".join(f"CAST(NULL AS {_sql_type(f.type)}) AS {_quoted(f.name)}" for f in schema)
+            self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns} WHERE false")
+            return []
+        partitions = table.metadata().partition_columns
+        hive = ", ".join(f"{_literal(n)}: {_sql_type(schema.field(n).type)}" for n in partitions)
+        options = f"hive_partitioning = true, hive_types = {{{hive}}}" if partitions else "hive_partitioning = false"
+        columns = ", ".join(_quoted(field.name) for field in schema)
+        paths = ", ".join(map(_literal, files))
+        self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{paths}], {options})")
+        return files
+
+
+def connect(lake_uri: str) -> LakeConnection:
+    """Open a lake for SQL.
+
+    Raises:
+        StoreError: A table cannot be read.
+    """
+    return LakeConnection(lake_uri)
+
+
+@contextmanager
+def query(lake_uri: str, sql: str) -> Iterator[pa.RecordBatchReader]:
+    """Run one SELECT and stream its rows; the lake is open until the block ends.
+
+    Raises:
+        InputError: The query is not one valid SELECT.
+        StoreError: A table cannot be read.
+    """
+    with connect(lake_uri) as lake:
+        yield lake.sql(sql).to_arrow_reader()
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    if kind not in _ARROW_TO_SQL:
+        raise StoreError(f"a column of type {kind} has no SQL type here")
+    return _ARROW_TO_SQL[kind]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _message(error: Exception) -> str:
+    return " ".join(str(error).split())

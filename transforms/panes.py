@@ -1,0 +1,37 @@
+"""From the panes of sessions to their current state."""
+
+import polars as pl
+import pyarrow as pa
+
+from schemas.sessions import SESSION
+
+PANE_ORDER = ("fired_at", "pane_index", "is_retraction")
+"""Of two panes of one session the one that sorts last holds."""
+
+
+def latest_panes(panes: pa.Table) -> pa.Table:
+    """The last pane of each session, retractions among them; rows ordered by session_id.
+
+    Folding in parts gives the same: ``latest(a + b) = latest(latest(a) + b)``.
+
+    Args:
+        panes: Rows of SESSION_PANE in any order.
+    """
+    frame = pl.DataFrame(pl.from_arrow(panes)).sort("session_id", *PANE_ORDER)
+    last = frame.unique("session_id", keep="last", maintain_order=True)
+    return last.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(panes.schema)
+
+
+def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """What panes leave behind.
+
+    Args:
+        panes: Rows of SESSION_PANE in any order, any number of each session.
+
+    Returns:
+        The sessions that exist, rows of SESSION, and the session_id of each that was withdrawn.
+    """
+    last = latest_panes(panes)
+    withdrawn = last.column("is_retraction")
+    gone = last.filter(withdrawn).select(list(SESSION.key))
+    return last.filter(pa.compute.invert(withdrawn)).select(SESSION.names).cast(SESSION.schema), gone
