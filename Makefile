@@ -1,0 +1,48 @@
+# make demo | test | bench: each sets up what it needs. make help lists all.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo-data
+
+.PHONY: help setup demo test check unit bench lock clean
+
+help:  ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## A virtual environment with locked versions; the command is then .venv/bin/clickstream
+
+$(STAMP): requirements.lock pyproject.toml setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON="; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## Generate events, replay them into both stores, and ask what an analyst and an engineer would
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh $(DEMO)
+
+test: check unit  ## Everything that must pass
+
+check: $(STAMP)  ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(STAMP)  ## All tests
+	$(BIN)/python -m pytest -q
+
+bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
+	$(BIN)/python benchmarks/bench.py
+
+lock: ## Renew requirements.lock to the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet uv
+	{ echo '# Locked versions with hashes. Renew with: make lock'; \
+	  $(VENV)-lock/bin/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 --upgrade \
+	    --generate-hashes --no-emit-index-url --no-header; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) $(DEMO) benchmarks/work build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

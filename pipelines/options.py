@@ -1,0 +1,183 @@
+"""Options as a user writes them, checked together before anything starts."""
+
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from schemas.errors import ClickstreamError, OptionError
+from schemas.secrets import UserKeySecret
+from transforms.policy import SessionPolicy
+
+T = TypeVar("T")
+
+SESSION_ENGINES = ("columnar", "beam")
+WRITE_MODES = ("merge", "overwrite", "append")
+RUNNERS = ("direct",)
+CONFIG_FILE = "clickstream.toml"
+
+
+class Problems:
+    """Collects what is wrong with a set of options, so that a user hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def attempt(self, option: str, parse: Callable[[], T]) -> T | None:
+        """The result of `parse`; or None, with its error noted under the option's name."""
+        try:
+            return parse()
+        except (ClickstreamError, ValueError) as error:
+            self.found += [f"{option}: {line}" if option else line for line in str(error).split("\n")]
+            return None
+
+    def require(self, holds: bool, message: str) -> None:
+        """Note the message unless the condition holds."""
+        if not holds:
+            self.found.append(message)
+
+    def raise_any(self) -> None:
+        """Raise one OptionError, a line each, if anything was noted."""
+        if self.found:
+            raise OptionError("\n".join(self.found))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the main job needs to know, all of it valid.
+
+    Attributes:
+        files: Input files with their sizes in bytes.
+        lake: URI of the lake.
+        devices: URI of the device store.
+        policy: The session rules.
+        shards: Keys over which devices are spread.
+        session_engine: ``columnar`` or ``beam``.
+        write_mode: ``merge``, ``overwrite`` or ``append``.
+        secret: Where the secret of user_key is.
+        started_at: Stands for an event's arrival where the input does not say it.
+    """
+
+    files: dict[str, int]
+    lake: str
+    devices: str
+    policy: SessionPolicy
+    shards: int
+    session_engine: str
+    write_mode: str
+    secret: UserKeySecret
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the two stores are: from an option, else the environment, else the config file."""
+
+    lake: str | None
+    devices: str | None
+
+    @classmethod
+    def find(cls, lake: str | None, devices: str | None, config: Path | None) -> "Stores":
+        """Look the stores up in order of precedence.
+
+        Raises:
+            OptionError: The config file cannot be read or holds a key that is none of its own.
+        """
+        settings = read_config(config)
+        return cls(
+            lake or os.environ.get("CLICKSTREAM_LAKE") or settings.get("lake"),
+            devices or os.environ.get("CLICKSTREAM_DEVICES") or settings.get("devices"),
+        )
+
+    def need_lake(self) -> str:
+        """The lake's URI.
+
+        Raises:
+            OptionError: Nothing names it.
+        """
+        return _named(self.lake, "lake")
+
+    def need_devices(self) -> str:
+        """The device store's URI.
+
+        Raises:
+            OptionError: Nothing names it.
+        """
+        return _named(self.devices, "devices")
+
+
+def _named(value: str | None, name: str) -> str:
+    if not value:
+        raise OptionError(f"name it with --{name}, CLICKSTREAM_{name.upper()} or {name} = in {CONFIG_FILE}")
+    return value
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """Settings of a config file: the one given, else CLICKSTREAM_CONFIG, else ./clickstream.toml if it is there.
+
+    Raises:
+        OptionError: The file cannot be read, is not TOML, or holds an unknown key.
+    """
+    given = path or (Path(os.environ["CLICKSTREAM_CONFIG"]) if "CLICKSTREAM_CONFIG" in os.environ else None)
+    found = given or Path(CONFIG_FILE)
+    if given is None and not found.exists():
+        return {}
+    try:
+        settings = tomllib.loads(found.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"cannot read the config file {found}: {error}") from error
+    unknown = sorted(set(settings) - {"lake", "devices"})
+    if unknown:
+        raise OptionError(f"{found}: unknown setting {', '.join(unknown)}; it may hold lake and devices")
+    wrong = sorted(name for name, value in settings.items() if not isinstance(value, str))
+    if wrong:
+        raise OptionError(f"{found}: {', '.join(wrong)} must be text")
+    return settings
+
+
+def parse_count(text: str) -> int:
+    """A whole number of at least one, with ``_`` between digits or k, M and G behind them allowed.
+
+    Raises:
+        OptionError: It is not one.
+
+    >>> parse_count("5M")
+    5000000
+    """
+    scale = {"k": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:], 1)
+    digits = (text[:-1] if scale > 1 else text).replace("_", "")
+    if not digits.isdecimal() or int(digits) == 0:
+        raise OptionError(f"{text!r} is not a whole number of at least 1")
+    return int(digits) * scale
+
+
+def parse_share(text: str) -> float:
+    """A share from 0 to 1, or a percentage.
+
+    Raises:
+        OptionError: It is not one.
+
+    >>> parse_share("2%")
+    0.02
+    """
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise OptionError(f"{text!r} is not a share: write it like 0.02 or 2%") from error
+    if not 0 <= share <= 1:
+        raise OptionError(f"{text!r} is not from 0 to 1")
+    return share
+
+
+def parse_choice(text: str, choices: tuple[str, ...]) -> str:
+    """One of a few words.
+
+    Raises:
+        OptionError: It is another.
+    """
+    if text not in choices:
+        raise OptionError(f"{text!r} is none of {', '.join(choices)}")
+    return text
