@@ -11,8 +11,12 @@ RAW = Record(
         Field("payload", pa.binary(), "the bytes as delivered, without a line's end; null for a tombstone"),
         Field("source", pa.string(), "file path, or topic of a bus", nullable=False),
         Field("partition", pa.int32(), "partition of a bus; 0 for a file", nullable=False),
-        Field("offset", pa.int64(), "offset in the partition; for a file, byte of the line or number of the record",
-              nullable=False),
+        Field(
+            "offset",
+            pa.int64(),
+            "offset in the partition; for a file, byte of the line or number of the record",
+            nullable=False,
+        ),
         Field("arrival_time", TIMESTAMP, "when the bus or collector received it; null where the input does not say"),
     ),
 )
@@ -23,14 +27,19 @@ EVENT = Record(
     fields=(
         Field("event_id", pa.string(), "the producer's id, unique per device", nullable=False),
         Field("event_type", pa.string(), "what happened: page_view, add_to_cart, purchase …", nullable=False),
-        Field("event_time", TIMESTAMP, "when it happened, UTC; a wrong client clock corrected where sent_at allows",
-              nullable=False),
+        Field(
+            "event_time",
+            TIMESTAMP,
+            "when it happened, UTC; a wrong client clock corrected where sent_at allows",
+            nullable=False,
+        ),
         Field("event_date", pa.date32(), "UTC date of event_time", nullable=False),
         Field("client_time", TIMESTAMP, "the envelope's timestamp as the client's clock gave it", nullable=False),
         Field("sent_at", TIMESTAMP, "the client's clock when it sent the event"),
         Field("arrival_time", TIMESTAMP, "when the bus or collector received it; null where the input does not say"),
-        Field("device_id", pa.string(), "device_id, else context.device_id, else user: and the user's key",
-              nullable=False),
+        Field(
+            "device_id", pa.string(), "device_id, else context.device_id, else user: and the user's key", nullable=False
+        ),
         Field("user_id", pa.string(), "user_id, else context.user_id, else the entity's id where it is a user"),
         Field("user_key", pa.string(), "keyed hash of user_id, 32 hexadecimal digits"),
         Field("entity_id", pa.string(), "the envelope's entity_id"),

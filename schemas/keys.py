@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from schemas.records import TIMESTAMP
 
-
 _USED_BITS = np.array([(1 << 8 * used) - 1 for used in range(9)], np.uint64)
 _MURMUR3 = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 

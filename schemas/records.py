@@ -51,9 +51,7 @@ class Record:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema, with each field's meaning as metadata."""
-        return pa.schema(
-            [pa.field(f.name, f.type, nullable=f.nullable, metadata={"doc": f.doc}) for f in self.fields]
-        )
+        return pa.schema([pa.field(f.name, f.type, nullable=f.nullable, metadata={"doc": f.doc}) for f in self.fields])
 
     def empty(self) -> pa.Table:
         """A table of this record with no rows."""

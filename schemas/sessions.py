@@ -45,8 +45,9 @@ SESSION = Record(
         Field("os", pa.string(), "first non-null os (SCD type 0)"),
         Field("app_version", pa.string(), "first non-null app_version (SCD type 0)"),
         Field("cut_reason", pa.string(), "cap or midnight where the session was cut; null where inactivity ended it"),
-        Field("pane_timing", pa.string(), "timing of the pane this state came from: EARLY, ON_TIME, LATE",
-              nullable=False),
+        Field(
+            "pane_timing", pa.string(), "timing of the pane this state came from: EARLY, ON_TIME, LATE", nullable=False
+        ),
         Field("pane_index", pa.int32(), "how many panes of this session fired before it", nullable=False),
     ),
     partition_by=("start_date",),

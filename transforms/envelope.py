@@ -51,9 +51,7 @@ _MESSAGES = {
     Reason.TRUNCATED_INPUT: "{field}",
 }
 
-_RFC3339 = (
-    r"\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
-)
+_RFC3339 = r"\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
 _TEMPLATE = Template(resources.files("transforms").joinpath("decode.sql").read_text(encoding="utf-8"))
 _YEAR_1_MS, _YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
 
@@ -185,10 +183,13 @@ def _unreadable(raw: pa.Table) -> pa.Table:
     size = pc.binary_length(payload)
     reason = pc.case_when(
         pc.make_struct(
-            pc.is_null(payload), pc.fill_null(pc.equal(size, 0), False),
+            pc.is_null(payload),
+            pc.fill_null(pc.equal(size, 0), False),
             pc.fill_null(pc.greater(size, MAX_EVENT_BYTES), False),
         ),
-        Reason.NULL_PAYLOAD.value, Reason.EMPTY_PAYLOAD.value, Reason.OVERSIZED_EVENT.value,
+        Reason.NULL_PAYLOAD.value,
+        Reason.EMPTY_PAYLOAD.value,
+        Reason.OVERSIZED_EVENT.value,
     )
     try:
         payload.cast(pa.string())
@@ -216,7 +217,9 @@ def _suspects(raw: pa.Table) -> pa.Array:
             closes = ((value == ord("}")) | (value == ord("]"))) & (text[at - 1] != ord("["))
             # nan, inf in any case; null is told apart by its second letter
             lower, second = value | 0x20, text[at + 1] | 0x20
-            found.append(at[closes | ((lower == ord("n")) & (second == ord("a"))) | ((lower == ord("i")) & (second == ord("n")))])
+            found.append(
+                at[closes | ((lower == ord("n")) & (second == ord("a"))) | ((lower == ord("i")) & (second == ord("n")))]
+            )
             at = at[blank] + 1
         places = np.concatenate([np.empty(0, np.int64), *found])
         rows.append(numbers.take(pa.array(np.unique(np.searchsorted(offsets - offsets[0], places, side="right") - 1))))
@@ -299,6 +302,8 @@ def _verdict(at: dict[str, str], now: int) -> str:
         ]
     for name in _ACTOR:
         rules.append((f"{at[name]} NOT IN ('VARCHAR', 'NULL')", Reason.FIELD_WRONG_TYPE, name))
+    for name in ("properties", "context"):
+        rules.append((f"{at[name]} NOT IN ('OBJECT', 'NULL')", Reason.FIELD_WRONG_TYPE, name))
     for name in _CONTEXT_IDS:
         path, given = f"context.{name}", f"c.{name} IS NOT NULL"
         rules.append((f"{given} AND json_type(context, '$.{name}') <> 'VARCHAR'", Reason.FIELD_WRONG_TYPE, path))

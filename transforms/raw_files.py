@@ -107,7 +107,11 @@ def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
     block = stream.read(1 << 20)
     while block:
         if inflater is None:
-            inflater = zlib.decompressobj(wbits=31) if kind is FileFormat.GZIP else zstandard.ZstdDecompressor().decompressobj()
+            inflater = (
+                zlib.decompressobj(wbits=31)
+                if kind is FileFormat.GZIP
+                else zstandard.ZstdDecompressor().decompressobj()
+            )
         try:
             yield inflater.decompress(block)
         except (zlib.error, zstandard.ZstdError) as error:

@@ -14,7 +14,6 @@ from apache_beam.typehints.decorators import no_annotations
 
 from schemas.dead_letters import Reason
 from schemas.errors import InputError
-from schemas.events import RAW
 from transforms.envelope import dead_letters
 from transforms.metrics import count
 from transforms.raw_files import Damage, FileFormat, FileSlice, read_slice, sniff

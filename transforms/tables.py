@@ -12,6 +12,7 @@ import pyarrow as pa
 from apache_beam.coders import Coder, registry
 from apache_beam.utils.timestamp import Timestamp
 
+from schemas.errors import StoreError
 from schemas.keys import shards_of
 
 Table = pa.Table
@@ -65,6 +66,7 @@ class Spill:
     """An append-only temporary file without a name: the system takes it back however the process ends."""
 
     def __init__(self, directory: str | None = None) -> None:
+        self._directory = directory or tempfile.gettempdir()
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
         self._lock = threading.Lock()
         self._end = 0
@@ -75,8 +77,11 @@ class Spill:
             start = self._end
             self._end += buffer.size
         view, done = memoryview(buffer), 0
-        while done < buffer.size:
-            done += os.pwrite(self._file.fileno(), view[done:], start + done)
+        try:
+            while done < buffer.size:
+                done += os.pwrite(self._file.fileno(), view[done:], start + done)
+        except OSError as error:
+            raise StoreError(f"cannot write the shuffle's temporary file in {self._directory}: {error}") from error
         return start.to_bytes(8, "big") + buffer.size.to_bytes(8, "big")
 
     def read(self, place: bytes) -> pa.Buffer:
