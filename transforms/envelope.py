@@ -206,20 +206,20 @@ def _suspects(raw: pa.Table) -> pa.Array:
     That is a comma right before a closing bracket, or NaN or Infinity where a value begins.
     """
     rows = [pa.array([], pa.int64())]
-    for payload, numbers in zip(raw["payload"].chunks, raw["row"].chunks, strict=True):
+    for batch in raw.to_batches():
+        payload, numbers = batch["payload"], batch["row"]
         offsets = np.frombuffer(payload.buffers()[1], np.int32)[payload.offset : payload.offset + len(payload) + 1]
         text = np.frombuffer(payload.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
         at = np.flatnonzero((text == ord(",")) | (text == ord(":")) | (text == ord("["))) + 1
         found = []
-        while len(at := at[: np.searchsorted(at, len(text) - 1)]):
+        while len(at := at[: np.searchsorted(at, len(text))]):
             value = text[at]
             blank = (value <= ord(" ")) | (value == ord("-"))
             closes = ((value == ord("}")) | (value == ord("]"))) & (text[at - 1] != ord("["))
-            # nan, inf in any case; null is told apart by its second letter
-            lower, second = value | 0x20, text[at + 1] | 0x20
-            found.append(
-                at[closes | ((lower == ord("n")) & (second == ord("a"))) | ((lower == ord("i")) & (second == ord("n")))]
-            )
+            # nan and inf, in any case; null is told apart by its second letter
+            first, second = value | 0x20, text[np.minimum(at + 1, len(text) - 1)] | 0x20
+            words = ((first == ord("n")) & (second == ord("a"))) | ((first == ord("i")) & (second == ord("n")))
+            found.append(at[closes | words])
             at = at[blank] + 1
         places = np.concatenate([np.empty(0, np.int64), *found])
         rows.append(numbers.take(pa.array(np.unique(np.searchsorted(offsets - offsets[0], places, side="right") - 1))))
