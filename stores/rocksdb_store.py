@@ -47,6 +47,8 @@ _HORIZON_KEY = b"expired_before"
 _MIB = 1 << 20
 # rows a call from which a flush of its own (some 10 MB a file) costs less than the write-ahead log
 _BULK_ROWS = 32_768
+# a table is encoded in pieces of this many rows, so that memory does not grow with it
+_ENCODED_ROWS = 100_000
 # a batch of this size stays in the processor's cache between its build and its write
 _BATCH_ROWS = 4_096
 _READ_ATTEMPTS = 3
@@ -66,7 +68,10 @@ class RocksDBDeviceStore:
 
     def write_events(self, events: pa.Table) -> int:
         """See `DeviceStore.write_events`."""
-        self._writer().put(_EVENTS, *EVENT_ROWS.encode(events))
+        writer = self._writer()
+        bulk = events.num_rows >= _BULK_ROWS
+        for start in range(0, events.num_rows, _ENCODED_ROWS):
+            writer.put(_EVENTS, *EVENT_ROWS.encode(events.slice(start, _ENCODED_ROWS)), bulk=bulk)
         return int(events.num_rows)
 
     def write_sessions(self, panes: pa.Table) -> int:
@@ -168,9 +173,8 @@ class _Writer:
             finally:
                 self._database.close()
 
-    def put(self, family: str, keys: pa.Array, values: pa.Array) -> None:
+    def put(self, family: str, keys: pa.Array, values: pa.Array, bulk: bool = False) -> None:
         with self._lock:
-            bulk = len(keys) >= _BULK_ROWS
             self._unlogged |= bulk
             for start in range(0, len(keys), _BATCH_ROWS):
                 batch = self._database.batch(family)
@@ -238,7 +242,11 @@ class _Writer:
 
 
 class _Follower:
-    """A secondary instance, which catches up with the writer before each read."""
+    """A secondary instance, which catches up with the writer before each read.
+
+    Catching up reads the log alone. Where the writer has changed its files the instance is opened anew: one that
+    goes on would keep what it once read from the log, and could show rows that have been erased since.
+    """
 
     def __init__(self, path: str) -> None:
         if not Path(path, "CURRENT").exists():
@@ -247,6 +255,7 @@ class _Follower:
         self._lock = threading.Lock()
         # a secondary keeps only its own log there
         self._scratch = tempfile.TemporaryDirectory(prefix="device-store-")
+        self._files = self._manifest()
         self._database = self._open()
 
     def read(
@@ -255,20 +264,37 @@ class _Follower:
         with self._lock:
             for attempts_left in reversed(range(_READ_ATTEMPTS)):
                 try:
-                    self._database.catch_up()
+                    self._follow()
                     return self._database.read(family, device_id, since, until, limit)
                 except StoreError:
                     # the writer may have deleted, after a compaction, a file that was about to be opened here
                     if not attempts_left:
                         raise
-                    self._database.close()
-                    self._database = self._open()
+                    self._files = None
         raise AssertionError("unreachable")
 
     def release(self) -> None:
         with self._lock:
             self._database.close()
             self._scratch.cleanup()
+
+    def _follow(self) -> None:
+        files = self._manifest()
+        if files == self._files:
+            self._database.catch_up()
+        else:
+            self._database.close()
+            self._database = self._open()
+            self._files = files
+
+    def _manifest(self) -> tuple[str, int] | None:
+        """What tells one set of files from another: the manifest grows with every change of them."""
+        try:
+            name = Path(self._path, "CURRENT").read_text().strip()
+            return name, Path(self._path, name).stat().st_size
+        except FileNotFoundError:
+            # between two manifests
+            return None
 
     def _open(self) -> "_Database":
         # a secondary must hold its files open, for the writer may delete them
@@ -369,10 +395,14 @@ class _Database:
             self._root.try_catch_up_with_primary()
 
     def close(self) -> None:
+        if self._root is None:
+            return
         # RocksDB's lock goes with the last reference, and each family holds one
         self._families.clear()
         self._handles.clear()
-        self._root.close()
+        root, self._root = self._root, None
+        with _explained(self._path):
+            root.close()
 
 
 def _options(max_open_files: int) -> Options:
@@ -386,8 +416,11 @@ def _options(max_open_files: int) -> Options:
     options.set_db_write_buffer_size(64 * _MIB)
     options.set_max_total_wal_size(64 * _MIB)
     options.set_compression_type(DBCompressionType.lz4())
-    # a bulk load flushes some 10 MB files: merging them four at a time would rewrite the store all along
-    options.set_level_zero_file_num_compaction_trigger(8)
+    # A bulk load leaves files of some 10 MB: to merge them four at a time, the default, would rewrite the store all
+    # along. A read looks into each of them, which stays within milliseconds.
+    options.set_level_zero_file_num_compaction_trigger(16)
+    options.set_level_zero_slowdown_writes_trigger(32)
+    options.set_level_zero_stop_writes_trigger(48)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(1)
     blocks = BlockBasedOptions()
