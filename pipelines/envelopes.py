@@ -144,9 +144,7 @@ class Envelopes:
         number = events.number
         uuids = _uuids(self._dice.bits("id, left half", number), self._dice.bits("id, right half", number))
         frame = pl.DataFrame({"uuid": uuids, "nth": events.nth, "counts": self._counts_ids[events.device]})
-        return frame.select(
-            pl.when("counts").then(pl.concat_str(pl.lit("e-"), "nth")).otherwise("uuid")
-        ).to_series()
+        return frame.select(pl.when("counts").then(pl.concat_str(pl.lit("e-"), "nth")).otherwise("uuid")).to_series()
 
     def _stamps(self, events: Events) -> pl.Series:
         """Times as JSON values: UTC to the microsecond or millisecond, at +02:00, or epoch milliseconds."""

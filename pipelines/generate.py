@@ -285,9 +285,7 @@ class _EventTruth:
     def write(self, table: pa.Table) -> None:
         if self._writer is None:
             repetitive = [name for name in table.column_names if name not in ("event_id", "event_time")]
-            self._writer = pq.ParquetWriter(
-                self._path, table.schema, compression="zstd", use_dictionary=repetitive
-            )
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", use_dictionary=repetitive)
         self._writer.write_table(table)
 
     def __exit__(self, *_: object) -> None:
@@ -372,9 +370,7 @@ class _AvroFiles(_Files):
         self._file = path.open("wb")
         # the marker between blocks is random unless given
         marker = len(self.paths).to_bytes(16, "big")
-        self._writer = fastavro.write.Writer(
-            self._file, RAW_LOG_AVRO, codec=RAW_LOG_CODEC, sync_marker=marker
-        )
+        self._writer = fastavro.write.Writer(self._file, RAW_LOG_AVRO, codec=RAW_LOG_CODEC, sync_marker=marker)
 
     def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
         assert self._writer is not None

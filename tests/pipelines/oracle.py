@@ -174,9 +174,7 @@ def _load(con: duckdb.DuckDBPyConnection, glob: str, secret: str) -> None:
     con.register("raw_lines", _raw_lines(glob))
     lines, events = _SQL.split("-- the first delivery of each event")
     con.execute(lines)
-    users = [
-        user for (user,) in con.execute("SELECT DISTINCT user_id FROM lines").fetchall() if user is not None
-    ]
+    users = [user for (user,) in con.execute("SELECT DISTINCT user_id FROM lines").fetchall() if user is not None]
     keys = [hmac.new(secret.encode(), user.encode(), hashlib.sha256).hexdigest()[:32] for user in users]
     con.register("user_keys", pa.table([pa.array(users, pa.string()), pa.array(keys, pa.string())],
                                        names=["user_id", "user_key"]))  # fmt: skip

@@ -23,8 +23,7 @@ def test_rows_become_envelopes_with_ids_that_equal_rows_do_not_share(tmp_path, c
     source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
     row = "u1,s1,home,2024-03-13 10:21:14,desktop,email,2024-01,returning\n"
     source.write_text(
-        "user_id,session_id,event,timestamp,platform,acquisition_channel,user_cohort,user_lifecycle\n"
-        + row * 2
+        "user_id,session_id,event,timestamp,platform,acquisition_channel,user_cohort,user_lifecycle\n" + row * 2
     )
     assert convert(source, target) == 2
     first, second = (json.loads(line) for line in target.read_text().splitlines())

@@ -33,9 +33,7 @@ def test_generated_events_as_the_oracle_reads_them_equal_the_truth(traffic_files
         found = oracle.expected_events(con, f"{traffic_files.files[0].parent}/*.jsonl")
     truth = pq.read_table(traffic_files.truth / "events.parquet")
     shared = [name for name in truth.column_names if name != "copies"]
-    ordered = truth.select(shared).sort_by(
-        [(name, "ascending") for name in ("device_id", "event_time", "event_id")]
-    )
+    ordered = truth.select(shared).sort_by([(name, "ascending") for name in ("device_id", "event_time", "event_id")])
     assert found.num_rows == 20_000
     assert found.select(shared).to_pylist() == ordered.to_pylist()
 
@@ -123,9 +121,7 @@ def test_traffic_is_a_shops(tmp_path):
     }
     purchases = events.filter(event_type="purchase")
     assert purchases["revenue"].is_not_null().mean() > 0.9
-    assert events.filter(pl.col("event_type") != "purchase")["revenue"].null_count() == 60_000 - len(
-        purchases
-    )
+    assert events.filter(pl.col("event_type") != "purchase")["revenue"].null_count() == 60_000 - len(purchases)
     # an id of a tracker that counts is used on several devices
     assert events["event_id"].n_unique() < 60_000
     assert events.select("device_id", "event_id").n_unique() == 60_000
@@ -230,9 +226,7 @@ def test_bus_also_delivers_messages_without_a_payload(tmp_path):
 
 @pytest.mark.parametrize(("events", "devices", "days"), [(1, 1, 1), (2, 1, 1), (150, 1, 1), (3_000, 10, 2)])
 def test_few_events_or_crowded_devices_are_laid_out_exactly(tmp_path, events, devices, days):
-    options = GenerateOptions(
-        events=events, out=tmp_path / "out", devices=devices, days=days, broken_share=0.0
-    )
+    options = GenerateOptions(events=events, out=tmp_path / "out", devices=devices, days=days, broken_share=0.0)
     summary = generate(options)
     truth = pl.read_parquet(summary.truth / "events.parquet")
     sessions = pl.read_parquet(summary.truth / "sessions.parquet")
@@ -270,9 +264,7 @@ def test_oracle_cuts_a_session_at_the_first_mark_after_four_hours(tmp_path, orac
     moments = [datetime(2026, 4, 12, 0, 1, tzinfo=UTC) + timedelta(minutes=20 * n) for n in range(27)]
     path.write_text(
         "".join(
-            json.dumps(
-                {"event_id": str(n), "event_type": "click", "timestamp": at.isoformat(), "device_id": "d"}
-            )
+            json.dumps({"event_id": str(n), "event_type": "click", "timestamp": at.isoformat(), "device_id": "d"})
             + "\n"
             for n, at in enumerate(moments)
         )
@@ -305,9 +297,7 @@ def test_oracle_takes_the_key_of_a_user_for_a_device_that_is_not_named(tmp_path,
         events = oracle.expected_events(con, str(path), secret="k")
     # echo -n user-12345 | openssl dgst -sha256 -hmac k
     key = "85037a10316f144294cf64988d0933d9"
-    assert events.select(["device_id", "user_key"]).to_pylist() == [
-        {"device_id": f"user:{key}", "user_key": key}
-    ]
+    assert events.select(["device_id", "user_key"]).to_pylist() == [{"device_id": f"user:{key}", "user_key": key}]
 
 
 def test_truth_columns_have_the_types_of_the_lake(traffic_files):

@@ -1,0 +1,182 @@
+"""The main job's outputs as one DuckDB script: what the pipeline is measured against.
+
+    python benchmarks/duckdb_script.py INPUT_FOLDER OUTPUT_FOLDER
+
+It reads JSON lines once and writes dead_letters.parquet (line and reason), events/ (deduplicated, sorted, by date),
+device_events.parquet (by device, newest first) and sessions/ (all columns of fact_sessions that a batch can fill).
+It has no state, no late data, no transaction log, no key-value store: it is the least that the outputs cost here.
+"""
+
+import sys
+from pathlib import Path
+
+import duckdb
+
+_READ = """
+CREATE TABLE parsed AS
+WITH lines AS (
+    SELECT line, json_valid(line) AS is_json, CASE WHEN is_json THEN line END AS json
+    FROM read_csv(
+        '{source}/*.jsonl', columns = {{'line': 'VARCHAR'}}, header = false, auto_detect = false,
+        delim = '\x01', quote = '', escape = '', max_line_size = 2097152, store_rejects = true
+    )
+    WHERE line <> ''
+), typed AS (
+    SELECT *,
+        json_type(json) AS type,
+        json_keys(json) AS keys,
+        json_type(json, ['$.event_id', '$.event_type', '$.timestamp', '$.device_id', '$.properties', '$.context',
+                         '$.user_id', '$.entity_id', '$.entity_type', '$.session_id']) AS types,
+        from_json(json, '{{
+            "event_id": "VARCHAR", "event_type": "VARCHAR", "timestamp": "VARCHAR", "device_id": "VARCHAR",
+            "user_id": "VARCHAR", "entity_id": "VARCHAR", "entity_type": "VARCHAR", "session_id": "VARCHAR",
+            "properties": "JSON",
+            "context": "JSON"
+        }}') AS e
+    FROM lines
+), nested AS (
+    SELECT *,
+        from_json(e.context, '{{
+            "device_id": "VARCHAR", "user_id": "VARCHAR", "country": "VARCHAR", "device_type": "VARCHAR",
+            "os": "VARCHAR", "app_version": "VARCHAR"
+        }}') AS c,
+        from_json(e.properties, '{{"page_url": "VARCHAR", "revenue": "VARCHAR", "amount": "VARCHAR"}}') AS p
+    FROM typed
+), lifted AS (
+    SELECT *,
+        coalesce(e.user_id, c.user_id, CASE WHEN e.entity_type = 'user' THEN e.entity_id END) AS user_id,
+        coalesce(e.device_id, c.device_id, 'user:' || left(sha256(user_id), 32)) AS device_id,
+        CASE types[3]
+            WHEN 'VARCHAR' THEN CASE
+                WHEN ends_with(e.timestamp, 'Z') OR regexp_matches(e.timestamp, '[+-]\\d\\d:\\d\\d$')
+                THEN CAST(try_cast(e.timestamp AS TIMESTAMPTZ) AS TIMESTAMP)
+            END
+            WHEN 'UBIGINT' THEN make_timestamp_ms(try_cast(e.timestamp AS BIGINT))
+        END AS event_time
+    FROM nested
+)
+SELECT
+    e.event_id, e.event_type, event_time, CAST(event_time AS DATE) AS event_date, device_id, user_id,
+    e.entity_id, e.entity_type, e.session_id AS tracker_session_id, p.page_url,
+    CASE WHEN e.event_type = 'purchase' THEN try_cast(coalesce(p.revenue, p.amount) AS DECIMAL(18, 4)) END AS revenue,
+    c.country, c.device_type, c.os, c.app_version, e.properties, e.context,
+    CASE WHEN len(keys) > list_count(types) THEN json_merge_patch(json, '{{
+        "event_id": null, "event_type": null, "timestamp": null, "device_id": null, "user_id": null,
+        "entity_id": null, "entity_type": null, "session_id": null, "properties": null, "context": null
+    }}') END AS extra_properties,
+    CASE
+        WHEN NOT is_json THEN 'not_json'
+        -- two things that DuckDB's parser lets pass: looked for cheaply first, then outside of strings
+        WHEN (contains(json, ',}}') OR contains(json, ',]') OR contains(json, 'NaN') OR contains(json, 'Infinity'))
+            AND regexp_matches(regexp_replace(json, '"(\\\\.|[^"\\\\])*"', '""', 'g'), ',\\s*[}}\\]]|NaN|Infinity')
+            THEN 'not_json'
+        WHEN type <> 'OBJECT' THEN 'not_an_object'
+        -- more keys than there are known ones: only then is it worth to look for equal ones
+        WHEN len(keys) > list_count(types) AND len(keys) <> list_unique(keys) THEN 'duplicate_key'
+        WHEN types[1] IS NULL OR types[2] IS NULL OR types[3] IS NULL THEN 'field_missing'
+        WHEN types[1] = 'NULL' OR types[2] = 'NULL' OR types[3] = 'NULL' THEN 'field_null'
+        WHEN types[1] <> 'VARCHAR' OR types[2] <> 'VARCHAR' OR types[3] NOT IN ('VARCHAR', 'UBIGINT')
+            OR types[4] NOT IN ('VARCHAR', 'NULL') OR types[5] NOT IN ('OBJECT', 'NULL')
+            OR types[6] NOT IN ('OBJECT', 'NULL') THEN 'field_wrong_type'
+        WHEN e.event_id = '' OR e.event_type = '' THEN 'field_empty'
+        WHEN device_id IS NULL THEN 'field_missing'
+        WHEN length(e.event_id) > 255 OR length(device_id) > 255 THEN 'field_too_long'
+        WHEN event_time IS NULL THEN 'bad_timestamp'
+        WHEN event_time > CAST(now() AS TIMESTAMP) + INTERVAL 1 HOUR THEN 'timestamp_ahead'
+    END AS reason,
+    CASE WHEN reason IS NOT NULL THEN line END AS bad_line
+FROM lifted;
+"""
+
+_DEAD_LETTERS = """
+COPY (
+    SELECT bad_line AS line, reason FROM parsed WHERE reason IS NOT NULL
+    UNION ALL
+    SELECT csv_line, 'bad_utf8' FROM reject_errors
+) TO '{target}/dead_letters.parquet' (COMPRESSION zstd);
+"""
+
+# few events come twice: find those by a hash aggregate, which is cheaper than to number all
+_DEDUPLICATE = """
+CREATE TABLE repeats AS
+SELECT unnest(list(rowid)[2:]) AS repeat FROM parsed WHERE reason IS NULL
+GROUP BY hash(device_id, event_id), device_id, event_id HAVING count(*) > 1;
+
+CREATE VIEW events AS
+SELECT * EXCLUDE (reason, bad_line) FROM parsed
+WHERE reason IS NULL AND rowid NOT IN (SELECT repeat FROM repeats);
+
+CREATE TABLE users AS
+SELECT user_id, left(sha256('secret' || user_id), 32) AS user_key
+FROM (SELECT DISTINCT user_id FROM parsed WHERE user_id IS NOT NULL);
+"""
+
+_DATES = "SELECT DISTINCT event_date FROM parsed WHERE reason IS NULL ORDER BY event_date"
+
+# a date at a time: the rows lie almost in order of time, so that each pass skips the others, and sorts are small
+_EVENTS = """
+COPY (
+    SELECT events.* EXCLUDE (event_date), user_key FROM events LEFT JOIN users USING (user_id)
+    WHERE event_date = DATE '{date}'
+    ORDER BY device_id, event_time, event_id
+) TO '{target}/events/event_date={date}/part-0.parquet' (COMPRESSION zstd);
+"""
+
+_DEVICES = """
+COPY (
+    SELECT * EXCLUDE (event_date) FROM events ORDER BY device_id, event_time DESC, event_id
+) TO '{target}/device_events.parquet' (COMPRESSION zstd);
+"""
+
+_SESSIONS = """
+COPY (
+    WITH starts AS (
+        SELECT *, row_number() OVER device AS n,
+            coalesce(event_time - lag(event_time) OVER device > INTERVAL 30 MINUTE, true) AS is_start
+        FROM events
+        WINDOW device AS (PARTITION BY device_id ORDER BY event_time, event_id)
+    ), numbered AS (
+        SELECT *, sum(is_start::INT) OVER (PARTITION BY device_id ORDER BY n ROWS UNBOUNDED PRECEDING) AS run
+        FROM starts
+    ), grouped AS (
+        SELECT
+            device_id,
+            min(event_time) AS session_start,
+            max(event_time) AS session_end,
+            count(*) AS event_count,
+            count(*) FILTER (event_type = 'page_view') AS page_view_count,
+            bool_or(event_type = 'purchase') AS had_purchase,
+            coalesce(sum(revenue), 0)::DECIMAL(18, 4) AS revenue,
+            arg_min(page_url, n) AS entry_page,
+            arg_max(page_url, n) AS exit_page,
+            arg_max(user_id, n) AS user_id,
+            arg_min(country, n) AS country,
+            arg_min(device_type, n) AS device_type,
+            arg_min(os, n) AS os,
+            arg_min(app_version, n) AS app_version
+        FROM numbered GROUP BY device_id, run
+    )
+    SELECT
+        md5(concat(device_id, chr(0), epoch_us(session_start))) AS session_id, grouped.* EXCLUDE (user_id), user_key,
+        session_start::DATE AS start_date, session_end::DATE AS end_date,
+        (epoch_us(session_end) - epoch_us(session_start)) / 1e6 AS duration_secs
+    FROM grouped LEFT JOIN users USING (user_id)
+    ORDER BY start_date, device_id, session_start
+) TO '{target}/sessions' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (start_date));
+"""
+
+
+def main(source: Path, target: Path) -> None:
+    """Run the script on the *.jsonl of a folder."""
+    target.mkdir(parents=True)
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 2; SET TimeZone = 'UTC'")
+        for step in (_READ, _DEAD_LETTERS, _DEDUPLICATE, _DEVICES, _SESSIONS):
+            connection.execute(step.format(source=source, target=target))
+        for (date,) in connection.execute(_DATES).fetchall():
+            (target / "events" / f"event_date={date}").mkdir(parents=True)
+            connection.execute(_EVENTS.format(target=target, date=date))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
