@@ -85,7 +85,8 @@ def count_sessions(kind: str, folder: Path) -> int:
     if kind == "product":
         code = f"import deltalake; print(deltalake.DeltaTable({path!r}).count())"
     else:
-        code = f"import duckdb; print(duckdb.read_parquet({path!r}).count('*').fetchone()[0])"
+        query = f"SELECT count(*) FROM '{path}'"
+        code = f"import duckdb; print(duckdb.connect().execute({query!r}).fetchone()[0])"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
@@ -272,8 +273,8 @@ def main() -> None:
             for program in programs:
                 trial = run_trial(program, events, source, options.work)
                 print(
-                    f"{NAMES[program]:16s} {events:>10,} events {trial.seconds:7.1f} s  CPU {trial.cpu_seconds:7.1f} s  "
-                    f"{trial.peak_mb:6,.0f} MB  load {trial.load}",
+                    f"{NAMES[program]:16s} {events:>10,} events {trial.seconds:7.1f} s  "
+                    f"CPU {trial.cpu_seconds:7.1f} s  {trial.peak_mb:6,.0f} MB  load {trial.load}",
                     flush=True,
                 )
                 if trial.sessions != truth:
