@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,11 +123,19 @@ def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
     partition_by = table.metadata().partition_columns
     values = [pc.cast(actions.column(f"partition.{name}"), pa.string()).to_pylist() for name in partition_by]
     partitions = zip(*values, strict=True) if values else [()] * actions.num_rows
-    columns = (actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records"))
+    # the log's form of a path is percent-encoded; what a file is called, and what a commit takes, is not
+    paths = [unquote(path) for path in actions.column("path").to_pylist()]
+    columns = (paths, actions.column("size_bytes").to_pylist(), actions.column("num_records").to_pylist())
     files: dict[Partition, list[LiveFile]] = {}
     for partition, *fields in sorted(zip(partitions, *columns, strict=True), key=lambda row: row[1]):
         files.setdefault(partition, []).append(LiveFile(*fields))
     return files
+
+
+def file_path(lake_uri: str, name: str, file: LiveFile) -> str:
+    """Where a live file of a table lies: a plain absolute path, or a URI in an object store."""
+    # not DeltaTable.file_uris(), which percent-encodes a local root
+    return f"{_delta_uri(table_uri(lake_uri, name))}/{file.path}"
 
 
 def read_table(

@@ -121,6 +121,7 @@ def commit(
             continue  # another run committed meanwhile: look again
         except (DeltaError, OSError) as error:
             raise StoreError(f"{record.name}: cannot commit: {first_line(error)}") from error
+        table.update_incremental()
         added = [file for write in writes for file in write.added]
         return CommitResult(
             record.name,

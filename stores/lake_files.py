@@ -22,7 +22,7 @@ TARGET_FILE_BYTES = 32 << 20
 ROW_GROUP_ROWS = 128 << 10
 ZSTD_LEVEL = 1  # level 3 saves 4% of the bytes and costs 60% more time
 EXPECTED_RATIO = 8  # Arrow bytes of a file's rows over its Parquet bytes, until the first file has shown it
-BUFFER_BYTES = 192 << 20  # a file is cut short rather than that more than this is held, in Arrow bytes
+BUFFER_BYTES = 96 << 20  # a file is cut short rather than that more than this is held, in Arrow bytes
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -104,7 +104,8 @@ def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partit
         yield (), table
         return
     names = list(record.partition_by)
-    values = _frame(table.select(names))
+    # Delta writes an empty text as null
+    values = _frame(table.select(names)).with_columns(pl.col(pl.String).replace("", None))
     runs = _runs(values)
     if runs["value"].is_duplicated().any():
         order = values.select(pl.arg_sort_by(names, maintain_order=True)).to_series()
@@ -156,7 +157,7 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
     table_uri, record, _ = place
     stored = [name for name in record.names if name not in record.partition_by]
     # the tables come sorted: a stable sort merges such runs, an unstable one starts again
-    frame = pl.concat([_frame(table.select(stored)) for table in tables])
+    frame = _frame(pa.concat_tables([table.select(stored) for table in tables]))
     sort_by = [name for name in record.sort_by if name in stored]
     if sort_by:
         frame = frame.sort(sort_by, maintain_order=True)

@@ -13,7 +13,7 @@ from deltalake.exceptions import DeltaError
 from pyarrow.fs import LocalFileSystem
 
 from schemas.errors import InputError, StoreError
-from stores.lake import find_table, table_names
+from stores.lake import file_path, find_table, live_files, table_names
 from stores.lake_files import first_line, open_location
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE)
@@ -57,7 +57,7 @@ class LakeConnection:
             for name in table_names(lake_uri):
                 table = find_table(lake_uri, name)
                 if table is not None:
-                    files += self._add_view(name, table)
+                    files += self._add_view(lake_uri, name, table)
             if isinstance(open_location(lake_uri)[0], LocalFileSystem):
                 self._duckdb.execute(f"SET allowed_paths = [{', '.join(map(_literal, files))}]")
                 self._duckdb.execute("SET enable_external_access = false")
@@ -97,9 +97,9 @@ class LakeConnection:
     ) -> None:
         self.close()
 
-    def _add_view(self, name: str, table: DeltaTable) -> list[str]:
+    def _add_view(self, lake_uri: str, name: str, table: DeltaTable) -> list[str]:
         try:
-            files = table.file_uris()
+            files = [file_path(lake_uri, name, file) for found in live_files(table).values() for file in found]
             schema = pa.schema(table.schema().to_arrow())
         except DeltaError as error:
             raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
