@@ -191,11 +191,8 @@ def _unreadable(raw: pa.Table) -> pa.Table:
         Reason.EMPTY_PAYLOAD.value,
         Reason.OVERSIZED_EVENT.value,
     )
-    try:
-        payload.cast(pa.string())
-    except pa.ArrowInvalid:
-        bad = pa.array([not _is_utf8(value) for value in payload.to_pylist()])
-        reason = pc.coalesce(reason, pc.if_else(bad, Reason.BAD_UTF8.value, None))
+    bad = pc.is_in(raw["row"], pa.array(_rows_not_utf8(payload.combine_chunks(), 0), pa.int64()))
+    reason = pc.coalesce(reason, pc.if_else(bad, Reason.BAD_UTF8.value, None))
     found = pa.table({"row": raw["row"], "reason": reason, "field": pa.nulls(len(raw), pa.string())})
     return found.filter(pc.is_valid(found["reason"]))
 
@@ -240,12 +237,16 @@ def _is_strict_json(text: bytes) -> bool:
     return True
 
 
-def _is_utf8(value: bytes | None) -> bool:
+def _rows_not_utf8(payload: pa.Array, start: int) -> list[int]:
+    """Numbers, counted from `start`, of the values that are not UTF-8: by halving, as Arrow tells of a whole only."""
     try:
-        (value or b"").decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        payload.cast(pa.string())
+    except pa.ArrowInvalid:
+        if len(payload) == 1:
+            return [start]
+        half = len(payload) // 2
+        return _rows_not_utf8(payload[:half], start) + _rows_not_utf8(payload[half:], start + half)
+    return []
 
 
 def _mend_surrogates(raw: pa.Table) -> pa.Table:
