@@ -20,10 +20,10 @@ ShardedTable = tuple[int, pa.Table]
 
 
 class TableCoder(Coder):
-    """Encodes a table as one Arrow IPC stream, LZ4 in its buffers.
+    """Encodes a table as one Arrow IPC stream.
 
-    A runner that keeps its shuffles in memory (DirectRunner) would hold the whole input there. While `spill_to`
-    has given this process a `Spill`, the encoded form is a reference into that file and memory stays flat.
+    A runner that keeps its shuffles in memory (DirectRunner) would hold the whole input there. While `spill` is set
+    in this process, the encoded form is a reference into that file and memory stays flat.
     """
 
     spill: "Spill | None" = None
@@ -31,7 +31,8 @@ class TableCoder(Coder):
     def encode(self, value: pa.Table) -> bytes:
         """Encode a table: a marker byte, then the stream or its place in the spill file."""
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        # A network is slower than LZ4, the page cache is not
+        options = pa.ipc.IpcWriteOptions(compression=None if TableCoder.spill else "lz4")
         with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
             writer.write_table(value)
         buffer = sink.getvalue()
