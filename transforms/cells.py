@@ -183,9 +183,7 @@ def _reduce(cells: pl.DataFrame, runs: Runs) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _reduce_attribute(
-    cells: pl.DataFrame, runs: Runs, attribute: Attribute, decided: Integers
-) -> dict[str, pl.Series]:
+def _reduce_attribute(cells: pl.DataFrame, runs: Runs, attribute: Attribute, decided: Integers) -> dict[str, pl.Series]:
     """The attribute's value and event; `decided` are the rows of each run's own first or last event."""
     name, _, keep = attribute
     values, own_times, own_ids = cells[name], cells[f"{name}_time"], cells[f"{name}_id"]

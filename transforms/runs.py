@@ -73,9 +73,7 @@ class Runs:
         """The row of each run that is last by (time, id) among the valid ones, `NONE` where none is."""
         return self._decide(times, ids, valid, np.maximum, -_EXTREME)
 
-    def _decide(
-        self, times: Integers, ids: EventIds, valid: Flags | None, extreme: np.ufunc, never: int
-    ) -> Integers:
+    def _decide(self, times: Integers, ids: EventIds, valid: Flags | None, extreme: np.ufunc, never: int) -> Integers:
         times = times[self.order]
         if valid is not None:
             times = np.where(valid[self.order], times, never)

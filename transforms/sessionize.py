@@ -2,28 +2,37 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
 
 from schemas.errors import OptionError
-from schemas.sessions import PaneTiming
-from transforms.cells import cells_of, merge_cells
+from schemas.sessions import SESSION_PANE, PaneTiming
+from transforms.cells import CELL, cells_of, merge_cells
 from transforms.metrics import count
 from transforms.policy import SessionPolicy
+from transforms.session_state import Kept, Marks, accept, expect, fire, idle, needs_cold
 from transforms.sessions import panes_of_bounded
-from transforms.tables import ShardedTable, split_by_shard
+from transforms.tables import ShardedTable, TableCoder, split_by_shard
 
 
 @dataclass(eq=False)
 class Sessionize(beam.PTransform):
-    """Event batches in, session panes out.
+    """Event batches in, session panes out; expands by the boundedness of its input.
 
     Element in: rows of EVENT_BATCH, stamped with their earliest event time. Element out: rows of SESSION_PANE
     in the global window; an order between elements is not promised, `pane_index` gives it.
 
-    A bounded input needs neither state nor timers: its panes are a closed form of its cells, and no event is
-    late.
+    A bounded input needs neither state nor timers: its panes are a closed form of its cells, and no event is late.
+    An unbounded one ticks: see `transforms.session_state` for when panes fire and what is too late.
+
+    Counters: ``panes_early``, ``panes_on_time``, ``panes_late``, ``retractions``; of an unbounded input also
+    ``events_late`` (behind the last tick, accepted) and ``events_too_late`` (they change no session).
 
     Attributes:
         policy: The rules.
@@ -44,10 +53,10 @@ class Sessionize(beam.PTransform):
     def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Cells before the shuffle: fewer rows to move, and they merge in any order after it."""
         cells = pcoll | "SummarizeIntoCells" >> beam.ParDo(_ToCells(self.policy, self.shards))
+        if not pcoll.is_bounded:
+            return cells | "TickSessions" >> beam.ParDo(_Tick(self.policy))
         return (
-            cells
-            | "GroupByShard" >> beam.GroupByKey()
-            | "ChainIntoSessions" >> beam.ParDo(_ChainBounded(self.policy))
+            cells | "GroupByShard" >> beam.GroupByKey() | "ChainIntoSessions" >> beam.ParDo(_ChainBounded(self.policy))
         )
 
 
@@ -73,6 +82,102 @@ class _ChainBounded(beam.DoFn):
         panes = panes_of_bounded(merge_cells(tables), self._policy)
         count_panes(panes)
         yield panes
+
+
+# Five numbers a shard, never cleared: by them an event is too late even when nothing else is kept.
+_MARKS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("marks", FastPrimitivesCoder()))
+# Cells that no tick has shown; each tick that has work rewrites them with those whose slot has not ended.
+_PENDING = beam.DoFn.StateParam(BagStateSpec("pending", TableCoder()))
+# Devices with an open session; each tick that has work rewrites them, without those that fell silent.
+_HOT_CELLS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("hot_cells", TableCoder()))
+_HOT_PANES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("hot_panes", TableCoder()))
+# The other devices; the tick of `Marks.sweep` drops what has expired, at the latest a gap after it did.
+_COLD_CELLS = beam.DoFn.StateParam(BagStateSpec("cold_cells", TableCoder()))
+_COLD_PANES = beam.DoFn.StateParam(BagStateSpec("cold_panes", TableCoder()))
+_TICK = TimerSpec("tick", TimeDomain.WATERMARK)
+_TIMER = beam.DoFn.TimerParam(_TICK)
+
+
+class _Tick(beam.DoFn):
+    """Cells of a shard into its panes, tick by tick; the rules are in `transforms.session_state`.
+
+    One timer a shard. Elements may only bring it forward: one that each element set anew would never fire. Its own
+    firing sets it again while anything is kept, and no longer, so that a drained input ends.
+    """
+
+    def __init__(self, policy: SessionPolicy) -> None:
+        self._policy = policy
+
+    def process(
+        self,
+        element: ShardedTable,
+        marks: Any = _MARKS,
+        pending: Any = _PENDING,
+        timer: Any = _TIMER,
+    ) -> None:
+        before = Marks(*(marks.read() or ()))
+        accepted = accept(element[1], before, self._policy)
+        count("events_late", accepted.late_events)
+        count("events_too_late", accepted.too_late_events)
+        if accepted.cells.num_rows == 0:
+            return
+        pending.add(accepted.cells)
+        _write_marks(marks, timer, expect(accepted.cells, before, self._policy), before)
+
+    @on_timer(_TICK)
+    def tick(
+        self,
+        marks: Any = _MARKS,
+        pending: Any = _PENDING,
+        hot_cells: Any = _HOT_CELLS,
+        hot_panes: Any = _HOT_PANES,
+        cold_cells: Any = _COLD_CELLS,
+        cold_panes: Any = _COLD_PANES,
+        timer: Any = _TIMER,
+    ) -> Iterator[pa.Table]:
+        before = Marks(*marks.read())
+        tick = before.armed
+        if tick is None:  # a runner may deliver a timer that was set earlier for a later time
+            return
+        if before.due is None or tick < before.due:
+            _write_marks(marks, timer, idle(tick, before, self._policy), before)
+            return
+        waiting = pa.concat_tables([CELL.empty(), *pending.read()])
+        hot = Kept(hot_cells.read() or CELL.empty(), hot_panes.read() or SESSION_PANE.empty())
+        cold = None
+        if needs_cold(tick, waiting, before):
+            cold = Kept(pa.concat_tables(cold_cells.read()), pa.concat_tables(cold_panes.read()))
+        fired = fire(tick, waiting, hot, cold, before, self._policy)
+        _replace(pending, fired.pending)
+        if fired.hot.cells.num_rows:
+            hot_cells.write(fired.hot.cells)
+            hot_panes.write(fired.hot.panes)
+        else:
+            hot_cells.clear()
+            hot_panes.clear()
+        if fired.cold is not None:
+            _replace(cold_cells, fired.cold.cells)
+            _replace(cold_panes, fired.cold.panes)
+        if fired.frozen.panes.num_rows:
+            cold_cells.add(fired.frozen.cells)
+            cold_panes.add(fired.frozen.panes)
+        _write_marks(marks, timer, fired.marks, before)
+        if fired.panes.num_rows:
+            count_panes(fired.panes)
+            yield fired.panes
+
+
+def _write_marks(state: Any, timer: Any, marks: Marks, before: Marks) -> None:
+    """Keep the marks, and set the timer where it is not set already."""
+    state.write(tuple(marks))
+    if marks.armed is not None and marks.armed != before.armed:
+        timer.set(Timestamp(micros=marks.armed))
+
+
+def _replace(bag: Any, table: pa.Table) -> None:
+    bag.clear()
+    if table.num_rows:
+        bag.add(table)
 
 
 def count_panes(panes: pa.Table) -> None:

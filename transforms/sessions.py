@@ -1,14 +1,16 @@
 """Sessions as a closed form of cells: where each begins and ends, what it holds, what panes it fires."""
 
+import threading
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from schemas.durations import DAY, SECOND
-from schemas.keys import session_ids
+from schemas.keys import session_id_sql
 from schemas.sessions import SESSION, SESSION_PANE, CutReason, PaneTiming
 from transforms.cells import ATTRIBUTES, gather, to_arrow
 from transforms.policy import SessionPolicy
@@ -18,8 +20,8 @@ SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_tim
 """What a session is, without the pane that told of it."""
 
 _NEVER = np.iinfo(np.int64).max
-_UTC = pl.Datetime("us", "UTC")
-_REASONS = pl.Series([None, CutReason.CAP.value, CutReason.MIDNIGHT.value], dtype=pl.String)
+UTC = pl.Datetime("us", "UTC")
+CUT_REASONS = pl.Series([None, CutReason.CAP.value, CutReason.MIDNIGHT.value], dtype=pl.String)
 _NO_CUT, _CAP, _MIDNIGHT = 0, 1, 2
 _MOST_MONEY = pl.Series(["99999999999999.9999"]).cast(pl.Decimal(38, 4))[0]
 
@@ -65,9 +67,7 @@ def spans_of(cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
     device = cells["device_id"]
     first, last = cells["first_time"].to_numpy(), cells["last_time"].to_numpy()
     begins = np.ones(rows, dtype=bool)
-    begins[1:] = (device.slice(1) != device.slice(0, rows - 1)).to_numpy() | (
-        first[1:] - last[:-1] > policy.gap
-    )
+    begins[1:] = (device.slice(1) != device.slice(0, rows - 1)).to_numpy() | (first[1:] - last[:-1] > policy.gap)
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], rows)
     return _cut(Spans(starts, ends, np.zeros(len(starts), dtype=np.int8)), cells, policy)
@@ -127,27 +127,42 @@ def describe(cells: pl.DataFrame, spans: Spans) -> pl.DataFrame:
     device = cells["device_id"][starts]
     start, end = cells["first_time"][starts], cells["last_time"][final]
     columns = {
-        "session_id": pl.Series("session_id", [], dtype=pl.String),
+        "session_id": _session_ids(device, start),
         "device_id": device,
-        "session_start": start.cast(_UTC),
-        "session_end": end.cast(_UTC),
-        "start_date": start.cast(_UTC).dt.date(),
-        "end_date": end.cast(_UTC).dt.date(),
+        "session_start": start.cast(UTC),
+        "session_end": end.cast(UTC),
+        "start_date": start.cast(UTC).dt.date(),
+        "end_date": end.cast(UTC).dt.date(),
         "duration_secs": pl.Series((end - start).to_numpy() / SECOND),
         "event_count": _range_sum(cells["event_count"], spans),
         "page_view_count": _range_sum(cells["page_view_count"], spans),
         "had_purchase": _range_sum(cells["had_purchase"].cast(pl.Int64), spans) > 0,
         # Money has 18 digits; a sum beyond them is a broken producer, and must not stop the rest.
-        "revenue": _range_sum(cells["revenue"], spans)
-        .clip(-_MOST_MONEY, _MOST_MONEY)
-        .cast(pl.Decimal(18, 4)),
-        "cut_reason": _REASONS[spans.cuts.astype(np.int64)],
+        "revenue": _range_sum(cells["revenue"], spans).clip(-_MOST_MONEY, _MOST_MONEY).cast(pl.Decimal(18, 4)),
+        "cut_reason": CUT_REASONS[spans.cuts.astype(np.int64)],
     }
     for name, _, keep in ATTRIBUTES:
         columns[name] = gather(cells[name], _decided(cells[name], spans, keep))
-    ids = session_ids(device.to_arrow().cast(pa.string()), columns["session_start"].to_arrow())
-    columns["session_id"] = pl.Series(pl.from_arrow(ids))
     return pl.DataFrame(columns)
+
+
+_thread = threading.local()
+
+
+def _session_ids(devices: pl.Series, starts: pl.Series) -> pl.Series:
+    """Session ids by the rule of `schemas.keys`.
+
+    A tick asks for a handful, often; opening a database for each would cost ten times the rest of the tick.
+    """
+    if len(devices) == 0:
+        return pl.Series(dtype=pl.String)
+    if not hasattr(_thread, "database"):
+        _thread.database = duckdb.connect()
+    keyed = pl.DataFrame({"device_id": devices, "start": starts})
+    _thread.database.register("keyed", keyed.to_arrow())
+    ids = _thread.database.sql(f"SELECT {session_id_sql('device_id', 'start')} AS id FROM keyed").to_arrow_table()
+    _thread.database.unregister("keyed")
+    return pl.Series(pl.from_arrow(ids["id"]))
 
 
 def _range_sum(values: pl.Series, spans: Spans) -> pl.Series:
@@ -193,9 +208,7 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     every = Spans(*(np.append(a, b)[order] for a, b in zip(early, spans, strict=True)))
     owner = np.append(of_early, session)[order]
     index = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    return _as_panes(
-        describe(frame, every), np.append(marks, closed)[order], index, final=order >= len(of_early)
-    )
+    return _as_panes(describe(frame, every), np.append(marks, closed)[order], index, final=order >= len(of_early))
 
 
 def closing_ticks(last: Integers, policy: SessionPolicy) -> Integers:
@@ -248,6 +261,6 @@ def _as_panes(
         pl.Series("pane_timing", timing[np.broadcast_to(final, len(index)).astype(np.int64)]),
         pl.Series("pane_index", index, dtype=pl.Int32),
         pl.lit(value=False).alias("is_retraction"),
-        pl.Series("fired_at", fired_at).cast(_UTC),
+        pl.Series("fired_at", fired_at).cast(UTC),
     )
     return to_arrow(panes, SESSION_PANE.schema)

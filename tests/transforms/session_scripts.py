@@ -10,10 +10,17 @@ from uuid import uuid4
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.feather as feather
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.testing import test_stream as streams
+from apache_beam.utils.timestamp import Timestamp
 
 from schemas.durations import DAY, HOUR, MINUTE, SECOND
 from schemas.events import EVENT_BATCH
+from schemas.sessions import SESSION_PANE
+from transforms.metrics import SEEN_HERE
 from transforms.policy import SessionPolicy
+from transforms.tables import at_earliest
 
 BASE = int(datetime(2026, 4, 12, 10, tzinfo=UTC).timestamp()) * SECOND
 """Ten o'clock UTC: on every grid that the tests use, hours away from midnight."""
@@ -143,3 +150,30 @@ class KeepTables(beam.PTransform):
 def kept_tables(folder: Path, schema: pa.Schema) -> pa.Table:
     """Every table that `KeepTables` wrote."""
     return pa.concat_tables([schema.empty_table(), *(feather.read_table(path) for path in folder.iterdir())])
+
+
+Script = list[int | list[dict[str, Any]]]
+"""What happens in order: a watermark that is reached, or a batch of events that comes."""
+
+
+def run_script(folder: Path, script: Script, sessions: beam.PTransform) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Run a session engine on a script; at its end the watermark goes to infinity.
+
+    Returns:
+        The panes as rows, and what was counted.
+    """
+    stream = streams.TestStream()
+    for step in script:
+        if isinstance(step, int):
+            stream = stream.advance_watermark_to(Timestamp(micros=step))
+        else:
+            stream = stream.add_elements([at_earliest(batch(step))])
+    folder = folder / uuid4().hex
+    folder.mkdir()
+    before = SEEN_HERE.copy()
+    pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=PipelineOptions([], streaming=True))
+    _ = pipeline | stream.advance_watermark_to_infinity() | sessions | KeepTables(str(folder))
+    pipeline.run().wait_until_finish()
+    panes = kept_tables(folder, SESSION_PANE.schema)
+    rows = rows_of(panes, "session_id", "pane_timing", "pane_index", "is_retraction", "fired_at")
+    return rows, dict(SEEN_HERE - before)

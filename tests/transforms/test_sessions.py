@@ -20,10 +20,7 @@ def sessions(rows, policy=POLICY):
 
 
 def spans(rows, policy=POLICY):
-    return [
-        (row["session_start"], row["session_end"], row["cut_reason"])
-        for row in rows_of(sessions(rows, policy))
-    ]
+    return [(row["session_start"], row["session_end"], row["cut_reason"]) for row in rows_of(sessions(rows, policy))]
 
 
 def test_no_cells_gives_no_sessions():
@@ -107,9 +104,7 @@ def test_revenue_beyond_the_column_is_held_at_its_limit():
 
 def test_session_id_is_that_of_its_device_and_start():
     found = sessions([click(at(0)), click(at(2))])
-    assert (
-        found["session_id"].to_pylist() == session_ids(found["device_id"], found["session_start"]).to_pylist()
-    )
+    assert found["session_id"].to_pylist() == session_ids(found["device_id"], found["session_start"]).to_pylist()
 
 
 @settings(deadline=None)
@@ -132,9 +127,7 @@ def test_bounded_panes_end_with_one_on_time_pane_a_session(early):
     rows = [click(at(minutes=12 * n)) for n in range(3)] + [click(at(3))]
     panes = panes_of_bounded(cells_of(batch(rows), policy), policy).to_pylist()
     on_time = [
-        (pane["pane_index"], pane["fired_at"].strftime("%H:%M"))
-        for pane in panes
-        if pane["pane_timing"] == "ON_TIME"
+        (pane["pane_index"], pane["fired_at"].strftime("%H:%M")) for pane in panes if pane["pane_timing"] == "ON_TIME"
     ]
     assert on_time == ([(0, "10:55"), (0, "13:35")] if early is None else [(3, "10:55"), (1, "13:35")])
     assert [pane["fired_at"].strftime("%H:%M") for pane in panes if pane["pane_timing"] == "EARLY"] == (
