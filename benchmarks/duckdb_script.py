@@ -23,7 +23,6 @@ WITH lines AS (
     WHERE line <> ''
 ), typed AS (
     SELECT *,
-        json_type(json) AS type,
         json_keys(json) AS keys,
         json_type(json, ['$.event_id', '$.event_type', '$.timestamp', '$.device_id', '$.properties', '$.context',
                          '$.user_id', '$.entity_id', '$.entity_type', '$.session_id']) AS types,
@@ -70,7 +69,7 @@ SELECT
         WHEN (contains(json, ',}}') OR contains(json, ',]') OR contains(json, 'NaN') OR contains(json, 'Infinity'))
             AND regexp_matches(regexp_replace(json, '"(\\\\.|[^"\\\\])*"', '""', 'g'), ',\\s*[}}\\]]|NaN|Infinity')
             THEN 'not_json'
-        WHEN type <> 'OBJECT' THEN 'not_an_object'
+        WHEN ltrim(json)[1] <> '{{' THEN 'not_an_object'
         -- more keys than there are known ones: only then is it worth to look for equal ones
         WHEN len(keys) > list_count(types) AND len(keys) <> list_unique(keys) THEN 'duplicate_key'
         WHEN types[1] IS NULL OR types[2] IS NULL OR types[3] IS NULL THEN 'field_missing'
@@ -93,7 +92,7 @@ COPY (
     SELECT bad_line AS line, reason FROM parsed WHERE reason IS NOT NULL
     UNION ALL
     SELECT csv_line, 'bad_utf8' FROM reject_errors
-) TO '{target}/dead_letters.parquet' (COMPRESSION zstd);
+) TO '{target}/dead_letters.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
 """
 
 # few events come twice: find those by a hash aggregate, which is cheaper than to number all
@@ -118,14 +117,14 @@ _EVENTS = """
 COPY (
     SELECT events.* EXCLUDE (event_date), user_key FROM events LEFT JOIN users USING (user_id)
     WHERE event_date = DATE '{date}'
-    ORDER BY device_id, event_time, event_id
-) TO '{target}/events/event_date={date}/part-0.parquet' (COMPRESSION zstd);
+    ORDER BY device_id, event_time
+) TO '{target}/events/event_date={date}/part-0.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
 """
 
 _DEVICES = """
 COPY (
-    SELECT * EXCLUDE (event_date) FROM events ORDER BY device_id, event_time DESC, event_id
-) TO '{target}/device_events.parquet' (COMPRESSION zstd);
+    SELECT * EXCLUDE (event_date) FROM events ORDER BY device_id, event_time DESC
+) TO '{target}/device_events.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
 """
 
 _SESSIONS = """
@@ -162,7 +161,7 @@ COPY (
         (epoch_us(session_end) - epoch_us(session_start)) / 1e6 AS duration_secs
     FROM grouped LEFT JOIN users USING (user_id)
     ORDER BY start_date, device_id, session_start
-) TO '{target}/sessions' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (start_date));
+) TO '{target}/sessions' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2, PARTITION_BY (start_date));
 """
 
 
