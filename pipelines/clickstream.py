@@ -1,27 +1,20 @@
 """The main job: raw events in, the lake and the device store kept. Batch and live differ in the source alone."""
 
-from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
-from transforms.beam_sessions import BeamSessions
-from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 
 from pipelines.options import RunOptions
 from schemas.dead_letters import DEAD_LETTER
 from schemas.events import EVENT
 from stores.lake_commit import WriteMode
+from transforms.beam_sessions import BeamSessions
 from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
-from transforms.policy import SessionPolicy
 from transforms.read_files import RawInput
 from transforms.sessionize import Sessionize
+from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.write_lake import WriteLake, WriteSessions
-
-SESSION_ENGINES: dict[str, Callable[[SessionPolicy, int], beam.PTransform]] = {
-    "columnar": Sessionize,
-    "beam": lambda policy, _: BeamSessions(policy),
-}
 
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
@@ -33,7 +26,8 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     unique = decoded.events | "Deduplicate" >> Deduplicate(
         shards=options.shards, gap=policy.gap, allowed_lateness=policy.allowed_lateness, tick=policy.cell
     )
-    panes = unique | "Sessionize" >> SESSION_ENGINES[options.session_engine](policy, options.shards)
+    columnar = options.session_engine == "columnar"
+    panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
     dead_letters: Any = (raw.dead_letters, decoded.dead_letters) | "AllDeadLetters" >> beam.Flatten()
 
     _ = unique | "EventsToLake" >> WriteLake(EVENT, options.lake, mode)

@@ -66,7 +66,7 @@ class RunReport:
                 for name, count in sorted(counters.items())
                 if name.startswith("dead_")
             },
-            sessions=total("sessions"),
+            sessions=total("lake_fact_sessions_rows", "lake_fact_sessions_skipped"),
             panes=panes | {"RETRACTION": total("retractions")},
             late_events=total("events_late"),
             too_late_events=total("events_too_late"),
