@@ -38,7 +38,7 @@ class Trial:
         events: Unique events in the input.
         seconds: Wall time of the process, start-up included.
         cpu_seconds: User and system time.
-        peak_mb: Largest resident set, in 2**20 bytes.
+        peak_mb: Largest resident set, in 10**6 bytes.
         sessions: Sessions in its output.
         load: Load average of the machine just before; over 0.5 says that something else was running.
     """
@@ -110,7 +110,7 @@ def run_trial(program: str, events: int, source: Path, work: Path) -> Trial:
         events=events,
         seconds=round(seconds, 2),
         cpu_seconds=round(usage.ru_utime + usage.ru_stime, 2),
-        peak_mb=round(usage.ru_maxrss / 1024),
+        peak_mb=round(usage.ru_maxrss * 1024 / 1e6),
         sessions=count_sessions(program, target),
         load=round(load, 1),
     )
@@ -290,7 +290,7 @@ def main() -> None:
     line = machine()
     data = {
         "machine": line,
-        "command": "python benchmarks/bench.py",
+        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
         "trials": [asdict(t) for t in trials],
         "medians": [asdict(t) for t in rows],
         "targets": [asdict(t) for t in targets],
