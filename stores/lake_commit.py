@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -88,6 +88,8 @@ def commit(
 ) -> CommitResult:
     """Make the writes visible, all or none; of a transaction that is already in, nothing.
 
+    A run that dies before this leaves files that no reader sees.
+
     Args:
         lake_uri: The lake's root.
         record: The table's record; the table is made if there is none.
@@ -99,23 +101,66 @@ def commit(
         StoreBusyError: Another run changed a partition after it was read: nothing was written, run again.
         StoreError: The table cannot be read or written.
     """
+
+    def plan(_: DeltaTable, done: int) -> Planned | None:
+        return None if done >= transaction.version else Planned(transaction.version, writes)
+
+    return commit_planned(lake_uri, record, mode, transaction.app_id, plan)
+
+
+class Planned(NamedTuple):
+    """What to commit on top of a version of a table.
+
+    Attributes:
+        version: The transaction version that says it is in.
+        writes: The writes.
+        even_empty: Whether the version is recorded where the writes come to nothing.
+    """
+
+    version: int
+    writes: Sequence[PartitionWrite]
+    even_empty: bool = False
+
+
+def commit_planned(
+    lake_uri: str,
+    record: Record,
+    mode: WriteMode,
+    app_id: str,
+    plan: Callable[[DeltaTable, int], Planned | None],
+) -> CommitResult:
+    """Commit what is planned on the table's current version; planned anew when another commit came between.
+
+    Args:
+        lake_uri: The lake's root.
+        record: The table's record; the table is made if there is none.
+        mode: As `commit`.
+        app_id: Application id of the transaction.
+        plan: Given the table and its version of `app_id` (0 for none): what to commit, None for nothing.
+
+    Raises:
+        StoreBusyError: Another run changed a partition after it was read: nothing was written, run again.
+        StoreError: The table cannot be read or written.
+    """
     started = time.monotonic()
     for _ in range(COMMIT_ATTEMPTS):
         table = open_table(lake_uri, record)
-        done = table.transaction_version(transaction.app_id)
-        if done is not None and done >= transaction.version:
+        planned = plan(table, table.transaction_version(app_id) or 0)
+        if planned is None:
             return CommitResult(record.name, table.version(), committed=False)
+        writes = planned.writes
         removed = _files_to_remove(table, record, writes, mode)
         skipped = sum(write.skipped for write in writes)
-        if not removed and not any(write.added for write in writes):
+        if not (removed or planned.even_empty or any(write.added for write in writes)):
             return CommitResult(record.name, table.version(), committed=False, rows_already_there=skipped)
+        transactions = _transactions(table, mode, Transaction(app_id, planned.version))
         try:
             table.create_write_transaction(
                 _actions(record, writes, removed),
                 mode="append",  # adds and removes are both named; Delta's overwrite would choose the removes
                 schema=delta_schema(record),
                 partition_by=list(record.partition_by),
-                commit_properties=CommitProperties(app_transactions=_transactions(table, mode, transaction)),
+                commit_properties=CommitProperties(app_transactions=transactions),
             )
         except CommitFailedError:
             continue  # another run committed meanwhile: look again

@@ -205,6 +205,22 @@ def read_files(place: Place, paths: Iterable[str], columns: Sequence[str] | None
     return table.select(names).cast(schema)
 
 
+def delete_files(place: Place, paths: Iterable[str]) -> None:
+    """Delete files of a partition that no version of its table holds; one that is gone already is no error.
+
+    Raises:
+        StoreError: A file cannot be deleted.
+    """
+    filesystem, root = open_location(place.table_uri)
+    for path in paths:
+        try:
+            filesystem.delete_file(f"{root}/{path}")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreError(f"{place.record.name}: cannot delete {path}: {first_line(error)}") from error
+
+
 def file_stats(metadata: pq.FileMetaData, record: Record) -> dict[str, object]:
     """Delta's statistics of a file, from its footer: null counts, and bounds where a reader prunes.
 

@@ -1,0 +1,122 @@
+"""Commits of an endless run: numbered descriptions of files, each made visible exactly once.
+
+A table's transaction version of the run's application id is the highest number that is in. A description that
+comes again, after a crash between a commit and its acknowledgement, is known by its number.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from schemas.errors import StoreError
+from schemas.records import Record
+from stores.lake import live_files, table_uri
+from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
+from stores.lake_files import Partition, Place, delete_files, read_files
+from stores.lake_merge import replace_changed
+
+STAGING = "changes"
+"""Folder in a table's for files of changes (session panes) between being written and merged. In no version of it."""
+
+Fold = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
+"""From changes to the rows they leave (of the record) and the keys of rows that are no more."""
+
+
+class Numbered(NamedTuple):
+    """A description of files and its place in the run.
+
+    Attributes:
+        incarnation: Names the run; a restored run keeps it, a fresh start has another.
+        number: 1, 2, 3 … without a gap.
+        write: The files.
+    """
+
+    incarnation: str
+    number: int
+    write: PartitionWrite
+
+
+class Changes(NamedTuple):
+    """How files of changes become rows: the record they are written as, and their fold."""
+
+    record: Record
+    fold: Fold
+
+    def place(self, lake_uri: str, record: Record, partition: Partition) -> Place:
+        """Where changes of a partition of a record's table are staged."""
+        staged = dataclasses.replace(
+            self.record, partition_by=record.partition_by, sort_by=record.sort_by, key=record.key
+        )
+        return Place(f"{table_uri(lake_uri, record.name)}/{STAGING}", staged, partition)
+
+
+def commit_numbered(
+    lake_uri: str,
+    record: Record,
+    numbered: Sequence[Numbered],
+    changes: Changes | None = None,
+    *,
+    onto_existing: bool = False,
+) -> CommitResult:
+    """Commit the descriptions that are not in yet, in one transaction.
+
+    Args:
+        lake_uri: The lake's root.
+        record: The table's record; the table is made if there is none.
+        numbered: Descriptions of one incarnation, in any order.
+        changes: Where the files hold changes: they are merged into the table, new rows winning. Else the files
+            themselves are appended.
+        onto_existing: Whether a run that the table does not know may add to rows that it has. A fresh start over
+            a table that holds an earlier run's rows writes them twice, so the caller says that it is meant.
+
+    Raises:
+        StoreError: A number is missing before these, the table has rows of another run, or it cannot be read or
+            written.
+    """
+    (incarnation,) = {item.incarnation for item in numbered}
+    in_order = sorted(numbered, key=lambda item: item.number)
+    merged: list[PartitionWrite] = []
+
+    def plan(table: DeltaTable, done: int) -> Planned | None:
+        pending = [item for item in in_order if item.number > done]
+        merged.clear()
+        if not pending:
+            return None
+        for expected, item in enumerate(pending, done + 1):
+            if item.number != expected:
+                raise StoreError(f"{record.name}: file description {expected} is missing before {item.number}")
+        if done == 0 and not onto_existing and live_files(table):
+            raise StoreError(
+                f"{record.name}: the table has rows of another run; say that this run may add to them, or restore it"
+            )
+        writes = [item.write for item in pending]
+        if changes is not None:
+            merged.extend(writes)
+            writes = _merge(lake_uri, record, table, writes, changes)
+        return Planned(pending[-1].number, writes, even_empty=True)
+
+    mode = WriteMode.APPEND if changes is None else WriteMode.MERGE
+    result = commit_planned(lake_uri, record, mode, f"{record.name}:{incarnation}", plan)
+    if changes is not None:
+        for write in merged:
+            place = changes.place(lake_uri, record, write.partition)
+            delete_files(place, [file.path for file in write.added])
+    return result
+
+
+def _merge(
+    lake_uri: str, record: Record, table: DeltaTable, writes: Iterable[PartitionWrite], changes: Changes
+) -> list[PartitionWrite]:
+    live = live_files(table)
+    staged: dict[Partition, list[str]] = {}
+    for write in writes:
+        staged.setdefault(write.partition, []).extend(file.path for file in write.added)
+    uri = table_uri(lake_uri, record.name)
+    merged: list[PartitionWrite] = []
+    for partition, paths in staged.items():
+        rows, gone = changes.fold(read_files(changes.place(lake_uri, record, partition), paths))
+        merged.append(replace_changed(Place(uri, record, partition), live.get(partition, []), rows, gone))
+    return merged
