@@ -63,7 +63,7 @@ _KINDS = (
     _Kind(Reason.NOT_AN_OBJECT, None, lambda e: json.dumps(e["event_id"]).encode()),
     _Kind(Reason.BAD_UTF8, None, _replaced(b'"properties":{', b'"properties":{"caf\xe9":1,')),
     _Kind(Reason.BAD_UTF8, None, _replaced(b'"event_type":"', b'"event_type":"\xc3\x28')),
-    _Kind(Reason.DUPLICATE_KEY, "event_id", lambda e: _text(e)[:-1] + b',"event_id":"another"}'),
+    _Kind(Reason.DUPLICATE_KEY, None, lambda e: _text(e)[:-1] + b',"event_id":"another"}'),
     _Kind(Reason.FIELD_MISSING, "event_id", _without("event_id")),
     _Kind(Reason.FIELD_MISSING, "event_type", _without("event_type")),
     _Kind(Reason.FIELD_MISSING, "timestamp", _without("timestamp")),
