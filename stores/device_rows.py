@@ -72,9 +72,7 @@ def key_range(device_id: str, since_us: int | None, until_us: int | None) -> tup
     if newest < oldest:
         return prefix, prefix
     after_all = prefix[:-1] + b"\x02"
-    return prefix + _newest_first(newest), after_all if oldest == EARLIEST else prefix + _newest_first(
-        oldest - 1
-    )
+    return prefix + _newest_first(newest), after_all if oldest == EARLIEST else prefix + _newest_first(oldest - 1)
 
 
 def _newest_first(time_us: int) -> bytes:

@@ -77,9 +77,7 @@ def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:
 
         return MemoryDeviceStore(rest, read_only)
     if kind != "rocksdb":
-        raise OptionError(
-            f"{uri!r}: no device store of kind {kind!r}; use rocksdb:PATH, a path or memory:NAME"
-        )
+        raise OptionError(f"{uri!r}: no device store of kind {kind!r}; use rocksdb:PATH, a path or memory:NAME")
     if not rest:
         raise OptionError(f"{uri!r}: a RocksDB device store needs a path, as in rocksdb:/data/devices")
     from stores.rocksdb_store import RocksDBDeviceStore

@@ -71,10 +71,7 @@ class MemoryDeviceStore:
         rows, prefix = self._writable(), device_prefix(device_id)
         with rows.lock:
             doomed = [
-                (family, key)
-                for family in (rows.events, rows.sessions)
-                for key in family
-                if key.startswith(prefix)
+                (family, key) for family in (rows.events, rows.sessions) for key in family if key.startswith(prefix)
             ]
             for family, key in doomed:
                 del family[key]

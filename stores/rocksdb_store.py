@@ -415,6 +415,8 @@ def _options(max_open_files: int) -> Options:
     options.set_max_write_buffer_number(2)
     options.set_db_write_buffer_size(64 * _MIB)
     options.set_max_total_wal_size(64 * _MIB)
+    # this store's lock lets one writer in at a time; a memtable that knows it finds the next place faster
+    options.set_allow_concurrent_memtable_write(False)
     options.set_compression_type(DBCompressionType.lz4())
     # A bulk load leaves files of some 10 MB: to merge them four at a time, the default, would rewrite the store all
     # along. A read looks into each of them, which stays within milliseconds.

@@ -50,9 +50,7 @@ def drop_duplicates(events: pa.Table) -> pa.Table:
     order = frame.select(*EVENT.sort_by).with_row_index()
     if copied.any():
         copies = frame.select(*_IDENTITY, *DEDUPLICATION_ORDER).with_row_index().filter(copied)
-        first = copies.sort(DEDUPLICATION_ORDER, nulls_last=True).unique(
-            _IDENTITY, keep="first", maintain_order=True
-        )
+        first = copies.sort(DEDUPLICATION_ORDER, nulls_last=True).unique(_IDENTITY, keep="first", maintain_order=True)
         order = order.filter((~copied).scatter(first["index"], True))
     return _to_arrow(frame[order.select(pl.col("index").sort_by(EVENT.sort_by)).to_series()], events.schema)
 

@@ -87,9 +87,7 @@ def store(reopen: Open) -> Iterator[DeviceStore]:
 
 def test_events_in_any_order_come_back_newest_first(store: DeviceStore) -> None:
     second = timedelta(seconds=1)
-    store.write_events(
-        events(event("b", at=NOON), event("c", at=NOON + second), event("a", at=NOON - second))
-    )
+    store.write_events(events(event("b", at=NOON), event("c", at=NOON + second), event("a", at=NOON - second)))
     assert ids(store.recent_events("phone")) == ["c", "b", "a"]
 
 
@@ -232,9 +230,7 @@ def test_deleted_device_is_gone_and_counted(store: DeviceStore) -> None:
 
 def test_expired_rows_are_hidden_at_once_and_stay_so(store: DeviceStore) -> None:
     second = timedelta(seconds=1)
-    table = events(
-        event("old", at=NOON - second), event("kept", at=NOON), event("other", "tablet", NOON - second)
-    )
+    table = events(event("old", at=NOON - second), event("kept", at=NOON), event("other", "tablet", NOON - second))
     store.write_events(table)
     store.write_sessions(panes(pane("s-old", start=NOON - second), pane("s-kept")))
     store.expire(micros(NOON))
