@@ -10,15 +10,18 @@ from apache_beam.coders import FastPrimitivesCoder
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.errors import OptionError
 from schemas.sessions import SESSION_PANE, PaneTiming
-from transforms.cells import CELL, cells_of, merge_cells
+from transforms.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.metrics import count
 from transforms.policy import SessionPolicy
 from transforms.session_state import Kept, Marks, accept, expect, fire, idle, needs_cold
 from transforms.sessions import panes_of_bounded
-from transforms.tables import ShardedTable, TableCoder, split_by_shard
+from transforms.tables import ShardedTable, TableCoder, at_earliest, split_by_shard
+
+_GATHERED_ROWS = 50_000
 
 
 @dataclass(eq=False)
@@ -52,23 +55,40 @@ class Sessionize(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Cells before the shuffle: fewer rows to move, and they merge in any order after it."""
-        cells = pcoll | "SummarizeIntoCells" >> beam.ParDo(_ToCells(self.policy, self.shards))
+        to_cells = beam.ParDo(_ToCells(self.policy, self.shards)).with_output_types(ShardedTable)
+        cells = pcoll | "SummarizeIntoCells" >> to_cells
         if not pcoll.is_bounded:
-            return cells | "TickSessions" >> beam.ParDo(_Tick(self.policy))
-        return (
-            cells | "GroupByShard" >> beam.GroupByKey() | "ChainIntoSessions" >> beam.ParDo(_ChainBounded(self.policy))
-        )
+            return cells | "TickSessions" >> beam.ParDo(_Tick(self.policy)).with_output_types(pa.Table)
+        shards = cells | "GroupByShard" >> beam.GroupByKey()
+        return shards | "ChainSessions" >> beam.ParDo(_ChainBounded(self.policy)).with_output_types(pa.Table)
 
 
 class _ToCells(beam.DoFn):
-    """An event batch into the cells of each shard."""
+    """Event batches into the cells of each shard.
+
+    Gathers a bundle: the batches that reach it are small where the steps before split them by key, and a cell is
+    smaller still.
+    """
 
     def __init__(self, policy: SessionPolicy, shards: int) -> None:
         self._policy = policy
         self._shards = shards
+        self._gathered: list[pa.Table] = []
 
-    def process(self, events: pa.Table) -> Iterator[ShardedTable]:
-        yield from split_by_shard(cells_of(events, self._policy), self._shards)
+    def start_bundle(self) -> None:
+        self._gathered = []
+
+    def process(self, events: pa.Table) -> Iterator[WindowedValue]:
+        self._gathered.append(events.select(EVENT_COLUMNS))
+        if sum(table.num_rows for table in self._gathered) >= _GATHERED_ROWS:
+            yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            for shard, cells in split_by_shard(cells_of(pa.concat_tables(gathered), self._policy), self._shards):
+                stamped = at_earliest(cells, "first_time")
+                yield WindowedValue((shard, cells), stamped.timestamp, [beam.window.GlobalWindow()])
 
 
 class _ChainBounded(beam.DoFn):

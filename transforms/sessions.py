@@ -205,7 +205,11 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
         return _as_panes(describe(frame, spans), closed, np.zeros(len(session), dtype=np.int64), final=True)
     early, marks, of_early = _early(frame, spans, policy)
     order = np.lexsort((np.append(marks, closed), np.append(of_early, session)))
-    every = Spans(*(np.append(a, b)[order] for a, b in zip(early, spans, strict=True)))
+    every = Spans(
+        np.append(early.starts, spans.starts)[order],
+        np.append(early.ends, spans.ends)[order],
+        np.append(early.cuts, spans.cuts)[order],
+    )
     owner = np.append(of_early, session)[order]
     index = np.arange(len(owner)) - np.searchsorted(owner, owner)
     return _as_panes(describe(frame, every), np.append(marks, closed)[order], index, final=order >= len(of_early))
