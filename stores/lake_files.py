@@ -135,6 +135,7 @@ def write_files(place: Place, tables: Iterable[pa.Table], target_bytes: int = TA
 
     Raises:
         StoreError: The disk is full, or the folder cannot be written.
+        ValueError: A column that is never null has a null, or a column cannot be cast to its type.
     """
     files: list[DataFile] = []
     held: list[pa.Table] = []
@@ -157,7 +158,9 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
     table_uri, record, _ = place
     stored = [name for name in record.names if name not in record.partition_by]
     # the tables come sorted: a stable sort merges such runs, an unstable one starts again
-    frame = _frame(pa.concat_tables([table.select(stored) for table in tables]))
+    schema = pa.schema([record.schema.field(name) for name in stored])
+    # casts nothing as a rule: it refuses a null where the table has none, and a type that the log does not say
+    frame = _frame(pa.concat_tables([table.select(stored) for table in tables]).cast(schema))
     sort_by = [name for name in record.sort_by if name in stored]
     if sort_by:
         frame = frame.sort(sort_by, maintain_order=True)

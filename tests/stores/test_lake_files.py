@@ -144,6 +144,21 @@ def test_a_file_is_plain_parquet_in_zstd_without_its_partition_columns(tmp_path:
     assert Path(file.path).parent == Path("day=2026-04-12/place=x")
 
 
+def test_a_null_where_the_record_has_none_is_refused(tmp_path: Path) -> None:
+    broken = visits([{"visit_id": None, "day": DAY, "place": "x"}])
+    with pytest.raises(ValueError, match="visit_id"):
+        write_files(Place(str(tmp_path), VISIT, (DAY.isoformat(), "x")), [broken])
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_columns_of_a_wider_type_are_written_as_the_record_says(tmp_path: Path) -> None:
+    wide = visits([{"visit_id": "v", "day": DAY, "place": "x"}])
+    wide = wide.set_column(0, "visit_id", wide.column("visit_id").cast(pa.large_string()))
+    place = Place(str(tmp_path), VISIT, (DAY.isoformat(), "x"))
+    (file,) = write_files(place, [wide])
+    assert read_files(place, [file.path]).schema == VISIT.schema
+
+
 def test_a_float_cannot_partition() -> None:
     record = Record("r", "g", (Field("x", pa.float64(), "x"),), partition_by=("x",))
     with pytest.raises(OptionError, match="r: cannot partition by x, a double"):
