@@ -211,10 +211,12 @@ def _reduce_attribute(cells: pl.DataFrame, runs: Runs, attribute: Attribute, dec
 
 def gather(values: pl.Series, rows: Integers) -> pl.Series:
     """The values at some rows, null where the row is `NONE`."""
-    if (rows != NONE).all():
+    missing = rows == NONE
+    if not missing.any():
         return values[rows]
-    index = pl.Series(rows)
-    return values.gather(index.set(index == NONE, None))
+    if missing.all():
+        return pl.repeat(None, len(rows), dtype=values.dtype, eager=True)
+    return values.gather(pl.Series(pl.from_arrow(pa.array(rows, mask=missing))))
 
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:

@@ -13,6 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.errors import OptionError
+from schemas.records import Record
 from schemas.sessions import SESSION_PANE, PaneTiming
 from transforms.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.metrics import count
@@ -162,11 +163,11 @@ class _Tick(beam.DoFn):
         if before.due is None or tick < before.due:
             _write_marks(marks, timer, idle(tick, before, self._policy), before)
             return
-        waiting = pa.concat_tables([CELL.empty(), *pending.read()])
+        waiting = _read(pending, CELL)
         hot = Kept(hot_cells.read() or CELL.empty(), hot_panes.read() or SESSION_PANE.empty())
         cold = None
         if needs_cold(tick, waiting, before):
-            cold = Kept(pa.concat_tables(cold_cells.read()), pa.concat_tables(cold_panes.read()))
+            cold = Kept(_read(cold_cells, CELL), _read(cold_panes, SESSION_PANE))
         fired = fire(tick, waiting, hot, cold, before, self._policy)
         _replace(pending, fired.pending)
         if fired.hot.cells.num_rows:
@@ -192,6 +193,10 @@ def _write_marks(state: Any, timer: Any, marks: Marks, before: Marks) -> None:
     state.write(tuple(marks))
     if marks.armed is not None and marks.armed != before.armed:
         timer.set(Timestamp(micros=marks.armed))
+
+
+def _read(bag: Any, record: Record) -> pa.Table:
+    return pa.concat_tables([record.empty(), *bag.read()])
 
 
 def _replace(bag: Any, table: pa.Table) -> None:

@@ -193,8 +193,8 @@ def test_device_that_never_pauses_is_kept_as_a_few_cells():
         shard.add([click(at(minutes=10 * n))])
         shard.advance(at(minutes=10 * n))
         most = max(most, shard.hot.cells.num_rows)
-    # the head, and a cell every ten minutes of the ninety that an accepted event can still reach
-    assert most <= 12
+    # the head, a cell every ten minutes of the ninety that an accepted event can still reach, and a third more
+    assert most <= 15
     shard.advance(at(48))
     (pane,) = shard.all_panes()
     assert (pane["event_count"], pane["session_start"], pane["session_end"]) == (96, at(), at(minutes=950))
