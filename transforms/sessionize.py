@@ -105,7 +105,7 @@ class _ChainBounded(beam.DoFn):
         yield panes
 
 
-# Five numbers a shard, never cleared: by them an event is too late even when nothing else is kept.
+# Four numbers a shard, never cleared: by them an event is too late even when nothing else is kept.
 _MARKS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("marks", FastPrimitivesCoder()))
 # Cells that no tick has shown; each tick that has work rewrites them with those whose slot has not ended.
 _PENDING = beam.DoFn.StateParam(BagStateSpec("pending", TableCoder()))
