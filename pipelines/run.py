@@ -15,7 +15,7 @@ from schemas.errors import ClickstreamError
 from schemas.events import EVENT
 from schemas.sessions import SESSION
 from stores.device_store import open_device_store
-from stores.lake import check_lake
+from stores.lake import check_lake, create_tables
 from transforms.metrics import read_counters
 from transforms.read_files import ReadFiles
 
@@ -38,6 +38,8 @@ def run(options: RunOptions, beam_options: PipelineOptions) -> RunReport:
             lake unless its commit had been made, and the same run again ends in the same stores.
     """
     began = time.monotonic()
+    # Also a table that gets no row this time is there to be asked
+    create_tables(options.lake, TABLES)
     with direct_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, ReadFiles(options.files, options.started_at), options)

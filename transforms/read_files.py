@@ -118,6 +118,7 @@ class _ReadSlice(beam.DoFn):
             for piece in read_slice(stream, element):
                 if isinstance(piece, Damage):
                     letters = damaged(piece, self._first_met)
+                    count(f"dead_{Reason.TRUNCATED_INPUT}")
                     yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
                 else:
                     count("events_read", len(piece))

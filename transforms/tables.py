@@ -31,8 +31,8 @@ class TableCoder(Coder):
     def encode(self, value: pa.Table) -> bytes:
         """Encode a table: a marker byte, then the stream or its place in the spill file."""
         sink = pa.BufferOutputStream()
-        # A network is slower than LZ4, the page cache is not
-        options = pa.ipc.IpcWriteOptions(compression=None if TableCoder.spill else "lz4")
+        # A third of the bytes: cheaper than to move them, be it into the page cache alone
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
         with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
             writer.write_table(value)
         buffer = sink.getvalue()

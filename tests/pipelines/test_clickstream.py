@@ -345,10 +345,10 @@ def test_place_without_permission_is_refused(stores: Stores, one_event: Path, op
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MB."""
+    """A file system of 3 MB, too small for any store of the large traffic."""
     mounted = tmp_path / "small"
     mounted.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", mounted], capture_output=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", mounted], capture_output=True, check=False)
     if made.returncode:
         pytest.skip(f"cannot mount a small file system here: {made.stderr.decode().strip()}")
     yield mounted
