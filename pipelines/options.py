@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from schemas.errors import ClickstreamError, OptionError
 from schemas.secrets import UserKeySecret
@@ -43,6 +43,11 @@ class Problems:
         """Raise one OptionError, a line each, if anything was noted."""
         if self.found:
             raise OptionError("\n".join(self.found))
+
+
+def known(value: T | None) -> T:
+    """A value that `Problems` has vouched for: nothing was noted, so it is there."""
+    return cast(T, value)
 
 
 @dataclass(frozen=True)

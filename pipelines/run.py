@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.clickstream import build
 from pipelines.options import RunOptions
 from pipelines.report import RunReport
-from runners.beam_options import PipelineOptions
 from runners.direct import direct_runner
 from schemas.dead_letters import DEAD_LETTER
 from schemas.errors import ClickstreamError

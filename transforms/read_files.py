@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -132,5 +132,5 @@ def damaged(damage: Damage, first_met: datetime) -> pa.Table:
     return dead_letters(damage.rows, reasons, pa.chunked_array([[damage.message]]), "read", first_met.date())
 
 
-def _open(path: str) -> object:
+def _open(path: str) -> BinaryIO:
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import duckdb
 import fastavro
@@ -20,14 +22,13 @@ import pytest
 import zstandard
 from deltalake import write_deltalake
 
-from pipelines.cli import main
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
 from schemas.raw_log import RAW_LOG_AVRO
 from schemas.secrets import USER_KEY_VARIABLE
 from stores.device_store import open_device_store
 from stores.lake_sql import connect
 
-SECRET = "for tests"  # noqa: S105
+SECRET = "for tests"
 EVENTS = "SELECT * FROM fact_events ORDER BY device_id, event_time, event_id"
 SESSIONS = "SELECT * FROM fact_sessions ORDER BY device_id, session_start"
 DEAD = "SELECT reason, field, step, message, payload FROM dead_letters ORDER BY ALL"
@@ -78,16 +79,13 @@ Run = Callable[..., dict[str, object]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(command_line: Callable[..., Any]) -> Run:
     """Run the job in this process; its report."""
 
     def run_command(command: list[str]) -> dict[str, object]:
-        monkeypatch.setattr(sys, "argv", ["clickstream", *command, "--json"])
-        try:
-            main()
-        except SystemExit as ended:
-            assert ended.code in (None, 0), capsys.readouterr().err
-        report: dict[str, object] = json.loads(capsys.readouterr().out)
+        code, out, err = command_line(*command, "--json")
+        assert code == 0, err
+        report: dict[str, object] = json.loads(out)
         return report
 
     return run_command
@@ -118,7 +116,7 @@ def test_generated_traffic_equals_the_oracle_row_by_row(
     with duckdb.connect() as con:
         events = oracle.expected_events(con, glob, SECRET)
         sessions = oracle.expected_sessions(con, glob, SECRET)
-        dead = oracle.expected_dead(con, glob)
+        con.register("dead", oracle.expected_dead(con, glob))
         con.execute("SET TimeZone = 'UTC'")
         assert len(events) > 19_000
         for table, expected, order in (
@@ -174,7 +172,7 @@ def test_shuffled_split_and_doubled_input_gives_identical_stores(
     random.Random(7).shuffle(lines)
     (tmp_path / "in").mkdir()
     bounds = [0, 3, 5_000, 5_001, 17_000, len(lines)]
-    for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (start, end) in enumerate(pairwise(bounds)):
         (tmp_path / "in" / f"{9 - number}.jsonl").write_bytes(b"".join(lines[start:end]))
     report = run(stores.command(tmp_path / "in"))
     before = replayed.everything()
@@ -189,7 +187,7 @@ def test_shuffled_split_and_doubled_input_gives_identical_stores(
     report = run(doubled.command(tmp_path / "in", traffic_files.files[0].parent))
     assert report["duplicates"] == len(lines) + traffic_files.lines - 2 * traffic_files.broken - traffic_files.events
     after = doubled.everything()
-    assert after.pop("dead") == sorted(before["dead"] * 2, key=lambda row: before["dead"].index(row))
+    assert after.pop("dead") == sorted(before["dead"] * 2, key=before["dead"].index)
     assert after == {key: rows for key, rows in before.items() if key != "dead"}
 
 
@@ -384,25 +382,17 @@ def test_full_disk_ends_the_run_and_room_mends_it(
     assert elsewhere.ask("SELECT count(*) FROM fact_sessions") == [(len(truth),)]
 
 
-def test_every_wrong_option_is_named_at_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = [
-        "run",
-        "--session-gap=soon",
-        "--shards=0",
-        "--write-mode=maybe",
-        "--session-engine=x",
-        "--max-session=-1h",
-    ]
-    monkeypatch.setattr(sys, "argv", ["clickstream", *command])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    errors = capsys.readouterr().err
-    for option in (
-        "--session-gap", "--shards", "--write-mode", "--session-engine", "--max-session", "--lake", "--devices", "--input"
-    ):  # fmt: skip
+def test_every_wrong_option_is_named_at_once(command_line: Callable[..., Any]) -> None:
+    wrong = {
+        "--session-gap": "soon",
+        "--shards": "0",
+        "--write-mode": "maybe",
+        "--session-engine": "x",
+        "--max-session": "-1h",
+    }
+    code, _, errors = command_line("run", *(f"{option}={value}" for option, value in wrong.items()))
+    assert code == 2
+    for option in (*wrong, "--lake", "--devices", "--input"):
         assert f"error: {option}: " in errors
 
 

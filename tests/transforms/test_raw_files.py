@@ -3,6 +3,7 @@
 import gzip
 import io
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import fastavro
 import pyarrow as pa
@@ -74,7 +75,7 @@ def test_any_cut_into_slices_and_chunks_reads_every_line_once(
     bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(raw_files, "CHUNK_BYTES", chunk)
-        found = [read(data, start, end)[0] for start, end in zip(bounds, bounds[1:], strict=False)]
+        found = [read(data, start, end)[0] for start, end in pairwise(bounds)]
     rows = [row for part in found for row in part]
     assert [row["payload"] for row in rows] == [b"x" + line for line in lines]
     assert [row["offset"] for row in rows] == [sum(len(line) + 2 for line in lines[:n]) for n in range(len(lines))]
@@ -175,7 +176,7 @@ def test_truncated_avro_gives_the_blocks_before() -> None:
 
 @pytest.mark.parametrize("data", [b"Obj\x01", b"Obj\x01garbage", avro(records(5))[:60]])
 def test_avro_without_its_header_is_refused_in_one_line(data: bytes) -> None:
-    with pytest.raises(InputError, match="^f is not a whole Avro file") as refusal:
+    with pytest.raises(InputError, match=r"^f is not a whole Avro file") as refusal:
         read(data)
     assert "\n" not in str(refusal.value)
 

@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Lake = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="The lake's folder. Else CLICKSTREAM_LAKE, else the config file.",
+        show_default=False,
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="The device store: rocksdb:PATH. Else CLICKSTREAM_DEVICES, else the config file.",
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="TOML file with lake and devices. Else CLICKSTREAM_CONFIG, else ./clickstream.toml.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]

@@ -1,0 +1,33 @@
+"""Standard output and standard error of the command line."""
+
+import logging
+import warnings
+
+from rich.console import Console
+from rich.markup import escape
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+
+def print_error(error: object) -> None:
+    """Print an error on standard error, a line for each of its lines."""
+    for line in str(error).split("\n"):
+        ERR.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True, highlight=False)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error, in one line."""
+    ERR.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def configure_logging(verbose: bool) -> None:
+    """Send logs to standard error; without `verbose` only what a user can act on.
+
+    Called before Beam is imported, which logs while it is.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if not verbose:
+        # An error that ends the run is printed once, as one line, by main()
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        warnings.simplefilter("ignore")

@@ -1,0 +1,35 @@
+"""The command line, run in this process."""
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from pipelines.cli import main
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+CommandLine = Callable[..., Ended]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs `clickstream` with these arguments; a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def start(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["clickstream", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), printed.out, printed.err)
+
+    return start
