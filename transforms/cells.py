@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from schemas.records import Field, Record
 from transforms.policy import SessionPolicy
-from transforms.runs import NONE, EventIds, Flags, Integers, Runs
+from transforms.runs import NONE, EventIds, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
 
 MONEY_SUM = pa.decimal128(38, 4)
 """Revenue of a cell: wide enough that no number of events can overflow it."""
@@ -86,7 +86,7 @@ EVENT_COLUMNS = (
 
 
 def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
-    """The cells of some events: an event alone is a cell of one, and those are merged.
+    """The cells of some events.
 
     Args:
         events: Rows of EVENT_BATCH, any order; only `EVENT_COLUMNS` are read.
@@ -95,28 +95,41 @@ def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
     Returns:
         Rows of CELL by (device_id, slot).
     """
-    rows = events.num_rows
-    times = events.column("event_time").cast(pa.int64()).combine_chunks()
-    slots = pa.array(times.to_numpy() // policy.cell * policy.cell)
+    if events.num_rows == 0:
+        return CELL.empty()
+    events = events.select(EVENT_COLUMNS).combine_chunks()
+    devices, ids = ranks(events.column("device_id")), events.column("event_id")
+    times = events.column("event_time").cast(pa.int64()).to_numpy()
+    slots = times // policy.cell * policy.cell
+    order = in_order(devices, times, ids)
+    runs = runs_of(order, devices, slots)
+    first, last = order[runs.starts], order[runs.ends - 1]
     kinds = events.column("event_type")
     columns = {
-        "device_id": events.column("device_id"),
-        "slot": slots,
-        "first_time": times,
-        "first_id": events.column("event_id"),
-        "last_time": times,
-        "last_id": events.column("event_id"),
-        "event_count": pa.array(np.ones(rows, dtype=np.int64)),
-        "page_view_count": pc.equal(kinds, "page_view").cast(pa.int64()),
-        "had_purchase": pc.equal(kinds, "purchase"),
-        "revenue": pc.fill_null(events.column("revenue").cast(MONEY_SUM), pa.scalar(0, MONEY_SUM)),
+        "device_id": events.column("device_id").take(first),
+        "slot": slots[first],
+        "first_time": times[first],
+        "first_id": ids.take(first),
+        "last_time": times[last],
+        "last_id": ids.take(last),
+        "event_count": runs.ends - runs.starts,
+        "page_view_count": runs.sum(pc.equal(kinds, "page_view").to_numpy()),
+        "had_purchase": runs.any(pc.equal(kinds, "purchase").to_numpy()),
+        "revenue": _total(events.column("revenue"), runs),
     }
-    no_time, no_id = pa.nulls(rows, pa.int64()), pa.nulls(rows, pa.string())
     for attribute in ATTRIBUTES:
-        columns[attribute.name] = events.column(attribute.source)
-        columns[f"{attribute.name}_time"] = no_time
-        columns[f"{attribute.name}_id"] = no_id
-    return merge_cells([pa.table(columns, CELL.schema)])
+        values, decided = events.column(attribute.source), first if attribute.keep == "first" else last
+        found = decided
+        if values.null_count:
+            known = values.is_valid().to_numpy()[order]
+            places = (first_true if attribute.keep == "first" else last_true)(known, runs.starts, runs.ends)
+            found = np.where(places == NONE, NONE, order[places])
+        # The event need not be written where it is the cell's own first or last: nearly always.
+        apart = np.where(found == decided, NONE, found)
+        columns[attribute.name] = _take(values, found)
+        columns[f"{attribute.name}_time"] = pa.array(times[apart], mask=apart == NONE)
+        columns[f"{attribute.name}_id"] = _take(ids, apart)
+    return pa.table(columns, CELL.schema)
 
 
 def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
@@ -128,17 +141,11 @@ def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
     Returns:
         Rows of CELL, one a (device_id, slot), ordered by them.
     """
-    merged = pa.concat_tables([CELL.empty(), *tables])
-    if merged.num_rows == 0:
-        return merged
-    frame = pl.DataFrame(pl.from_arrow(merged))
-    devices = _ranks(merged.column("device_id"))
-    slots = frame["slot"].to_numpy()
-    order = np.lexsort((slots, devices))
-    devices, slots = devices[order], slots[order]
-    begins = np.ones(len(order), dtype=bool)
-    begins[1:] = (devices[1:] != devices[:-1]) | (slots[1:] != slots[:-1])
-    return to_arrow(_reduce(frame, Runs(order, np.flatnonzero(begins))), CELL.schema)
+    cells = pa.concat_tables([CELL.empty(), *tables]).combine_chunks()
+    if cells.num_rows == 0:
+        return cells
+    devices, slots = ranks(cells.column("device_id")), cells.column("slot").to_numpy()
+    return _merge_runs(cells, runs_of(np.lexsort((slots, devices)), devices, slots))
 
 
 def fold_cells(cells: pa.Table, begins: Flags) -> pa.Table:
@@ -151,16 +158,24 @@ def fold_cells(cells: pa.Table, begins: Flags) -> pa.Table:
     Returns:
         Rows of CELL, each in the slot of its first part.
     """
-    if begins.all():
-        return cells
-    frame = pl.DataFrame(pl.from_arrow(cells))
-    return to_arrow(_reduce(frame, Runs(np.arange(len(begins)), np.flatnonzero(begins))), CELL.schema)
+    return _merge_runs(cells, Runs(np.arange(len(begins)), np.flatnonzero(begins)))
+
+
+def _merge_runs(cells: pa.Table, runs: Runs) -> pa.Table:
+    """One cell for each run of partial cells. Few runs have more than one: those alone are computed."""
+    chosen, lengths = runs.order[runs.starts], runs.ends - runs.starts
+    several = lengths > 1
+    if several.any():
+        parts = cells.take(runs.order[np.repeat(several, lengths)])
+        ends = np.cumsum(lengths[several])
+        merged = _reduce(pl.DataFrame(parts), Runs(np.arange(len(parts)), ends - lengths[several]))
+        chosen[several] = len(cells) + np.arange(merged.height)
+        cells = pa.concat_tables([cells, to_arrow(merged, CELL.schema)]).combine_chunks()
+    return cells.take(chosen)
 
 
 def _reduce(cells: pl.DataFrame, runs: Runs) -> pl.DataFrame:
     """One cell for each run of partial cells, whose order within their run does not matter."""
-    if len(runs.starts) == len(runs.order):
-        return cells[runs.order]
     heads = runs.order[runs.starts]
     first_times, last_times = cells["first_time"].to_numpy(), cells["last_time"].to_numpy()
     first = runs.first(first_times, EventIds(cells["first_id"]))
@@ -225,10 +240,22 @@ def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     return frame.select(names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
 
 
-def _ranks(values: pa.ChunkedArray) -> Integers:
-    """The rank of each string among the distinct ones; sorts the distinct ones alone."""
-    encoded = values.combine_chunks().dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary).to_numpy()
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order))
-    return ranks[encoded.indices.to_numpy()]
+def _take(values: pa.ChunkedArray, rows: Integers) -> pa.Array | pa.ChunkedArray:
+    """The values at some rows, null where the row is `NONE`."""
+    missing = rows == NONE
+    if missing.all():
+        return pa.nulls(len(rows), values.type)
+    return values.take(pa.array(rows, mask=missing) if missing.any() else rows)
+
+
+def _total(amounts: pa.ChunkedArray, runs: Runs) -> pa.Array | pa.ChunkedArray:
+    """The exact sum of some decimals over each run, 0 where all are null; few are not."""
+    zeros = pa.repeat(pa.scalar(0, MONEY_SUM), len(runs.starts))
+    paid = np.flatnonzero(amounts.is_valid().to_numpy()[runs.order])
+    if len(paid) == 0:
+        return zeros
+    table = pa.table({"run": runs.of_place[paid], "paid": amounts.take(runs.order[paid]).cast(MONEY_SUM)})
+    sums = table.group_by("run", use_threads=False).aggregate([("paid", "sum")])
+    flags = np.zeros(len(zeros), dtype=bool)
+    flags[sums.column("run").to_numpy()] = True
+    return pc.replace_with_mask(zeros, flags, sums.column("paid_sum").combine_chunks())

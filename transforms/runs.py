@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -94,3 +96,58 @@ class Runs:
             among = among.unique("run", keep="first", maintain_order=True)
             found[among["run"].to_numpy()] = among["row"].to_numpy()
         return found
+
+
+def runs_of(order: Integers, *keys: Integers) -> Runs:
+    """The runs of rows that agree in all keys, which `order` puts beside each other."""
+    begins = np.zeros(len(order), dtype=bool)
+    begins[:1] = True
+    for key in keys:
+        ordered = key[order]
+        begins[1:] |= ordered[1:] != ordered[:-1]
+    return Runs(order, np.flatnonzero(begins))
+
+
+def in_order(groups: Integers, times: Integers, ids: pa.ChunkedArray) -> Integers:
+    """The row numbers by (group, time, id)."""
+    order = np.lexsort((times, groups))
+    groups, times = groups[order], times[order]
+    tied = np.zeros(len(order), dtype=bool)
+    tied[1:] = (groups[1:] == groups[:-1]) & (times[1:] == times[:-1])
+    tied[:-1] |= tied[1:]
+    if tied.any():  # ids are compared only where the time alone does not decide, which is rare
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((ranks(ids.take(rows)), times[tied], groups[tied]))]
+    return order
+
+
+def ranks(values: pa.ChunkedArray) -> Integers:
+    """The rank of each string among the distinct ones; sorts the distinct ones alone."""
+    encoded = values.combine_chunks().dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.arange(len(order))
+    return found[encoded.indices.to_numpy()]
+
+
+def first_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
+    """The first true place of each stretch, `NONE` where there is none.
+
+    >>> first_true(np.array([False, True, True, False]), np.array([0, 2, 3]), np.array([2, 4, 4])).tolist()
+    [1, 2, -1]
+    """
+    places = np.arange(len(flags))
+    following = np.minimum.accumulate(np.where(flags, places, len(flags))[::-1])[::-1]
+    found = following[starts]
+    return np.where(found < ends, found, NONE)
+
+
+def last_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
+    """The last true place of each stretch, `NONE` where there is none.
+
+    >>> last_true(np.array([False, True, True, False]), np.array([0, 2, 3]), np.array([2, 4, 4])).tolist()
+    [1, 2, -1]
+    """
+    preceding = np.maximum.accumulate(np.where(flags, np.arange(len(flags)), NONE))
+    found = preceding[ends - 1]
+    return np.where(found >= starts, found, NONE)

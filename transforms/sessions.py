@@ -14,7 +14,7 @@ from schemas.keys import session_id_sql
 from schemas.sessions import SESSION, SESSION_PANE, CutReason, PaneTiming
 from transforms.cells import ATTRIBUTES, gather, to_arrow
 from transforms.policy import SessionPolicy
-from transforms.runs import NONE, Integers
+from transforms.runs import Integers, first_true, last_true
 
 SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_timing", "pane_index"}])
 """What a session is, without the pane that told of it."""
@@ -175,14 +175,8 @@ def _decided(values: pl.Series, spans: Spans, keep: str) -> Integers:
     """The first (or last) cell of each span where the value is known, `NONE` where there is none."""
     if values.null_count() == 0:
         return spans.starts if keep == "first" else spans.ends - 1
-    known, rows = values.is_not_null().to_numpy(), np.arange(len(values))
-    if keep == "first":
-        following = np.minimum.accumulate(np.where(known, rows, len(rows))[::-1])[::-1]
-        found = following[spans.starts]
-        return np.where(found < spans.ends, found, NONE)
-    preceding = np.maximum.accumulate(np.where(known, rows, NONE))
-    found = preceding[spans.ends - 1]
-    return np.where(found >= spans.starts, found, NONE)
+    known = values.is_not_null().to_numpy()
+    return (first_true if keep == "first" else last_true)(known, spans.starts, spans.ends)
 
 
 def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
