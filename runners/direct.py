@@ -1,7 +1,8 @@
 """The DirectRunner on one machine: its engine named, its shuffles on disk."""
 
+import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -23,9 +24,23 @@ def direct_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
         StoreError: The temporary folder cannot be written.
     """
     del options
+    _keep_freed_memory()
     try:
         spill = Spill()
     except OSError as error:
         raise StoreError(f"cannot make a temporary file for the shuffle: {error}") from error
     with spill:
         yield FnApiRunner()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed between batches; other C libraries have no such call and go on as they are.
+
+    Each batch needs the same buffers of megabytes again. By default they go back to the system and come back as fresh
+    pages, one fault for every four kilobytes: a fifth of the run's time.
+    """
+    trim_threshold, mmap_threshold = -1, -3
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 512 << 20)
