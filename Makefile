@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo-data
 
-.PHONY: help setup demo test check unit bench lock clean
+.PHONY: help setup demo test check unit bench docs lock clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,10 @@ unit: $(STAMP)  ## All tests
 
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py
+
+docs: $(STAMP)  ## Rewrite docs/data-dictionary.md from schemas/
+	$(BIN)/python -m schemas.dictionary > docs/data-dictionary.md.new
+	mv docs/data-dictionary.md.new docs/data-dictionary.md
 
 lock: ## Renew requirements.lock to the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lock

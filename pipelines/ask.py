@@ -5,15 +5,21 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import date, datetime
+from itertools import islice
 
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.terminal import verbatim
+from schemas.errors import InputError
 from stores.lake_sql import query
 
 _SHOWN = 1_000
 """Rows that a table shows; JSON and CSV give all."""
+
+_GAP = 2
+"""Blanks between two columns."""
 
 
 def show_query(lake: str, sql: str, form: str, console: Console) -> None:
@@ -26,23 +32,26 @@ def show_query(lake: str, sql: str, form: str, console: Console) -> None:
         console: Where a table goes; JSON and CSV go to standard output as they come.
 
     Raises:
-        InputError: The query cannot be run.
+        InputError: The query cannot be run, or its rows cannot be JSON objects.
         StoreError: The lake cannot be read.
     """
     with query(lake, sql) as reader:
         if form == "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(reader.schema.names)
-            writer.writerows(tuple(_plain(value) for value in row.values()) for row in _rows(reader))
+            writer.writerows(map(_plain, row) for row in _rows(reader))
         elif form == "json":
-            _print_json(_rows(reader))
+            names = reader.schema.names
+            if len(set(names)) < len(names):
+                raise InputError("JSON cannot hold two columns of one name: rename one with AS")
+            _print_json(dict(zip(names, row, strict=True)) for row in _rows(reader))
         else:
             _print_table(reader, console)
 
 
-def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, object]]:
+def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[object, ...]]:
     for batch in reader:
-        yield from batch.to_pylist()
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _print_json(rows: Iterator[dict[str, object]]) -> None:
@@ -54,23 +63,38 @@ def _print_json(rows: Iterator[dict[str, object]]) -> None:
 
 
 def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
-    table = Table(box=None, pad_edge=False)
-    for field in reader.schema:
-        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        table.add_column(field.name, justify="right" if numeric else "left", overflow="fold")
-    more = False
-    for row in _rows(reader):
-        if table.row_count == _SHOWN:
-            more = True
-            break
-        table.add_row(*("" if value is None else str(_plain(value)) for value in row.values()))
-    console.print(table)
-    if more:
+    rows = list(islice(_rows(reader), _SHOWN + 1))
+    names = reader.schema.names
+    if sum(map(len, names)) + _GAP * (len(names) - 1) <= console.width:
+        table = Table(box=None, pad_edge=False)
+        for field in reader.schema:
+            table.add_column(verbatim(field.name), justify="right" if _is_number(field.type) else "left")
+        for row in rows[:_SHOWN]:
+            table.add_row(*(verbatim(_plain(value)) for value in row))
+        console.print(table)
+    else:
+        # More columns than stand side by side: a line each
+        for number, row in enumerate(rows[:_SHOWN], start=1):
+            console.print(f"row {number}", style="bold", highlight=False)
+            table = Table(box=None, pad_edge=False, show_header=False)
+            table.add_column(style="dim", min_width=max(map(len, names)))
+            for name, value in zip(names, row, strict=True):
+                table.add_row(verbatim(name), verbatim(_plain(value)))
+            console.print(table)
+        if not rows:
+            console.print("no rows")
+    if len(rows) > _SHOWN:
         console.print(f"the first {_SHOWN:,} rows; --json or --csv gives all", style="dim")
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
 def _plain(value: object) -> object:
-    """A value as text that other programs read: RFC 3339 times, bytes as UTF-8 where they are."""
+    """A value as other programs read it: RFC 3339 times, true and false, bytes as UTF-8 where they are."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date):

@@ -7,11 +7,16 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.terminal import verbatim
+from schemas.durations import SECOND, format_duration
 from stores.device_store import open_device_store
 
-_MICROS = 1_000_000
-_EVENT_COLUMNS = ("event_time", "event_type", "page_url", "revenue", "user_key", "event_id")
-_SESSION_COLUMNS = ("session_start", "session_end", "event_count", "had_purchase", "revenue", "pane_timing")
+Row = dict[str, object]
+
+_JSON_COLUMNS = ("properties", "context", "extra_properties")
+_LONGEST_DETAIL = 120
+_USER_DIGITS = 8
+"""Enough of a user key to tell a device's users apart; --json has all of it."""
 
 
 def show_recent(
@@ -22,23 +27,21 @@ def show_recent(
     Raises:
         StoreError: The store cannot be read.
     """
-    bounds = {"since": _micros(since), "until": _micros(until), "limit": limit}
+    first, last = _micros(since), _micros(until)
     with open_device_store(uri, read_only=True) as store:
-        events = store.recent_events(device, **bounds)
-        sessions = store.recent_sessions(device, **bounds)
+        events = store.recent_events(device, first, last, limit)
+        sessions = store.recent_sessions(device, first, last, limit)
     if as_json:
         found = {"device_id": device, "events": _plain(events), "sessions": _plain(sessions)}
         console.out(json.dumps(found, default=str, ensure_ascii=False), highlight=False)
-        return
-    if not len(events) and not len(sessions):
-        console.print(f"no events of device {device} there", highlight=False, markup=False)
-        return
-    console.print(_table(f"{len(events)} events, newest first", events, _EVENT_COLUMNS))
-    console.print(_table(f"{len(sessions)} sessions", sessions, _SESSION_COLUMNS))
+    elif not len(events) and not len(sessions):
+        console.print(f"no events of device {verbatim(device)} there", highlight=False, markup=False, soft_wrap=True)
+    else:
+        _print(device, events.to_pylist(), sessions.to_pylist(), limit, console)
 
 
 def _micros(time: datetime | None) -> int | None:
-    return None if time is None else round(time.timestamp() * _MICROS)
+    return None if time is None else round(time.timestamp() * SECOND)
 
 
 def _plain(rows: pa.Table) -> list[dict[str, object]]:
@@ -49,7 +52,7 @@ def _plain(rows: pa.Table) -> list[dict[str, object]]:
         for name, value in row.items():
             if value is None:
                 continue
-            if name in ("properties", "context", "extra_properties"):
+            if name in _JSON_COLUMNS:
                 plain[name] = json.loads(value)
             else:
                 plain[name] = value.isoformat() if isinstance(value, datetime) else value
@@ -57,18 +60,77 @@ def _plain(rows: pa.Table) -> list[dict[str, object]]:
     return found
 
 
-def _table(title: str, rows: pa.Table, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows.select(list(columns)).to_pylist():
-        table.add_row(*(_cell(row[name]) for name in columns))
-    return table
+def _print(device: str, events: list[Row], sessions: list[Row], limit: int, console: Console) -> None:
+    header = f"device {verbatim(device)}: {_counted(events, 'event', limit)}, {_counted(sessions, 'session', limit)}"
+    console.print(header, style="bold", highlight=False, markup=False)
+    if events:
+        oldest, newest = _time(events[-1]["event_time"]), _time(events[0]["event_time"])
+        console.print(f"events from {oldest} to {newest} UTC", highlight=False)
+    columns = {
+        "event": [row["event_type"] for row in events],
+        "page or properties": [_detail(row) for row in events],
+        "revenue": [row["revenue"] for row in events],
+        "user": [_user(row) for row in events],
+    }
+    _print_by_date([row["event_time"] for row in events], columns, console)
+    columns = {
+        "lasted": [format_duration(round(float(str(row["duration_secs"]))) * SECOND) for row in sessions],
+        "events": [row["event_count"] for row in sessions],
+        "revenue": [row["revenue"] or None for row in sessions],
+        "country": [row["country"] for row in sessions],
+        "user": [_user(row) for row in sessions],
+        "pane": [row["pane_timing"] for row in sessions],
+        "cut": [row["cut_reason"] for row in sessions],
+    }
+    _print_by_date([row["session_start"] for row in sessions], columns, console)
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
-    return str(value)
+def _print_by_date(times: list[object], columns: dict[str, list[object]], console: Console) -> None:
+    """A table with a line for each new date, so that the time of day is all that a row repeats."""
+    if not times:
+        return
+    # What no row has takes no room
+    shown = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("time (UTC)", no_wrap=True)
+    for name, values in shown.items():
+        long = name == "page or properties"
+        table.add_column(name, justify="right" if _are_numbers(values) else "left", no_wrap=not long, ratio=1 * long)
+    date = ""
+    for time, *values in zip(times, *shown.values(), strict=True):
+        day, _, clock = _time(time).partition(" ")
+        if day != date:
+            table.add_row(verbatim(day), style="bold")
+            date = day
+        table.add_row(*map(verbatim, (clock, *values)))
+    console.print()
+    console.print(table)
+
+
+def _are_numbers(values: list[object]) -> bool:
+    return not any(isinstance(value, str) for value in values)
+
+
+def _counted(rows: list[Row], what: str, limit: int) -> str:
+    """How many there are, and whether there may be more."""
+    newest = "the newest " if len(rows) == limit else ""
+    return f"{newest}{len(rows):,} {what}{'' if len(rows) == 1 else 's'}"
+
+
+def _detail(event: Row) -> object:
+    """The page, without https:// for room; the properties of an event that names none."""
+    if event["page_url"] is not None:
+        return str(event["page_url"]).removeprefix("https://")
+    text = str(event["properties"] or "")
+    if text in ("", "{}"):
+        return None
+    return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 1] + "…"
+
+
+def _user(row: Row) -> object:
+    return None if row["user_key"] is None else str(row["user_key"])[:_USER_DIGITS]
+
+
+def _time(value: object) -> str:
+    assert isinstance(value, datetime)
+    return value.isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")

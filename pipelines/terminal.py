@@ -5,9 +5,21 @@ import warnings
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 OUT = Console()
 ERR = Console(stderr=True)
+
+
+def verbatim(value: object) -> Text:
+    r"""A value as it is: nothing in it is taken for markup or, being from anywhere, can command the terminal.
+
+    >>> verbatim("[red]\x1b[2J").plain
+    '[red]\\x1b[2J'
+    """
+    text = "" if value is None else str(value)
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return Text(shown, overflow="fold")
 
 
 def print_error(error: object) -> None:

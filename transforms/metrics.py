@@ -1,4 +1,4 @@
-"""Counters of the graph, all in one namespace; see docs/metrics.md for what each means."""
+"""Counters of the graph, all in one namespace. docs/metrics.md says what each means and where it can be seen."""
 
 from collections import Counter
 
@@ -20,6 +20,9 @@ def count(name: str, amount: int = 1) -> None:
 
 
 def read_counters(results: MetricResults) -> dict[str, int]:
-    """Every counter of a finished (or attempted) run, by name."""
-    found = results.query()["counters"]
-    return {c.key.metric.name: c.result for c in found if c.key.metric.namespace == NAMESPACE}
+    """Every counter of a finished (or attempted) run, by name: the sum over all steps that count under it."""
+    totals: Counter[str] = Counter()
+    for counter in results.query()["counters"]:
+        if counter.key.metric.namespace == NAMESPACE:
+            totals[counter.key.metric.name] += counter.result
+    return dict(totals)

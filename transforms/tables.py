@@ -88,7 +88,15 @@ class Spill:
     def read(self, place: bytes) -> pa.Buffer:
         """Read back the buffer at a place that `write` returned."""
         start, size = int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big")
-        return pa.py_buffer(os.pread(self._file.fileno(), size, start))
+        buffer = pa.allocate_buffer(size)
+        view, done = memoryview(buffer), 0
+        while done < size:
+            # One call reads no more than 2 GiB, and less where a signal comes
+            read = os.preadv(self._file.fileno(), [view[done:]], start + done)
+            if read == 0:
+                raise StoreError(f"the shuffle's temporary file in {self._directory} is shorter than what was written")
+            done += read
+        return buffer
 
     def __enter__(self) -> "Spill":
         TableCoder.spill = self
