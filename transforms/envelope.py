@@ -31,6 +31,7 @@ MAX_AHEAD = 1 * HOUR
 _REQUIRED = ("event_id", "event_type", "timestamp")
 _ACTOR = ("device_id", "user_id", "entity_id", "entity_type")
 _ENVELOPE = (*_REQUIRED, *_ACTOR, "sent_at", "session_id", "properties", "context")
+_OPTIONAL_IDS = ("user_id", "entity_id", "entity_type", "session_id")
 _CONTEXT_IDS = ("device_id", "user_id")
 _CONTEXT = (*_CONTEXT_IDS, "country", "device_type", "os", "app_version")
 
@@ -337,8 +338,8 @@ def _verdict(at: dict[str, str], now: int) -> str:
             for name in ("event_id", "event_type")
         ),
         f"{at['device_id']} = 'VARCHAR' AND length(device_id) BETWEEN 1 AND {MAX_ID_LENGTH}",
-        *(f"coalesce({at[name]} IN ('VARCHAR', 'NULL'), true)" for name in ("user_id", "entity_id", "entity_type")),
-        f"coalesce(greatest(length(user_id), length(entity_id), length(entity_type), length(session_id)), 0) <= {MAX_ID_LENGTH}",
+        *(f"coalesce({at[name]} IN ('VARCHAR', 'NULL'), true)" for name in _OPTIONAL_IDS[:3]),
+        f"coalesce(greatest({', '.join(f'length({name})' for name in _OPTIONAL_IDS)}), 0) <= {MAX_ID_LENGTH}",
         f"coalesce({at['properties']} = 'OBJECT', false) AND coalesce({at['context']} = 'OBJECT', false)",
         "c.device_id IS NULL AND c.user_id IS NULL",
         f"event_time BETWEEN {_YEAR_1_MS} * 1000 AND coalesce(arrival_time, {now}) + {MAX_AHEAD}",
