@@ -8,6 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.typehints.decorators import no_annotations
@@ -49,7 +50,7 @@ def list_files(patterns: list[str]) -> dict[str, int]:
         fixed = glob.split("*")[0].rpartition("/")[0]
         try:
             matched = FileSystems.match([glob])[0].metadata_list
-        except BeamIOError as error:
+        except (BeamIOError, ValueError) as error:  # the latter for a scheme that Beam does not know
             problems.append(f"cannot list {pattern}: {error}")
             continue
         files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path.removeprefix(fixed))}
@@ -122,7 +123,7 @@ class _ReadSlice(beam.DoFn):
                     yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
                 else:
                     count("events_read", len(piece))
-                    count("bytes_read", piece["payload"].nbytes)
+                    count("bytes_read", pc.sum(pc.binary_length(piece["payload"])).as_py() or 0)
                     yield piece
 
 
