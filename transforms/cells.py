@@ -6,7 +6,7 @@ cell.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from schemas.records import Field, Record
 from transforms.policy import SessionPolicy
-from transforms.runs import NONE, EventIds, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
 
 MONEY_SUM = pa.decimal128(38, 4)
 """Revenue of a cell: wide enough that no number of events can overflow it."""
@@ -124,11 +124,8 @@ def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
             known = values.is_valid().to_numpy()[order]
             places = (first_true if attribute.keep == "first" else last_true)(known, runs.starts, runs.ends)
             found = np.where(places == NONE, NONE, order[places])
-        # The event need not be written where it is the cell's own first or last: nearly always.
         apart = np.where(found == decided, NONE, found)
-        columns[attribute.name] = _take(values, found)
-        columns[f"{attribute.name}_time"] = pa.array(times[apart], mask=apart == NONE)
-        columns[f"{attribute.name}_id"] = _take(ids, apart)
+        columns |= _attribute(attribute.name, values, found, times, ids, apart)
     return pa.table(columns, CELL.schema)
 
 
@@ -168,59 +165,60 @@ def _merge_runs(cells: pa.Table, runs: Runs) -> pa.Table:
     if several.any():
         parts = cells.take(runs.order[np.repeat(several, lengths)])
         ends = np.cumsum(lengths[several])
-        merged = _reduce(pl.DataFrame(parts), Runs(np.arange(len(parts)), ends - lengths[several]))
-        chosen[several] = len(cells) + np.arange(merged.height)
-        cells = pa.concat_tables([cells, to_arrow(merged, CELL.schema)]).combine_chunks()
+        merged = _reduce(parts, Runs(np.arange(len(parts)), ends - lengths[several]))
+        chosen[several] = len(cells) + np.arange(len(merged))
+        cells = pa.concat_tables([cells, merged]).combine_chunks()
     return cells.take(chosen)
 
 
-def _reduce(cells: pl.DataFrame, runs: Runs) -> pl.DataFrame:
+def _reduce(cells: pa.Table, runs: Runs) -> pa.Table:
     """One cell for each run of partial cells, whose order within their run does not matter."""
     heads = runs.order[runs.starts]
-    first_times, last_times = cells["first_time"].to_numpy(), cells["last_time"].to_numpy()
-    first = runs.first(first_times, EventIds(cells["first_id"]))
-    last = runs.last(last_times, EventIds(cells["last_id"]))
-    revenue = cells["revenue"][runs.order].cum_sum()[runs.ends - 1]
+    first_times, last_times = cells.column("first_time").to_numpy(), cells.column("last_time").to_numpy()
+    first = runs.first(first_times, cells.column("first_id"))
+    last = runs.last(last_times, cells.column("last_id"))
     columns = {
-        "device_id": cells["device_id"][heads],
-        "slot": cells["slot"][heads],
-        "first_time": pl.Series(first_times[first]),
-        "first_id": cells["first_id"][first],
-        "last_time": pl.Series(last_times[last]),
-        "last_id": cells["last_id"][last],
-        "event_count": pl.Series(runs.sum(cells["event_count"].to_numpy())),
-        "page_view_count": pl.Series(runs.sum(cells["page_view_count"].to_numpy())),
-        "had_purchase": pl.Series(runs.any(cells["had_purchase"].to_numpy())),
-        "revenue": revenue - revenue.shift(1, fill_value=0),
+        "device_id": cells.column("device_id").take(heads),
+        "slot": cells.column("slot").take(heads),
+        "first_time": first_times[first],
+        "first_id": cells.column("first_id").take(first),
+        "last_time": last_times[last],
+        "last_id": cells.column("last_id").take(last),
+        "event_count": runs.sum(cells.column("event_count").to_numpy()),
+        "page_view_count": runs.sum(cells.column("page_view_count").to_numpy()),
+        "had_purchase": runs.any(cells.column("had_purchase").to_numpy()),
+        "revenue": _total(cells.column("revenue"), runs),
     }
     for attribute in ATTRIBUTES:
         columns |= _reduce_attribute(cells, runs, attribute, first if attribute.keep == "first" else last)
-    return pl.DataFrame(columns)
+    return pa.table(columns, CELL.schema)
 
 
-def _reduce_attribute(cells: pl.DataFrame, runs: Runs, attribute: Attribute, decided: Integers) -> dict[str, pl.Series]:
+def _reduce_attribute(cells: pa.Table, runs: Runs, attribute: Attribute, decided: Integers) -> dict[str, Any]:
     """The attribute's value and event; `decided` are the rows of each run's own first or last event."""
     name, _, keep = attribute
-    values, own_times, own_ids = cells[name], cells[f"{name}_time"], cells[f"{name}_id"]
-    times, ids = cells[f"{keep}_time"].to_numpy(), EventIds(cells[f"{keep}_id"])
-    own = own_times.is_not_null().to_numpy()
-    if own.any():
-        times = np.where(own, own_times.fill_null(0).to_numpy(), times)
-        ids = EventIds(cells[f"{keep}_id"], own_ids)
-    if values.null_count() == 0 and not own.any():
-        found = decided
-    else:
+    values, own = cells.column(name), cells.column(f"{name}_time").is_valid().to_numpy()
+    times = pc.coalesce(cells.column(f"{name}_time"), cells.column(f"{keep}_time")).to_numpy()
+    ids = pc.coalesce(cells.column(f"{name}_id"), cells.column(f"{keep}_id"))
+    found = decided
+    if values.null_count or own.any():
         find = runs.first if keep == "first" else runs.last
-        found = find(times, ids, values.is_not_null().to_numpy())
-    # The event need not be written where it is the run's own first or last: nearly always.
-    apart = (found != NONE) & ((found != decided) | own[found])
-    rows = found[apart]
-    places = np.full(len(found), NONE)
-    places[apart] = np.arange(len(rows))
+        found = find(times, ids, values.is_valid().to_numpy())
+    apart = np.where((found != decided) | own[found], found, NONE)
+    return _attribute(name, values, found, times, ids, apart)
+
+
+def _attribute(
+    name: str, values: pa.ChunkedArray, found: Integers, times: Integers, ids: pa.ChunkedArray, apart: Integers
+) -> dict[str, Any]:
+    """An attribute's columns: what it was found to be, and the event where that is not the cell's own first or last.
+
+    Nearly always it is, and the event need not be written.
+    """
     return {
-        name: gather(values, found),
-        f"{name}_time": gather(pl.Series(times[rows], dtype=pl.Int64), places),
-        f"{name}_id": gather(ids.of(rows), places),
+        name: _take(values, found),
+        f"{name}_time": pa.array(times[apart], mask=apart == NONE),
+        f"{name}_id": _take(ids, apart),
     }
 
 

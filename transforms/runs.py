@@ -5,7 +5,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,24 +13,6 @@ Flags = npt.NDArray[np.bool_]
 
 NONE = -1
 """A row number that stands for no row."""
-
-_EXTREME = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True)
-class EventIds:
-    """The event id that orders rows of one time, a row: `own` where it is not null, else `shared`."""
-
-    shared: pl.Series
-    own: pl.Series | None = None
-
-    def of(self, rows: Integers) -> pl.Series:
-        """The ids of some rows; no other row is touched."""
-        shared = self.shared[rows]
-        if self.own is None or len(rows) == 0:
-            return shared
-        own = self.own[rows]
-        return own.zip_with(own.is_not_null(), shared)
 
 
 @dataclass(frozen=True)
@@ -67,35 +48,28 @@ class Runs:
         """Whether any row of each run is true."""
         return np.logical_or.reduceat(values[self.order], self.starts)
 
-    def first(self, times: Integers, ids: EventIds, valid: Flags | None = None) -> Integers:
+    def first(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
         """The row of each run that is first by (time, id) among the valid ones, `NONE` where none is."""
-        return self._decide(times, ids, valid, np.minimum, _EXTREME)
+        runs, rows = self._by_time(times, ids, valid)
+        found = np.full(len(self.starts), NONE)
+        found[runs[::-1]] = rows[::-1]  # of several rows for one run the last that is assigned stays
+        return found
 
-    def last(self, times: Integers, ids: EventIds, valid: Flags | None = None) -> Integers:
+    def last(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
         """The row of each run that is last by (time, id) among the valid ones, `NONE` where none is."""
-        return self._decide(times, ids, valid, np.maximum, -_EXTREME)
-
-    def _decide(self, times: Integers, ids: EventIds, valid: Flags | None, extreme: np.ufunc, never: int) -> Integers:
-        times = times[self.order]
-        if valid is not None:
-            times = np.where(valid[self.order], times, never)
-        best = extreme.reduceat(times, self.starts)
-        hit = times == best[self.of_place]
-        if valid is not None:
-            hit &= times != never
-        places = np.flatnonzero(hit)
-        runs, rows = self.of_place[places], self.order[places]
+        runs, rows = self._by_time(times, ids, valid)
         found = np.full(len(self.starts), NONE)
         found[runs] = rows
-        tied = np.zeros(len(rows), dtype=bool)
-        tied[1:] = runs[1:] == runs[:-1]
-        tied[:-1] |= tied[1:]
-        if tied.any():  # ids are compared only where the time alone does not decide, which is rare
-            among = pl.DataFrame({"run": runs[tied], "row": rows[tied], "id": ids.of(rows[tied])})
-            among = among.sort("run", "id", descending=[False, extreme is np.maximum])
-            among = among.unique("run", keep="first", maintain_order=True)
-            found[among["run"].to_numpy()] = among["row"].to_numpy()
         return found
+
+    def _by_time(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None) -> tuple[Integers, Integers]:
+        """The valid rows by (run, time, id), and the run of each."""
+        runs, rows = self.of_place, self.order
+        if valid is not None:
+            inside = valid[rows]
+            runs, rows = runs[inside], rows[inside]
+        ordered = in_order(runs, times[rows], ids.take(rows))
+        return runs[ordered], rows[ordered]
 
 
 def runs_of(order: Integers, *keys: Integers) -> Runs:
@@ -122,10 +96,13 @@ def in_order(groups: Integers, times: Integers, ids: pa.ChunkedArray) -> Integer
 
 
 def ranks(values: pa.ChunkedArray) -> Integers:
-    """The rank of each string among the distinct ones; sorts the distinct ones alone."""
+    """The rank of each string among the distinct ones; sorts the distinct ones alone.
+
+    In the smallest type that holds them: NumPy sorts 16 bits by counting, in a quarter of the time.
+    """
     encoded = values.combine_chunks().dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
-    found = np.empty(len(order), dtype=np.int64)
+    found = np.empty(len(order), dtype=np.min_scalar_type(len(order)))
     found[order] = np.arange(len(order))
     return found[encoded.indices.to_numpy()]
 
@@ -136,10 +113,11 @@ def first_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
     >>> first_true(np.array([False, True, True, False]), np.array([0, 2, 3]), np.array([2, 4, 4])).tolist()
     [1, 2, -1]
     """
-    places = np.arange(len(flags))
-    following = np.minimum.accumulate(np.where(flags, places, len(flags))[::-1])[::-1]
-    found = following[starts]
-    return np.where(found < ends, found, NONE)
+    found, unsettled = starts.copy(), np.flatnonzero(~flags[starts])
+    places = np.append(np.flatnonzero(flags), len(flags))
+    following = places[np.searchsorted(places, starts[unsettled])]
+    found[unsettled] = np.where(following < ends[unsettled], following, NONE)
+    return found
 
 
 def last_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
@@ -148,6 +126,8 @@ def last_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
     >>> last_true(np.array([False, True, True, False]), np.array([0, 2, 3]), np.array([2, 4, 4])).tolist()
     [1, 2, -1]
     """
-    preceding = np.maximum.accumulate(np.where(flags, np.arange(len(flags)), NONE))
-    found = preceding[ends - 1]
-    return np.where(found >= starts, found, NONE)
+    found, unsettled = ends - 1, np.flatnonzero(~flags[ends - 1])
+    places = np.append(NONE, np.flatnonzero(flags))
+    preceding = places[np.searchsorted(places, ends[unsettled]) - 1]
+    found[unsettled] = np.where(preceding >= starts[unsettled], preceding, NONE)
+    return found

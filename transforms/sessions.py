@@ -1,16 +1,14 @@
 """Sessions as a closed form of cells: where each begins and ends, what it holds, what panes it fires."""
 
-import threading
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from schemas.durations import DAY, SECOND
-from schemas.keys import session_id_sql
+from schemas.keys import session_ids
 from schemas.sessions import SESSION, SESSION_PANE, CutReason, PaneTiming
 from transforms.cells import ATTRIBUTES, gather, to_arrow
 from transforms.policy import SessionPolicy
@@ -19,6 +17,18 @@ from transforms.runs import Integers, first_true, last_true
 SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_timing", "pane_index"}])
 """What a session is, without the pane that told of it."""
 
+_OWN_COLUMNS = (
+    "device_id",
+    "slot",
+    "first_time",
+    "last_time",
+    "event_count",
+    "page_view_count",
+    "had_purchase",
+    "revenue",
+)
+_SHOWN = [*_OWN_COLUMNS, *(attribute.name for attribute in ATTRIBUTES)]
+"""The columns of a cell that a session is made of; the others tell how cells merge."""
 _NEVER = np.iinfo(np.int64).max
 UTC = pl.Datetime("us", "UTC")
 CUT_REASONS = pl.Series([None, CutReason.CAP.value, CutReason.MIDNIGHT.value], dtype=pl.String)
@@ -146,23 +156,11 @@ def describe(cells: pl.DataFrame, spans: Spans) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-_thread = threading.local()
-
-
 def _session_ids(devices: pl.Series, starts: pl.Series) -> pl.Series:
-    """Session ids by the rule of `schemas.keys`.
-
-    A tick asks for a handful, often; opening a database for each would cost ten times the rest of the tick.
-    """
-    if len(devices) == 0:
-        return pl.Series(dtype=pl.String)
-    if not hasattr(_thread, "database"):
-        _thread.database = duckdb.connect()
-    keyed = pl.DataFrame({"device_id": devices, "start": starts})
-    _thread.database.register("keyed", keyed.to_arrow())
-    ids = _thread.database.sql(f"SELECT {session_id_sql('device_id', 'start')} AS id FROM keyed").to_arrow_table()
-    _thread.database.unregister("keyed")
-    return pl.Series(pl.from_arrow(ids["id"]))
+    """The session id of each row, computed once where the rows before it are of the same session."""
+    anew = (devices.ne(devices.shift()) | starts.ne(starts.shift())).fill_null(value=True)
+    ids = session_ids(devices.filter(anew).to_arrow(), starts.filter(anew).to_arrow())
+    return pl.Series(pl.from_arrow(ids))[anew.cast(pl.UInt32).cum_sum() - 1]
 
 
 def _range_sum(values: pl.Series, spans: Spans) -> pl.Series:
@@ -191,14 +189,15 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     """
     if cells.num_rows == 0:
         return SESSION_PANE.empty()
-    frame = pl.DataFrame(pl.from_arrow(cells))
+    frame = pl.DataFrame(pl.from_arrow(cells.select(_SHOWN)))
     spans = spans_of(frame, policy)
     closed = closing_ticks(frame["last_time"].to_numpy()[spans.ends - 1], policy)
     session = np.arange(len(spans.starts))
     if policy.early_firing is None:
         return _as_panes(describe(frame, spans), closed, np.zeros(len(session), dtype=np.int64), final=True)
     early, marks, of_early = _early(frame, spans, policy)
-    order = np.lexsort((np.append(marks, closed), np.append(of_early, session)))
+    # The panes of one session come in the order of their marks already, the final one last.
+    order = np.argsort(np.append(of_early, session), kind="stable")
     every = Spans(
         np.append(early.starts, spans.starts)[order],
         np.append(early.ends, spans.ends)[order],
