@@ -1,7 +1,9 @@
 """Options that Beam and its runners define, passed through by name."""
 
+import argparse
 import contextlib
 import io
+from itertools import pairwise
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -12,19 +14,31 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions:
     """Beam's options of these arguments.
 
     Raises:
-        OptionError: An argument is no option of Beam, or has a value that it does not take.
+        OptionError: An argument is no option of Beam, or has a value that it does not take; a line each.
     """
     stderr = io.StringIO()
+    parsers: list[argparse.ArgumentParser] = []
     try:
-        # Beam's parser drops what it does not know with no more than a log line
         with contextlib.redirect_stderr(stderr):
             options = PipelineOptions(arguments)
-            known = options.get_all_options(retain_unknown_options=False)
-            kept = options.get_all_options(retain_unknown_options=True)
+            # Beam drops what it does not know with no more than a log line; its parser can be asked what that is
+            options.get_all_options(add_extra_args_fn=parsers.append)
+            _, dropped = parsers[0].parse_known_args(arguments)
     except SystemExit as error:
         reason = stderr.getvalue().strip().rpartition("error: ")[2] or "Beam refuses its options"
         raise OptionError(reason) from error
-    unknown = sorted(set(kept) - set(known))
+    unknown = sorted({argument.partition("=")[0] for argument in dropped if argument.startswith("-")})
+    stray = [
+        argument
+        for before, argument in pairwise(["", *dropped])
+        if not argument.startswith("-") and (not before.startswith("-") or "=" in before)
+    ]
+    problems = []
     if unknown:
-        raise OptionError("no such option: " + ", ".join(f"--{name}" for name in unknown))
+        problems.append(f"no such option: {', '.join(unknown)}")
+    if stray:
+        first = f"{stray[0]!r}" if len(stray) == 1 else f"{stray[0]!r} and {len(stray) - 1} more"
+        problems.append(f"{first}: of no option; put a glob in quotes, lest the shell expand it")
+    if problems:
+        raise OptionError("\n".join(problems))
     return options

@@ -42,8 +42,8 @@ def recent(
     first = problems.attempt("--since", lambda: parse_time(since) if since else None)
     last = problems.attempt("--until", lambda: parse_time(until) if until else None)
     most = problems.attempt("--limit", lambda: parse_count(limit))
-    stores = problems.attempt("", lambda: Stores.find(None, devices, config)) or Stores(None, devices)
-    uri = problems.attempt("--devices", stores.need_devices)
+    stores = problems.attempt("", lambda: Stores.find(None, devices, config))
+    uri = problems.attempt("--devices", stores.need_devices) if stores else None
     if length is not None:
         last = last or datetime.now(UTC)
         first = problems.attempt("--minutes", lambda: minutes_before(known(last), known(length)))

@@ -93,9 +93,9 @@ def run(
     problems.attempt("--session-engine", lambda: parse_choice(session_engine, SESSION_ENGINES))
     problems.attempt("--write-mode", lambda: parse_choice(write_mode, WRITE_MODES))
     problems.attempt("--runner", lambda: parse_choice(runner, RUNNERS))
-    stores = problems.attempt("", lambda: Stores.find(lake, devices, config)) or Stores(lake, devices)
-    lake_uri = problems.attempt("--lake", stores.need_lake)
-    devices_uri = problems.attempt("--devices", stores.need_devices)
+    stores = problems.attempt("", lambda: Stores.find(lake, devices, config))
+    lake_uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    devices_uri = problems.attempt("--devices", stores.need_devices) if stores else None
     secret = UserKeySecret(user_key_secret_file)
     problems.attempt("--user-key-secret-file", secret.read)
     problems.require(bool(input), "--input: name at least one file, folder or glob")

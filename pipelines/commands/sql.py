@@ -20,8 +20,8 @@ def sql(
     """Ask the lake in DuckDB's SQL: each table is a view by its name, of its current rows."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config)) or Stores(lake, None)
-    uri = problems.attempt("--lake", stores.need_lake)
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
     problems.raise_any()
 
     from pipelines.ask import show_query
