@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -159,17 +158,16 @@ def last_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
     Returns:
         Two tables of SESSION_PANE: sessions as they now are, and retracted ones.
     """
-    columns = panes.select(SESSION_PANE.names)
+    panes = panes.select(SESSION_PANE.names).combine_chunks()
+    ids = _whole(panes.column("session_id")).dictionary_encode()
+    # NumPy sorts 16 bits by counting, in a quarter of the time
+    sessions = ids.indices.to_numpy().astype(np.min_scalar_type(len(ids.dictionary)))
+    retractions = panes.column("is_retraction").to_numpy()
     # at an equal index the retraction counts: it withdraws what that pane had said
-    order = pl.DataFrame(columns.select(["session_id", "pane_index", "is_retraction"])).with_row_index()
-    last = order.sort("pane_index", "is_retraction", maintain_order=True).unique(
-        "session_id", keep="last", maintain_order=True
-    )
-    standing, withdrawn = (
-        columns.take(last.filter(chosen)["index"].to_arrow())
-        for chosen in (~pl.col("is_retraction"), pl.col("is_retraction"))
-    )
-    return standing, withdrawn
+    order = np.lexsort((retractions, panes.column("pane_index").to_numpy(), sessions))
+    last = np.empty(len(ids.dictionary), np.int64)
+    last[sessions[order]] = order  # of several rows for one session the last that is assigned stays
+    return panes.take(last[~retractions[last]]), panes.take(last[retractions[last]])
 
 
 def _large(value: bytes) -> pa.Scalar:

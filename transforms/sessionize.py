@@ -22,7 +22,7 @@ from transforms.session_state import Kept, Marks, accept, expect, fire, idle, ne
 from transforms.sessions import panes_of_bounded
 from transforms.tables import ShardedTable, TableCoder, at_earliest, split_by_shard
 
-_GATHERED_ROWS = 50_000
+_GATHERED_ROWS = 150_000
 
 
 @dataclass(eq=False)
