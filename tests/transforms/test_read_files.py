@@ -1,7 +1,6 @@
 """Files as a source: which files a glob means, and each of their lines read once."""
 
 import gzip
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,20 +113,3 @@ COLUMNS = ("source", "partition", "offset", "payload", "arrival_time")
 
 def nothing(tables: list[pa.Table]) -> None:
     assert tables == []
-
-
-class _CountNumbers(beam.DoFn):
-    """Counts each number under one name, whichever step it is."""
-
-    def process(self, element: int) -> Iterator[int]:
-        read_files.count("events_read", element)
-        yield element
-
-
-def test_counter_of_several_steps_is_their_sum() -> None:
-    pipeline = beam.Pipeline(FnApiRunner())
-    numbers = pipeline | beam.Create([1, 2, 3])
-    _ = numbers | "First" >> beam.ParDo(_CountNumbers()) | "Second" >> beam.ParDo(_CountNumbers())
-    result = pipeline.run()
-    result.wait_until_finish()
-    assert read_counters(result.metrics()) == {"events_read": 12}
