@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator
 from datetime import date, datetime
@@ -44,7 +45,7 @@ def show_query(lake: str, sql: str, form: str, console: Console) -> None:
             names = reader.schema.names
             if len(set(names)) < len(names):
                 raise InputError("JSON cannot hold two columns of one name: rename one with AS")
-            _print_json(dict(zip(names, row, strict=True)) for row in _rows(reader))
+            _print_json(dict(zip(names, map(_finite, row), strict=True)) for row in _rows(reader))
         else:
             _print_table(reader, console)
 
@@ -52,6 +53,11 @@ def show_query(lake: str, sql: str, form: str, console: Console) -> None:
 def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[object, ...]]:
     for batch in reader:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _finite(value: object) -> object:
+    """The value; null for NaN and the infinities, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_json(rows: Iterator[dict[str, object]]) -> None:

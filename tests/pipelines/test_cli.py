@@ -177,6 +177,11 @@ def test_sql_writes_times_dates_and_bytes_as_other_programs_read_them(command_li
     assert row == {"payload": "not an event", "reason": "not_json"}
 
 
+def test_sql_prints_valid_json_of_numbers_that_json_lacks(command_line: CommandLine) -> None:
+    query = "SELECT CAST('nan' AS DOUBLE) AS a, CAST('-inf' AS DOUBLE) AS b, CAST(0.5 AS DOUBLE) AS c"
+    assert command_line("sql", query, "--json").out == '[{"a": null, "b": null, "c": 0.5}]\n'
+
+
 def test_sql_of_more_columns_than_fit_prints_a_line_each(command_line: CommandLine) -> None:
     code, out, _ = command_line("sql", "SELECT * FROM fact_events WHERE event_id = 'e2'")
     lines = [line.split() for line in out.splitlines()]
