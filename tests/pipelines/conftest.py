@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from pipelines.cli import main
+from pipelines.terminal import OUT
 
 
 class Ended(NamedTuple):
@@ -23,7 +24,7 @@ CommandLine = Callable[..., Ended]
 @pytest.fixture
 def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Runs `clickstream` with these arguments; a terminal of 80 columns."""
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(OUT, "width", 80)
 
     def start(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["clickstream", *map(str, arguments)])
