@@ -1,10 +1,9 @@
 """Parquet files of the lake: where they lie, how they are written, what the transaction log says of them."""
 
-import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -16,13 +15,14 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from schemas.errors import OptionError, StoreError
-from schemas.records import Record
+from schemas.records import Field, Record
+from stores.parquet_files import encode_texts, parquet_bytes, plain_type, sort_encoded
 
 TARGET_FILE_BYTES = 32 << 20
-ROW_GROUP_ROWS = 128 << 10
-ZSTD_LEVEL = 1  # level 3 saves 4% of the bytes and costs 60% more time
-EXPECTED_RATIO = 8  # Arrow bytes of a file's rows over its Parquet bytes, until the first file has shown it
-BUFFER_BYTES = 96 << 20  # a file is cut short rather than that more than this is held, in Arrow bytes
+EXPECTED_RATIO = 4
+"""Bytes of a file's rows held, texts encoded, over its Parquet bytes, until the first file has shown it."""
+BUFFER_BYTES = 48 << 20
+"""Bytes of a file's rows held at most, some 300,000 events: the file is cut short rather than that more is held."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -96,37 +96,37 @@ def parse_partition(folder: str) -> Partition:
 def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partition, pa.Table]]:
     """Cut a table into one table a partition value; rows keep their order within each.
 
-    One gather, however many partitions; none at all where the rows already lie in runs of equal values.
+    The parts of a table of one partition are the table itself; those of another are copies, none of which keeps the
+    rest alive.
     """
     if table.num_rows == 0:
         return
     if not record.partition_by:
         yield (), table
         return
-    names = list(record.partition_by)
+    columns = table.select(list(record.partition_by))
+    constant = all(_is_constant(column) for column in columns.columns)
     # Delta writes an empty text as null
-    values = _frame(table.select(names)).with_columns(pl.col(pl.String).replace("", None))
-    runs = _runs(values)
-    if runs["value"].is_duplicated().any():
-        order = values.select(pl.arg_sort_by(names, maintain_order=True)).to_series()
-        gathered = _frame(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest())
-        table, runs = gathered.cast(table.schema), _runs(values[order])
-    texts = runs["value"].struct.unnest().select(pl.all().cast(pl.String)).rows()
-    start = 0
-    for partition, length in zip(texts, runs["len"], strict=True):
-        yield partition, table.slice(start, length)
-        start += length
+    values = _frame(columns.slice(0, 1) if constant else columns).with_columns(pl.col(pl.String).replace("", None))
+    groups = values.with_row_index("__row").group_by(values.columns, maintain_order=True).agg("__row")
+    partitions = groups.select(pl.col(values.columns).cast(pl.String)).rows()
+    if len(partitions) == 1:
+        yield partitions[0], table
+        return
+    for partition, rows in zip(partitions, groups["__row"], strict=True):
+        yield partition, table.take(rows.to_arrow())
 
 
-def _runs(values: pl.DataFrame) -> pl.DataFrame:
-    """Each run of equal rows: its len and its value, a struct of the columns."""
-    return values.to_struct("value").rle().struct.unnest()
+def _is_constant(column: pa.ChunkedArray) -> bool:
+    """Whether all values are one; a column of nulls only is not said to be."""
+    bounds = pc.min_max(column)
+    return column.null_count == 0 and bool(bounds["min"] == bounds["max"])
 
 
 def write_files(place: Place, tables: Iterable[pa.Table], target_bytes: int = TARGET_FILE_BYTES) -> list[DataFile]:
     """Write the rows of one partition, sorted within each file; none is visible before it is committed.
 
-    Rows are held until they fill a file: memory is a few times `BUFFER_BYTES` whatever the partition's size.
+    Rows are held until they fill a file: memory is about twice `BUFFER_BYTES` whatever the partition's size.
 
     Args:
         place: The partition to write to.
@@ -137,39 +137,59 @@ def write_files(place: Place, tables: Iterable[pa.Table], target_bytes: int = TA
         StoreError: The disk is full, or the folder cannot be written.
         ValueError: A column that is never null has a null, or a column cannot be cast to its type.
     """
+    stored = [field for field in place.record if field.name not in place.record.partition_by]
     files: list[DataFile] = []
     held: list[pa.Table] = []
     held_bytes, ratio = 0, float(EXPECTED_RATIO)
     for table in tables:
-        if table.num_rows == 0:
-            continue
-        held.append(table)
-        held_bytes += table.nbytes
-        if held_bytes >= min(target_bytes * ratio, BUFFER_BYTES):
-            files.append(_write_file(place, held))
-            ratio = held_bytes / files[-1].size
-            held, held_bytes = [], 0
+        for piece in _pieces(table, BUFFER_BYTES):
+            held.append(encode_texts(_in_types(piece, stored)))
+            held_bytes += held[-1].nbytes
+            if held_bytes >= min(target_bytes * ratio, BUFFER_BYTES):
+                files.append(_write_file(place, held))
+                ratio = held_bytes / files[-1].size
+                held, held_bytes = [], 0
     if held:
         files.append(_write_file(place, held))
     return files
 
 
+def _pieces(table: pa.Table, most_bytes: int) -> Iterator[pa.Table]:
+    """A table in slices of about so many bytes."""
+    if table.num_rows:
+        rows = -(-table.num_rows // -(-table.nbytes // most_bytes)) if table.nbytes else table.num_rows
+        for start in range(0, table.num_rows, rows):
+            yield table.slice(start, rows)
+
+
+def encode_rows(table: pa.Table, record: Record) -> pa.Table:
+    """The columns of a record in its types, repeated texts dictionary-encoded: how rows wait until they are written.
+
+    Raises:
+        ValueError: A column cannot be cast to its type.
+    """
+    return encode_texts(_in_types(table, record.fields))
+
+
+def _in_types(table: pa.Table, fields: Sequence[Field]) -> pa.Table:
+    """Some columns, cast where they have not the type that the log says; as a rule they have it."""
+    table = table.select([field.name for field in fields])
+    if all(plain_type(have.type) == field.type for have, field in zip(table.schema, fields, strict=True)):
+        return table
+    return table.cast(pa.schema([(field.name, field.type) for field in fields]))
+
+
 def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
-    table_uri, record, _ = place
-    stored = [name for name in record.names if name not in record.partition_by]
-    # the tables come sorted: a stable sort merges such runs, an unstable one starts again
-    schema = pa.schema([record.schema.field(name) for name in stored])
-    # casts nothing as a rule: it refuses a null where the table has none, and a type that the log does not say
-    frame = _frame(pa.concat_tables([table.select(stored) for table in tables]).cast(schema))
-    sort_by = [name for name in record.sort_by if name in stored]
-    if sort_by:
-        frame = frame.sort(sort_by, maintain_order=True)
-    sink = io.BytesIO()
-    frame.write_parquet(
-        sink, compression="zstd", compression_level=ZSTD_LEVEL, row_group_size=ROW_GROUP_ROWS, statistics=True
-    )
-    data = sink.getbuffer()
-    folder = place.folder
+    table_uri, record, folder = place.table_uri, place.record, place.folder
+    fields = [field for field in record if field.name not in record.partition_by]
+    names = [field.name for field in fields]
+    rows = sort_encoded(tables, [name for name in record.sort_by if name in names])
+    nulls = {name: column.null_count for name, column in zip(names, rows.columns, strict=True)}
+    for field in fields:
+        if nulls[field.name] and not field.nullable:
+            raise ValueError(f"{record.name}: {field.name} is never null, and {nulls[field.name]} rows have a null")
+    bounded = {*record.key, *record.sort_by, *(field.name for field in fields if pa.types.is_temporal(field.type))}
+    data = parquet_bytes(rows, bounded)
     path = f"{folder}/{uuid.uuid4()}.parquet" if folder else f"{uuid.uuid4()}.parquet"
     filesystem, root = open_location(table_uri)
     try:
@@ -178,7 +198,8 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
             out.write(data)
     except OSError as error:
         raise StoreError(f"{record.name}: cannot write to {table_uri}: {first_line(error)}") from error
-    return DataFile(path, frame.height, data.nbytes, json.dumps(file_stats(pq.read_metadata(sink), record)))
+    stats = file_stats(pq.read_metadata(pa.BufferReader(data)), nulls)
+    return DataFile(path, rows.num_rows, data.size, json.dumps(stats))
 
 
 def read_files(place: Place, paths: Iterable[str], columns: Sequence[str] | None = None) -> pa.Table:
@@ -224,28 +245,28 @@ def delete_files(place: Place, paths: Iterable[str]) -> None:
             raise StoreError(f"{place.record.name}: cannot delete {path}: {first_line(error)}") from error
 
 
-def file_stats(metadata: pq.FileMetaData, record: Record) -> dict[str, object]:
-    """Delta's statistics of a file, from its footer: null counts, and bounds where a reader prunes.
+def file_stats(metadata: pq.FileMetaData, nulls: Mapping[str, int]) -> dict[str, object]:
+    """Delta's statistics of a file: null counts, and the bounds that its footer has.
 
-    Bounds are kept for keys, sort columns, dates and times. Those of a long text are cut short by the Parquet
-    writer, the upper one rounded up, so that they still enclose every value.
+    Those are of keys, sort columns, dates and times, where a reader prunes.
+
+    Args:
+        metadata: The file's footer.
+        nulls: Number of nulls of each column.
     """
-    wanted = {*record.key, *record.sort_by, *(f.name for f in record if pa.types.is_temporal(f.type))}
     lows: dict[str, object] = {}
     highs: dict[str, object] = {}
-    nulls: dict[str, int] = {}
     for index in range(metadata.num_columns):
         chunks = [metadata.row_group(group).column(index) for group in range(metadata.num_row_groups)]
-        name = chunks[0].path_in_schema
         stats = [chunk.statistics for chunk in chunks]
-        if any(s is None or not s.has_null_count for s in stats):
+        if any(s is None for s in stats):
             continue
-        nulls[name] = sum(s.null_count for s in stats)
         valued = [s for s, chunk in zip(stats, chunks, strict=True) if s.null_count < chunk.num_values]
-        if name in wanted and valued and all(s.has_min_max for s in valued):
+        if valued and all(s.has_min_max for s in valued):
+            name = chunks[0].path_in_schema
             lows[name] = _stat(min(s.min for s in valued))
             highs[name] = _stat(max(s.max for s in valued))
-    return {"numRecords": metadata.num_rows, "minValues": lows, "maxValues": highs, "nullCount": nulls}
+    return {"numRecords": metadata.num_rows, "minValues": lows, "maxValues": highs, "nullCount": dict(nulls)}
 
 
 def _stat(value: object) -> object:

@@ -1,5 +1,6 @@
 """Merging rows into one partition of a table by their keys: existing rows win, or new ones do."""
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
@@ -7,10 +8,60 @@ import pyarrow as pa
 
 from stores.lake import LiveFile
 from stores.lake_commit import PartitionWrite, fingerprint
-from stores.lake_files import TARGET_FILE_BYTES, Place, read_files, write_files
+from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
+from stores.parquet_files import plain_type
 
 KEYS_HELD = 4_000_000
-"""Keys of existing rows held at once; of a larger partition they are read again for each table merged."""
+"""Keys of existing rows held at once, 16 bytes each; those of a larger partition are read again for each table."""
+
+
+class KnownKeys:
+    """Keys of the rows that partitions of a table have, read once a partition as long as they are few enough.
+
+    A key is held as a hash of 128 bits, seeded at random, so that nobody can make two keys of one hash.
+    """
+
+    def __init__(self, keys_held: int = KEYS_HELD) -> None:
+        self._keys_held = keys_held
+        self._seeds = {"high": secrets.randbits(64), "low": secrets.randbits(64)}
+        self._held: dict[Partition, pl.DataFrame] = {}
+
+    def without_known(self, rows: pa.Table, place: Place, live: Sequence[LiveFile]) -> pa.Table:
+        """The rows whose key no live file of the partition has, in their order.
+
+        Raises:
+            StoreError: A file cannot be read.
+        """
+        if not (rows.num_rows and live):
+            return rows
+        key = rows.select(list(place.record.key))
+        # the hash of an encoded text is another
+        plain = key.cast(pa.schema([(field.name, plain_type(field.type)) for field in key.schema]))
+        left = self._hashes(plain).with_row_index("__row")
+        for known in self._batches(place, live):
+            left = left.join(known, on=list(self._seeds), how="anti", maintain_order="left")
+        return rows if len(left) == rows.num_rows else rows.take(left["__row"].to_arrow())
+
+    def _batches(self, place: Place, live: Sequence[LiveFile]) -> Iterator[pl.DataFrame]:
+        held = self._held.get(place.partition)
+        if held is not None:
+            yield held
+        elif sum(file.rows for file in live) > self._keys_held:
+            yield from (self._read(place, file) for file in live)
+        else:
+            held = pl.concat([self._read(place, file) for file in live])
+            # in the order they were met: of a replay in order of time the oldest is the first to be done with
+            while self._held and sum(map(len, self._held.values())) + len(held) > self._keys_held:
+                del self._held[next(iter(self._held))]
+            self._held[place.partition] = held
+            yield held
+
+    def _read(self, place: Place, file: LiveFile) -> pl.DataFrame:
+        return self._hashes(read_files(place, [file.path], place.record.key))
+
+    def _hashes(self, keys: pa.Table) -> pl.DataFrame:
+        frame = pl.DataFrame(pl.from_arrow(keys))
+        return pl.DataFrame({name: frame.hash_rows(seed) for name, seed in self._seeds.items()})
 
 
 def add_missing(
@@ -18,26 +69,29 @@ def add_missing(
     live: Sequence[LiveFile],
     tables: Iterable[pa.Table],
     target_bytes: int = TARGET_FILE_BYTES,
+    known: KnownKeys | None = None,
 ) -> PartitionWrite:
     """Write the rows whose key the partition does not hold; of existing rows only the key columns are read.
 
     Keys are unique within the rows written: the caller sees to it.
 
+    Args:
+        place: The partition.
+        live: The partition's files in the table's current version.
+        tables: Rows of the partition.
+        target_bytes: Size of a file, roughly.
+        known: Keys kept from one call to the next, where the live files are the same.
+
     Raises:
         StoreError: A file cannot be read or written.
     """
-    if not live:
-        files = write_files(place, tables, target_bytes)
-        return PartitionWrite(place.partition, tuple(files), seen=fingerprint(live))
     skipped = 0
-    known = _ExistingKeys(place, live)
+    known = known or KnownKeys()
 
     def missing() -> Iterator[pa.Table]:
         nonlocal skipped
         for incoming in tables:
-            kept = incoming
-            for keys in known.batches():
-                kept = without_keys(kept, keys, place.record.key)
+            kept = known.without_known(incoming, place, live)
             skipped += incoming.num_rows - kept.num_rows
             yield kept
 
@@ -95,28 +149,3 @@ def without_keys(rows: pa.Table, keys: pa.Table, key: Sequence[str]) -> pa.Table
     known = pl.DataFrame(pl.from_arrow(keys.select(names).cast(rows.select(names).schema)))
     left = wanted.join(known, on=names, how="anti", nulls_equal=True, maintain_order="left")["__row"]
     return rows if len(left) == rows.num_rows else rows.take(left.to_arrow())
-
-
-class _ExistingKeys:
-    """Key columns of a partition's files, in batches of about `KEYS_HELD`; one batch is read once."""
-
-    def __init__(self, place: Place, live: Sequence[LiveFile]) -> None:
-        self._place = place
-        self._groups: list[list[str]] = [[]]
-        rows = 0
-        for file in live:
-            if rows and rows + file.rows > KEYS_HELD:
-                self._groups.append([])
-                rows = 0
-            self._groups[-1].append(file.path)
-            rows += file.rows
-        self._only = self._read(self._groups[0]) if len(self._groups) == 1 else None
-
-    def batches(self) -> Iterator[pa.Table]:
-        if self._only is not None:
-            yield self._only
-        else:
-            yield from map(self._read, self._groups)
-
-    def _read(self, files: list[str]) -> pa.Table:
-        return read_files(self._place, files, self._place.record.key)

@@ -2,16 +2,20 @@
 
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 from deltalake.transaction import Transaction
 
 from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION, SESSION_PANE
 from stores.lake import LiveFile, find_table, live_files, table_uri
+from stores.lake_buffer import Filled, PartitionBuffer
 from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
 from stores.lake_files import (
     TARGET_FILE_BYTES,
@@ -23,7 +27,7 @@ from stores.lake_files import (
     split_by_partition,
     write_files,
 )
-from stores.lake_merge import add_missing, replace_changed
+from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.panes import fold_panes
 from transforms.stream_lake import StreamToLake, count_commit
@@ -70,18 +74,25 @@ class WriteLake(beam.PTransform):
         check_partition_columns(self.record)
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Split, group, write, group, commit; an endless input in its own way.
+        """Write, group, commit; an endless input in its own way.
 
         Raises:
             OptionError: The mode does not fit an unbounded input.
         """
         if not tables.is_bounded:
             return tables | "StreamToLake" >> self._stream()
+        if self.changes is None and not (self.mode is WriteMode.MERGE and self.wins is Wins.NEW):
+            # each row stands for itself: it goes to a file as it comes, without a shuffle
+            written = tables | "WriteRows" >> beam.ParDo(_WriteRows(self))
+        else:
+            written = (
+                tables
+                | "SplitByPartition" >> beam.ParDo(_SplitByPartition(self.record, whole=self.changes is not None))
+                | "GroupByPartition" >> beam.GroupByKey()
+                | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
+            )
         return (
-            tables
-            | "SplitByPartition" >> beam.ParDo(_SplitByPartition(self.record, whole=self.changes is not None))
-            | "GroupByPartition" >> beam.GroupByKey()
-            | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
+            written
             | "GroupByTable" >> beam.GroupByKey()
             | "Commit" >> beam.ParDo(_Commit(self.lake, self.record, self.mode, self.run_id))
         )
@@ -137,6 +148,90 @@ class WriteSessions(beam.PTransform):
         )
 
 
+@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+class _WriteRows(beam.DoFn):
+    """Tables to files as they come, described when the bundle ends and keyed by table.
+
+    A thread of its own sorts and writes one file, outside of the interpreter's lock for the most part, while the
+    bundle goes on. It has one file at a time: the next waits, and with it the bundle, so that memory stays bounded.
+    What fails there is raised by the next call.
+    """
+
+    def __init__(self, write: WriteLake) -> None:
+        self._lake, self._record, self._mode = write.lake, write.record, write.mode
+        self._target_bytes = write.target_file_bytes
+        self._writer: ThreadPoolExecutor | None = None
+
+    def setup(self) -> None:
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"write-{self._record.name}")
+
+    def start_bundle(self) -> None:
+        self._buffer = PartitionBuffer(self._record, self._target_bytes)
+        self._merge = _MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
+        self._pending: Future[PartitionWrite] | None = None
+        self._written: list[PartitionWrite] = []
+
+    def process(self, table: pa.Table) -> None:
+        if self._pending is not None and self._pending.done():
+            self._collect()
+        for filled in self._buffer.add(table):
+            self._start(filled)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for filled in self._buffer.drain():
+            self._start(filled)
+        self._collect()
+        for write in join_writes(self._written):
+            described = (self._record.name, write)
+            yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def teardown(self) -> None:
+        if self._writer is not None:
+            self._writer.shutdown(cancel_futures=True)
+
+    def _start(self, filled: Filled) -> None:
+        assert self._writer is not None
+        self._collect()
+        self._pending = self._writer.submit(self._write, *filled)
+
+    def _collect(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._written.append(pending.result())
+
+    def _write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
+        place = Place(table_uri(self._lake, self._record.name), self._record, partition)
+        if self._merge is not None:
+            return self._merge.write(place, tables, self._target_bytes)
+        return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+
+
+class _MergeRows:
+    """The table as a bundle found it, and its keys as far as they were needed."""
+
+    def __init__(self, lake: str, record: Record) -> None:
+        table = find_table(lake, record.name)
+        self._live = live_files(table) if table is not None else {}
+        self._known = KnownKeys()
+
+    def write(self, place: Place, tables: list[pa.Table], target_bytes: int) -> PartitionWrite:
+        """Write the rows that the partition does not have."""
+        return add_missing(place, self._live.get(place.partition, []), tables, target_bytes, self._known)
+
+
+def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
+    """Writes of the same partition, worked out from the same files, as one."""
+    joined: dict[tuple[Partition, str | None], PartitionWrite] = {}
+    for write in writes:
+        before = joined.get((write.partition, write.seen))
+        if before is not None:
+            removed = tuple(dict.fromkeys(before.removed + write.removed))
+            skipped = before.skipped + write.skipped
+            write = PartitionWrite(write.partition, before.added + write.added, removed, write.seen, skipped)  # noqa: PLW2901
+        joined[write.partition, write.seen] = write
+    return list(joined.values())
+
+
 @beam.typehints.with_output_types(tuple[str, PackedTable])
 class _SplitByPartition(beam.DoFn):
     """A table to one packed table a partition, keyed by the partition's folder."""
@@ -157,7 +252,7 @@ class _WriteFiles(beam.DoFn):
     """The tables of one partition to files, described for the commit and keyed by table."""
 
     def __init__(self, write: WriteLake) -> None:
-        self._lake, self._record, self._mode, self._wins = write.lake, write.record, write.mode, write.wins
+        self._lake, self._record, self._mode = write.lake, write.record, write.mode
         self._changes, self._target_bytes = write.changes, write.target_file_bytes
         self._coder = TableCoder()
         self._live: dict[Partition, list[LiveFile]] = {}
@@ -173,17 +268,11 @@ class _WriteFiles(beam.DoFn):
 
     def _write(self, partition: Partition, tables: Iterable[pa.Table]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        live = self._live.get(partition, [])
-        merging = self._mode is WriteMode.MERGE
-        if self._changes is not None or (merging and self._wins is Wins.NEW):
-            changes = pa.concat_tables(tables)
-            rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
-            if merging:
-                return replace_changed(place, live, rows, gone, self._target_bytes)
-            tables = [rows]
-        if merging:
-            return add_missing(place, live, tables, self._target_bytes)
-        return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+        changes = pa.concat_tables(tables)
+        rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
+        if self._mode is WriteMode.MERGE:
+            return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes)
+        return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
 
 
 @beam.typehints.with_output_types(CommitResult)
@@ -196,6 +285,6 @@ class _Commit(beam.DoFn):
     def process(self, group: tuple[str, Iterable[PartitionWrite]]) -> Iterator[CommitResult]:
         name, writes = group
         transaction = Transaction(f"{name}:{self._run_id}", 1)
-        result = commit(self._lake, self._record, list(writes), self._mode, transaction)
+        result = commit(self._lake, self._record, join_writes(writes), self._mode, transaction)
         count_commit(result)
         yield result

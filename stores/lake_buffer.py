@@ -1,0 +1,94 @@
+"""Rows on their way to the lake, held by partition until they fill a file."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from schemas.records import Record
+from stores.lake_files import (
+    BUFFER_BYTES,
+    EXPECTED_RATIO,
+    TARGET_FILE_BYTES,
+    Partition,
+    encode_rows,
+    split_by_partition,
+)
+
+HELD_BYTES = 64 << 20
+"""Bytes held of all partitions together, some 400,000 events; one file's rows are being written beside them, in twice
+`BUFFER_BYTES` at most. More would make larger files of an input that is in no order of time."""
+
+_STRAGGLERS = 8
+"""A partition that gets less than this part of a table has ended; these rows are late."""
+
+Filled = tuple[Partition, list[pa.Table]]
+"""Rows of one partition that are to be written."""
+
+
+class PartitionBuffer:
+    """Holds tables by partition; gives back a partition that fills a file, or one of them where all are too much.
+
+    In an order of time a partition ends and the next begins: one that has ended goes before one that still grows.
+    In no order all grow, and the largest goes.
+
+    Attributes:
+        held_bytes: What it holds, in Arrow bytes, repeated texts encoded.
+    """
+
+    def __init__(
+        self, record: Record, target_file_bytes: int = TARGET_FILE_BYTES, most_bytes: int = HELD_BYTES
+    ) -> None:
+        self.held_bytes = 0
+        self._record = record
+        self._file_bytes = min(target_file_bytes * EXPECTED_RATIO, BUFFER_BYTES)
+        self._most_bytes = most_bytes
+        self._held: dict[Partition, _Held] = {}
+        self._tables_added = 0
+
+    def add(self, table: pa.Table) -> Iterator[Filled]:
+        """Take rows in, and give out what is to be written now."""
+        self._tables_added += 1
+        for partition, part in split_by_partition(table.select(self._record.names), self._record):
+            held = self._held.setdefault(partition, _Held())
+            size = held.add(encode_rows(part, self._record))
+            self.held_bytes += size
+            if part.num_rows * _STRAGGLERS >= table.num_rows:
+                held.grown_at = self._tables_added
+            if held.bytes >= self._file_bytes:
+                yield self._release(partition)
+        while self.held_bytes > self._most_bytes:
+            yield self._release(max(self._held, key=self._weight))
+
+    def drain(self) -> Iterator[Filled]:
+        """Give out the rest."""
+        while self._held:
+            yield self._release(next(iter(self._held)))
+
+    def _weight(self, partition: Partition) -> int:
+        held = self._held[partition]
+        return held.bytes * (1 + self._tables_added - held.grown_at)
+
+    def _release(self, partition: Partition) -> Filled:
+        held = self._held.pop(partition)
+        self.held_bytes -= held.bytes
+        return partition, held.tables
+
+
+class _Held:
+    """Tables of a partition, their bytes, and the number of the table that last brought it more than stragglers."""
+
+    def __init__(self) -> None:
+        self.tables: list[pa.Table] = []
+        self.bytes = 0
+        self.grown_at = 0
+
+    def add(self, part: pa.Table) -> int:
+        """Hold a table; returns its bytes."""
+        size = int(part.get_total_buffer_size())
+        if size > 2 * part.nbytes:
+            # a slice keeps all of the table alive that it was cut from
+            part = part.take(pa.array(range(part.num_rows), pa.int64()))
+            size = part.nbytes
+        self.tables.append(part)
+        self.bytes += size
+        return size
