@@ -1,18 +1,22 @@
 """The lake's sink in a pipeline: exactly once, whatever is repeated."""
 
+import operator
+import random
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from schemas.dead_letters import DEAD_LETTER
+from schemas.errors import StoreError
 from schemas.events import EVENT, EVENT_BATCH
 from schemas.sessions import SESSION, SESSION_PANE
-from stores.lake import find_table, read_table
+from stores.lake import create_tables, find_table, read_table
 from stores.lake_commit import WriteMode
 from transforms.metrics import read_counters
 from transforms.tables import Spill
@@ -93,6 +97,60 @@ def test_events_of_two_dates_come_back_as_they_were_written(tmp_path: Path) -> N
     assert counters["lake_fact_events_bytes"] == sum(
         f.stat().st_size for f in tmp_path.rglob("*.parquet") if "log" not in str(f)
     )
+
+
+def interleaved(days: int, rows: int) -> list[pa.Table]:
+    """Tables of events of all days at once, in no order."""
+    pick = random.Random(7)
+    return [
+        events(
+            [(f"d{pick.randrange(9)}", f"e{n}.{k}", NOON + timedelta(days=k % days, seconds=n)) for k in range(rows)]
+        )
+        for n in range(20)
+    ]
+
+
+def test_many_dates_at_once_in_small_files_come_back_whole_and_sorted(tmp_path: Path) -> None:
+    tables = interleaved(days=11, rows=200)
+    counters = run(WriteLake(EVENT, str(tmp_path), target_file_bytes=2000), *tables)
+    files = list(tmp_path.rglob("event_date=*/*.parquet"))
+    assert counters["lake_fact_events_files"] == len(files) > 2 * 11
+    found: list[dict[str, object]] = []
+    for file in files:
+        rows = pq.ParquetFile(file).read().to_pylist()
+        assert rows == sorted(rows, key=lambda row: [row[name] for name in EVENT.sort_by])
+        found += rows
+    assert all(pq.read_metadata(file).num_rows for file in files)
+    expected = pa.concat_tables(tables).select(EVENT.names).drop_columns("event_date").to_pylist()
+    by_id = operator.itemgetter("event_id")
+    assert sorted(found, key=by_id) == sorted(expected, key=by_id)
+    assert version_of(tmp_path, "fact_events") == 1
+
+
+def test_small_files_of_a_run_are_one_commit_and_its_repetition_none(tmp_path: Path) -> None:
+    tables = interleaved(days=3, rows=100)
+    run(WriteLake(EVENT, str(tmp_path), target_file_bytes=2000), *tables[:10])
+    counters = run(WriteLake(EVENT, str(tmp_path), target_file_bytes=2000), *tables)
+    assert (counters["lake_fact_events_rows"], counters["lake_fact_events_skipped"]) == (1000, 1000)
+    assert version_of(tmp_path, "fact_events") == 2
+    counters = run(WriteLake(EVENT, str(tmp_path), target_file_bytes=2000), *tables)
+    assert (version_of(tmp_path, "fact_events"), counters) == (2, {"lake_fact_events_skipped": 2000})
+
+
+def test_overwrite_in_small_files_replaces_each_date_once(tmp_path: Path) -> None:
+    tables = interleaved(days=3, rows=100)
+    for _ in range(2):
+        run(WriteLake(EVENT, str(tmp_path), WriteMode.OVERWRITE, target_file_bytes=2000), *tables)
+    assert len(rows_of(tmp_path, "fact_events")) == 2000
+
+
+@pytest.mark.parametrize("tables", [1, 20], ids=["in the last file", "before the last file"])
+def test_a_file_that_cannot_be_written_fails_the_run_and_leaves_nothing_to_see(tmp_path: Path, tables: int) -> None:
+    create_tables(str(tmp_path), [EVENT])
+    (tmp_path / "fact_events" / "event_date=2026-04-13").write_text("a file where a folder must be")
+    with pytest.raises(StoreError, match="fact_events: cannot write to"):
+        run(WriteLake(EVENT, str(tmp_path), target_file_bytes=2000), *interleaved(days=3, rows=100)[:tables])
+    assert rows_of(tmp_path, "fact_events") == []
 
 
 def test_the_same_events_again_commit_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Rows that a table has already, however many keys can be held."""
+
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake.transaction import Transaction
+
+from schemas.records import Field, Record
+from stores.lake import live_files, open_table, table_uri
+from stores.lake_commit import PartitionWrite, WriteMode, commit
+from stores.lake_files import Place, encode_rows, write_files
+from stores.lake_merge import KnownKeys
+
+DAYS = ["2026-04-12", "2026-04-13"]
+RECORD = Record(
+    name="r",
+    grain="one row",
+    fields=(
+        Field("device", pa.string(), "text that repeats"),
+        Field("number", pa.int64(), "number"),
+        Field("day", pa.date32(), "date"),
+    ),
+    partition_by=("day",),
+    key=("device", "number"),
+)
+
+
+def rows(day: str, numbers: range) -> pa.Table:
+    devices = [None if n % 5 == 0 else f"device {n % 3}" for n in numbers]
+    columns = [devices, list(numbers), [date.fromisoformat(day)] * len(numbers)]
+    return pa.table(columns, schema=RECORD.schema)
+
+
+@pytest.mark.parametrize("keys_held", [0, 150, 10_000], ids=["no partition", "one partition", "all"])
+def test_rows_of_two_dates_with_known_keys_are_left_out_whether_keys_are_held_or_not(
+    tmp_path: Path, keys_held: int
+) -> None:
+    places = {day: Place(table_uri(str(tmp_path), RECORD.name), RECORD, (day,)) for day in DAYS}
+    writes = [
+        PartitionWrite((day,), tuple(write_files(place, [rows(day, range(start, start + 50))])))
+        for day, place in places.items()
+        for start in (0, 50)
+    ]
+    commit(str(tmp_path), RECORD, writes, WriteMode.APPEND, Transaction("one", 1))
+    live = live_files(open_table(str(tmp_path), RECORD))
+    known = KnownKeys(keys_held)
+    for start in (0, 30, 90):
+        for day, place in places.items():
+            for incoming in (
+                rows(day, range(start, start + 60)),
+                encode_rows(rows(day, range(start, start + 60)), RECORD),
+            ):
+                left = known.without_known(incoming, place, live[day,])
+                assert left.column("number").to_pylist() == list(range(max(start, 100), start + 60))
