@@ -23,10 +23,28 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.durations import HOUR
 from schemas.errors import OptionError
-from transforms.duplicates import Bucket, Seen, drop_duplicates, drop_seen, split_by_bucket
+from transforms.duplicates import (
+    ROWS,
+    BatchId,
+    Bucket,
+    Seen,
+    drop_rows,
+    drop_seen,
+    find_copies,
+    keys_of,
+    split_by_bucket,
+    split_keys,
+)
 from transforms.metrics import count
-from transforms.tables import ShardedTable, at_earliest, split_by_shard
+from transforms.tables import ShardedTable, at_earliest
 
+NamedTable = tuple[BatchId, pa.Table]
+"""A batch of events, or rows to drop from it."""
+
+Output = Any
+"""An element, or one with a tag."""
+
+_KEYS = "keys"
 _DIGEST_BYTES = 16
 # a batch of this size is worth its way through the runner; a larger one only waits
 _GATHERED_ROWS = 100_000
@@ -36,13 +54,13 @@ _GATHERED_ROWS = 100_000
 class Deduplicate(beam.PTransform):
     """Tables of EVENT_BATCH → tables of EVENT_BATCH in which each (device_id, event_id) occurs once.
 
-    The copy that arrived first counts. A bounded input is grouped by shard: one sorted table a shard. A
-    stream is keyed by shard and hour of client time, and an event goes on at once, unless a copy went before.
-    A bucket forgets when no copy that is in time can come; copies that come later are the lake's to merge.
-    Counters: ``duplicates``, ``events_unique``.
+    The copy that arrived first counts. Of a bounded input only keys are grouped, by shard of their digests; the batches
+    wait and then go on as they came, in no order, less the rows that are copies. A stream is keyed by shard and hour
+    of client time, and an event goes on at once, unless a copy went before. A bucket forgets when no copy that is in
+    time can come; copies that come later are the lake's to merge. Counters: ``duplicates``, ``events_unique``.
 
     Attributes:
-        shards: Number of shards of devices.
+        shards: Number of shards: of digests where the input is bounded, else of devices.
         gap: The sessions' inactivity gap, microseconds.
         allowed_lateness: How far behind the watermark an event is still in time, microseconds.
         tick: The sessions' cell, microseconds.
@@ -62,12 +80,7 @@ class Deduplicate(beam.PTransform):
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Choose by the boundedness of the input."""
         if events.is_bounded:
-            return (
-                events
-                | "SplitByShard" >> beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
-                | "GroupByShard" >> beam.GroupByKey()
-                | "KeepFirst" >> beam.ParDo(_KeepFirst()).with_output_types(pa.Table)
-            )
+            return self._bounded(events)
         split = beam.ParDo(_SplitByBucket(self.shards, self.bucket))
         keep = self.allowed_lateness + self.gap + 2 * self.tick
         return (
@@ -76,21 +89,62 @@ class Deduplicate(beam.PTransform):
             | "DropSeen" >> beam.ParDo(_DropSeen(self.bucket, keep)).with_output_types(pa.Table)
         )
 
+    def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
+        """Batches and the rows to drop from them meet by the batch's id.
 
-class _SplitByShard(beam.DoFn):
+        Not by a side input: it would hold the copies of the whole input on every worker, and by an id two readings of
+        one batch meet here too.
+        """
+        named = events | "NameBatches" >> (
+            beam.ParDo(_NameBatch(self.shards))
+            .with_output_types(NamedTable, **{_KEYS: ShardedTable})
+            .with_outputs(_KEYS, main="batches")
+        )
+        copies = (
+            named[_KEYS]
+            | "GroupByShard" >> beam.GroupByKey()
+            | "FindCopies" >> beam.ParDo(_FindCopies()).with_output_types(NamedTable)
+        )
+        return (
+            (named["batches"], copies)
+            | "BatchesAndCopies" >> beam.Flatten()
+            | "GroupByBatch" >> beam.GroupByKey()
+            | "DropCopies" >> beam.ParDo(_DropCopies()).with_output_types(pa.Table)
+        )
+
+
+class _NameBatch(beam.DoFn):
     def __init__(self, shards: int) -> None:
         self._shards = shards
 
-    def process(self, events: pa.Table) -> Iterator[ShardedTable]:
-        return split_by_shard(events, self._shards)
+    def process(self, events: pa.Table) -> Iterator[Output]:
+        if events.num_rows:
+            batch, keys = keys_of(events)
+            yield batch, events
+            for piece in split_keys(keys, self._shards):
+                yield beam.pvalue.TaggedOutput(_KEYS, piece)
 
 
-class _KeepFirst(beam.DoFn):
-    def process(self, shard: tuple[int, Iterable[pa.Table]]) -> Iterator[beam.window.TimestampedValue]:
-        events = pa.concat_tables(shard[1])
-        unique = drop_duplicates(events)
-        _count(events, unique)
-        yield at_earliest(unique)
+class _FindCopies(beam.DoFn):
+    def process(self, shard: tuple[int, Iterable[pa.Table]]) -> Iterator[NamedTable]:
+        return find_copies(shard[1])
+
+
+class _DropCopies(beam.DoFn):
+    def process(self, batch: tuple[BatchId, Iterable[pa.Table]]) -> Iterator[beam.window.TimestampedValue]:
+        events, rows, read = None, [], 0
+        for table in batch[1]:
+            if table.schema.equals(ROWS):
+                rows.append(table)
+                continue
+            read += table.num_rows
+            # the same batch read again holds nothing but copies
+            events = table if events is None else events
+        assert events is not None
+        unique = drop_rows(events, rows)
+        _count(read, unique.num_rows)
+        if unique.num_rows:
+            yield at_earliest(unique)
 
 
 class _SplitByBucket(beam.DoFn):
@@ -155,7 +209,7 @@ class _DropSeen(beam.DoFn):
             pieces = [_unpack(piece) for piece in state.read()] if named else []
             seen = Seen(np.concatenate(pieces, axis=1) if pieces else None)
         unique, digests = drop_seen(events, seen)
-        _count(events, unique)
+        _count(events.num_rows, unique.num_rows)
         if unique.num_rows:
             seen.add(digests)
             state.add(_pack(digests))
@@ -220,6 +274,6 @@ def _unpack(piece: bytes) -> np.ndarray:
     return np.frombuffer(piece, "<u8").reshape(2, len(piece) // _DIGEST_BYTES)
 
 
-def _count(events: pa.Table, unique: pa.Table) -> None:
-    count("duplicates", events.num_rows - unique.num_rows)
-    count("events_unique", unique.num_rows)
+def _count(read: int, unique: int) -> None:
+    count("duplicates", read - unique)
+    count("events_unique", unique)

@@ -90,18 +90,46 @@ def test_bounded_same_id_on_another_device_is_kept() -> None:
     assert run_bounded([batch(*rows)], ["a"] * 3) == {"events_unique": 3}
 
 
-def test_bounded_tables_come_sorted_under_their_earliest_event() -> None:
+def test_bounded_batch_without_copies_goes_on_as_it_came_under_its_earliest_event() -> None:
     tables = [batch(copy("b", 7), copy("a", 9)), batch(copy("c", 8)), EVENT_BATCH.empty()]
-    run_bounded(tables, [("phone", "b", 7.0), ("phone", "c", 7.0), ("phone", "a", 7.0)], shards=1, mapper=identities)
+    expected = [batch(copy("b", 7), copy("a", 9)).to_pylist(), batch(copy("c", 8)).to_pylist()]
+    run_bounded(tables, expected, mapper=lambda table: [table.to_pylist()])
+    run_bounded(tables, [("phone", "b", 7.0), ("phone", "a", 7.0), ("phone", "c", 8.0)], mapper=identities)
+
+
+def test_bounded_batch_whose_earliest_event_is_a_copy_is_stamped_by_what_is_left() -> None:
+    second = batch(copy("a", 1, offset=1), copy("b", 6))
+    run_bounded([batch(copy("a", 1)), second], [("phone", "a", 1.0), ("phone", "b", 6.0)], mapper=identities)
 
 
 def test_bounded_input_without_events_gives_none() -> None:
     assert run_bounded([EVENT_BATCH.empty()], []) == {}
 
 
-def test_bounded_output_has_one_table_a_shard() -> None:
-    rows = [copy("e", device_id=f"device-{i}") for i in range(50)]
-    run_bounded([batch(*rows[:25]), batch(*rows[25:])], [50], shards=1, mapper=lambda table: [table.num_rows])
+def test_bounded_batch_of_copies_alone_gives_no_table() -> None:
+    second = batch(copy("a", offset=1), copy("b", offset=1))
+    counters = run_bounded([second, batch(copy("a"), copy("b"))], [2], mapper=lambda table: [table.num_rows])
+    assert counters == {"duplicates": 2, "events_unique": 2}
+
+
+def test_bounded_batch_read_twice_counts_once() -> None:
+    twice = batch(copy("a"), copy("b", offset=1), copy("b", offset=2))
+    counters = run_bounded([twice, twice], [["a", "b"]], mapper=lambda table: [events_of(table)])
+    assert counters == {"duplicates": 4, "events_unique": 2}
+
+
+def test_bounded_positions_read_twice_in_other_batches_count_once() -> None:
+    rows = [copy(f"e{i}", offset=i) for i in range(6)]
+    counters = run_bounded([batch(*rows[:4]), batch(*rows[4:]), batch(*rows)], [f"e{i}" for i in range(6)])
+    assert counters == {"duplicates": 6, "events_unique": 6}
+
+
+def test_bounded_input_delivered_twice_leaves_the_first_delivery() -> None:
+    first = [copy(f"e{i}", offset=i, page_url="/first", device_id=f"d{i % 7}") for i in range(60)]
+    again = [row | {"source": "topic-again", "page_url": "/again"} for row in first]
+    tables = [batch(*again[:35]), batch(*first[:20]), batch(*again[35:]), batch(*first[20:])]
+    urls = run_bounded(tables, ["/first"] * 60, mapper=lambda table: table.column("page_url").to_pylist())
+    assert urls == {"duplicates": 60, "events_unique": 60}
 
 
 def run_stream(script: test_stream.TestStream, expected: list[Any], mapper: Any = events_of) -> dict[str, int]:
