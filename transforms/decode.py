@@ -81,9 +81,9 @@ class _DecodeBatch(beam.DoFn):
         self._running: deque[tuple[Future[Decoded], Timestamp]] = deque()
 
     def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
-        self._running.append((self._pool.submit(self._decode, element), timestamp))
-        if len(self._running) > self._workers:
+        if len(self._running) == self._workers:
             yield from self._emit(*self._running.popleft())
+        self._running.append((self._pool.submit(self._decode, element), timestamp))
 
     def finish_bundle(self) -> Iterator[Output]:
         while self._running:

@@ -137,26 +137,25 @@ def _read_lines(pieces: Iterator[bytes], path: str, offset: int) -> Iterator[pa.
             if size >= CHUNK_BYTES and b"\n" in piece:
                 data = b"".join(held)
                 end = data.rfind(b"\n") + 1
-                yield _lines(data[:end], path, offset)
+                yield _lines(data, end, path, offset)
                 held, size, offset = [data[end:]], len(data) - end, offset + end
     except _BrokenStreamError as error:
         broken = str(error)
     data = b"".join(held)
     end = data.rfind(b"\n") + 1 if broken else len(data)
     if end:
-        yield _lines(data[:end], path, offset)
+        yield _lines(data, end, path, offset)
     if broken:
         yield Damage(_rows(pa.array([data[end:]], pa.binary()), path, np.array([offset + end])), broken)
 
 
-def _lines(data: bytes, path: str, offset: int) -> pa.Table:
-    """RAW rows of whole lines; a line of nothing but white space is no event and is passed over."""
-    if offset == 0 and data.startswith(_UTF8_BOM):
-        data, offset = data[len(_UTF8_BOM) :], len(_UTF8_BOM)
-    if not data.endswith(b"\n"):
-        data += b"\n"
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-    bounds = np.concatenate([[0], ends]).astype(np.int32)
+def _lines(data: bytes, end: int, path: str, offset: int) -> pa.Table:
+    """RAW rows of the lines in data[:end]; a line of nothing but white space is no event and is passed over."""
+    first = len(_UTF8_BOM) if offset == 0 and data.startswith(_UTF8_BOM) else 0
+    if not data.endswith(b"\n", 0, end):
+        data, end = data + b"\n", end + 1
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8, end) == ord("\n")) + 1
+    bounds = np.concatenate([[first], ends]).astype(np.int32)
     lines = pa.BinaryArray.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
     # The line's end is no part of the event: a dead letter gives back the bytes between
     rows = _rows(pc.binary_slice(lines, 0, -1), path, bounds[:-1] + np.int64(offset))
