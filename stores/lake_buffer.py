@@ -14,8 +14,8 @@ from stores.lake_files import (
     split_by_partition,
 )
 
-HELD_BYTES = 64 << 20
-"""Bytes held of all partitions together, some 400,000 events; one file's rows are being written beside them, in twice
+HELD_BYTES = 48 << 20
+"""Bytes held of all partitions together, some 300,000 events; one file's rows are being written beside them, in twice
 `BUFFER_BYTES` at most. More would make larger files of an input that is in no order of time."""
 
 _STRAGGLERS = 8

@@ -21,8 +21,8 @@ from stores.parquet_files import encode_texts, parquet_bytes, plain_type, sort_e
 TARGET_FILE_BYTES = 32 << 20
 EXPECTED_RATIO = 4
 """Bytes of a file's rows held, texts encoded, over its Parquet bytes, until the first file has shown it."""
-BUFFER_BYTES = 48 << 20
-"""Bytes of a file's rows held at most, some 300,000 events: the file is cut short rather than that more is held."""
+BUFFER_BYTES = 40 << 20
+"""Bytes of a file's rows held at most, some 250,000 events: the file is cut short rather than that more is held."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 

@@ -201,9 +201,14 @@ class _WriteRows(beam.DoFn):
 
     def _write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        if self._merge is not None:
-            return self._merge.write(place, tables, self._target_bytes)
-        return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+        try:
+            if self._merge is not None:
+                return self._merge.write(place, tables, self._target_bytes)
+            return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+        finally:
+            tables.clear()
+            # what this thread has freed serves no other thread until it is given back
+            pa.default_memory_pool().release_unused()
 
 
 class _MergeRows:
