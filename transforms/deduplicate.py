@@ -2,7 +2,7 @@
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.durations import HOUR
 from schemas.errors import OptionError
 from transforms.duplicates import (
-    ROWS,
     BatchId,
     Bucket,
     Seen,
@@ -90,10 +89,10 @@ class Deduplicate(beam.PTransform):
         )
 
     def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Batches and the rows to drop from them meet by the batch's id.
+        """Group batches by id too: two readings of one batch meet there, and it goes on once.
 
-        Not by a side input: it would hold the copies of the whole input on every worker, and by an id two readings of
-        one batch meet here too.
+        The rows to drop are asked for by id as each batch passes. Flattened into that grouping instead, the runner
+        would encode every batch twice.
         """
         named = events | "NameBatches" >> (
             beam.ParDo(_NameBatch(self.shards))
@@ -105,12 +104,8 @@ class Deduplicate(beam.PTransform):
             | "GroupByShard" >> beam.GroupByKey()
             | "FindCopies" >> beam.ParDo(_FindCopies()).with_output_types(NamedTable)
         )
-        return (
-            (named["batches"], copies)
-            | "BatchesAndCopies" >> beam.Flatten()
-            | "GroupByBatch" >> beam.GroupByKey()
-            | "DropCopies" >> beam.ParDo(_DropCopies()).with_output_types(pa.Table)
-        )
+        drop = beam.ParDo(_DropCopies(), beam.pvalue.AsMultiMap(copies)).with_output_types(pa.Table)
+        return named["batches"] | "GroupByBatch" >> beam.GroupByKey() | "DropCopies" >> drop
 
 
 class _NameBatch(beam.DoFn):
@@ -131,17 +126,16 @@ class _FindCopies(beam.DoFn):
 
 
 class _DropCopies(beam.DoFn):
-    def process(self, batch: tuple[BatchId, Iterable[pa.Table]]) -> Iterator[beam.window.TimestampedValue]:
-        events, rows, read = None, [], 0
-        for table in batch[1]:
-            if table.schema.equals(ROWS):
-                rows.append(table)
-                continue
-            read += table.num_rows
-            # the same batch read again holds nothing but copies
-            events = table if events is None else events
-        assert events is not None
-        unique = drop_rows(events, rows)
+    def process(
+        self, batch: tuple[BatchId, Iterable[pa.Table]], copies: Mapping[BatchId, Iterable[pa.Table]]
+    ) -> Iterator[beam.window.TimestampedValue]:
+        name, readings = batch
+        first, read = None, 0
+        for events in readings:
+            first = events if first is None else first
+            read += events.num_rows
+        assert first is not None
+        unique = drop_rows(first, copies[name])
         _count(read, unique.num_rows)
         if unique.num_rows:
             yield at_earliest(unique)
