@@ -254,6 +254,7 @@ def _total(amounts: pa.ChunkedArray, runs: Runs) -> pa.Array | pa.ChunkedArray:
         return zeros
     table = pa.table({"run": runs.of_place[paid], "paid": amounts.take(runs.order[paid]).cast(MONEY_SUM)})
     sums = table.group_by("run", use_threads=False).aggregate([("paid", "sum")])
-    flags = np.zeros(len(zeros), dtype=bool)
-    flags[sums.column("run").to_numpy()] = True
-    return pc.replace_with_mask(zeros, flags, sums.column("paid_sum").combine_chunks())
+    # Each run takes its sum by number, whatever order the groups came in
+    places = np.full(len(zeros), len(sums))
+    places[sums.column("run").to_numpy()] = np.arange(len(sums))
+    return pa.concat_arrays([*sums.column("paid_sum").chunks, zeros[:1]]).take(pa.array(places))
