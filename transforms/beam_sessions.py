@@ -47,12 +47,13 @@ class BeamSessions(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """A window is a millisecond longer than the gap, for Beam would split at exactly the gap."""
-        early = self.policy.early_firing
+        # A bounded input is all there before the first pane: there is no time to fire early in
+        early = None if pcoll.is_bounded else self.policy.early_firing
         windows = beam.WindowInto(
             Sessions((self.policy.gap + MILLISECOND) / SECOND),
             trigger=trigger.AfterWatermark(
                 # in processing time: Beam has no trigger on marks of event time
-                early=trigger.AfterProcessingTime(early / SECOND) if early else None,
+                early=trigger.AfterProcessingTime(max(early // SECOND, 1)) if early else None,
                 late=trigger.AfterCount(1),
             ),
             accumulation_mode=trigger.AccumulationMode.ACCUMULATING,

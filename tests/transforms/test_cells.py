@@ -27,8 +27,12 @@ def test_sums_of_thousands_of_cells_stand_at_their_own_cells() -> None:
         cell = (row["device_id"], row["event_time"] // policy.cell * policy.cell)
         revenue[cell] += row["revenue"] or 0
         views[cell] += row["event_type"] == "page_view"
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], pa.int64() if field.type == TIMESTAMP else None)
-               if field.name in rows[0] else pa.nulls(len(rows), field.type) for field in EVENT_BATCH}  # fmt: skip
+    columns = {
+        field.name: pa.array(
+            [row.get(field.name) for row in rows], pa.int64() if field.type == TIMESTAMP else field.type
+        )
+        for field in EVENT_BATCH
+    }
     schema = pa.schema([field.with_nullable(True) for field in EVENT_BATCH.schema])
     events = pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
     pieces = [cells_of(events.slice(start, 1_000), policy) for start in range(0, 6_000, 1_000)]
