@@ -10,8 +10,8 @@ show clickstream generate --events 200k --out "$work/events"
 show clickstream run --input "$work/events/*.jsonl"
 show clickstream sql "
   SELECT start_date, count(*) AS sessions, count(*) FILTER (had_purchase) AS converting,
-         round(100.0 * converting / sessions, 1) AS conversion_percent,
-         round(avg(event_count), 1) AS events_a_session, sum(revenue) AS revenue
+         round(100.0 * converting / sessions, 1) AS percent,
+         round(avg(event_count), 1) AS events_each, CAST(sum(revenue) AS DECIMAL(12, 2)) AS revenue
   FROM fact_sessions GROUP BY start_date ORDER BY start_date"
 read -r device until < <(clickstream sql --csv "
   SELECT device_id, strftime(max(session_end) + INTERVAL 1 second, '%Y-%m-%dT%H:%M:%SZ')
