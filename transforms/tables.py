@@ -51,6 +51,10 @@ class TableCoder(Coder):
         with pa.ipc.open_stream(source) as reader:
             return reader.read_all()
 
+    def estimate_size(self, value: pa.Table) -> int:
+        """The bytes in memory. Beam samples it at every step, and its own estimate would encode the table."""
+        return int(value.nbytes)
+
     def is_deterministic(self) -> bool:
         """A table is never a key."""
         return False
