@@ -55,7 +55,7 @@ class Stores:
     def everything(self) -> dict[str, list[tuple[object, ...]]]:
         """What anyone can ask: the three tables, and of every device its rows in the device store."""
         found = {"events": self.ask(EVENTS), "sessions": self.ask(SESSIONS), "dead": self.ask(DEAD)}
-        with open_device_store(str(self.devices), read_only=True) as store:
+        with open_device_store(str(self.devices)) as store:
             for (device,) in self.ask("SELECT DISTINCT device_id FROM fact_events ORDER BY 1"):
                 found[f"device {device}"] = [
                     tuple(row.values())
