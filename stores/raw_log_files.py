@@ -8,7 +8,7 @@ import io
 import re
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ _OBJECT_STORES = ("s3", "gcs", "abfs")
 _ROW_BYTES = 64
 """More than a row takes beside its payload, but for a long source."""
 
+_SCHEMA = fastavro.parse_schema(RAW_LOG_AVRO)
 _YEAR_1, _YEAR_10000 = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND
 
 
@@ -64,6 +65,18 @@ def hour_folder(arrival_time: int | None) -> str:
     if arrival_time is None:
         return f"arrival_date={NULL_PARTITION}/arrival_hour={NULL_PARTITION}"
     return f"{_utc(arrival_time):arrival_date=%Y-%m-%d/arrival_hour=%H}"
+
+
+def hour_end(folder: str) -> datetime | None:
+    """The end of the hour whose folder this is, below the log's root; None where it is none.
+
+    >>> hour_end("arrival_date=2026-04-12/arrival_hour=23")
+    datetime.datetime(2026, 4, 13, 0, 0, tzinfo=datetime.timezone.utc)
+    """
+    found = re.fullmatch(r"arrival_date=(\d{4}-\d{2}-\d{2})/arrival_hour=(\d{2})", folder)
+    if found is None:
+        return None
+    return datetime.fromisoformat(f"{found[1]}T{found[2]}:00:00+00:00") + timedelta(hours=1)
 
 
 def file_name(source: str, earliest: int | None, data: bytes) -> str:
@@ -165,7 +178,7 @@ class _Part:
         # random unless given, and then the same rows were not the same bytes
         marker = hashlib.blake2b(encode_rows(first.slice(0, 1)), digest_size=16).digest()
         self._writer = fastavro.write.Writer(
-            self._out, RAW_LOG_AVRO, codec=CODEC, compression_level=LEVEL, sync_marker=marker
+            self._out, _SCHEMA, codec=CODEC, compression_level=LEVEL, sync_marker=marker
         )
 
     @property
