@@ -1,0 +1,335 @@
+"""A Kafka topic as a source: batches of RAW rows with every offset, once, and a watermark that is honest.
+
+A splittable DoFn over confluent-kafka. Its restriction, the next offset of each partition, is what the runner
+checkpoints; the offsets that are committed to the cluster are for who watches the lag. A bundle ends by itself after a
+fraction of a second, so that checkpoints are frequent and cheap. Beam's own alternatives were weighed: `ReadFromKafka`
+needs a Java expansion service and harness, `unbounded_source` can neither end nor hand over many records at a time.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.coders import Coder
+from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
+from apache_beam.io.watermark_estimators import WatermarkEstimator
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
+
+from schemas.durations import MILLISECOND, MINUTE, SECOND
+from schemas.errors import OptionError
+from transforms.kafka_client import LOGGER, BrokerUnreachableError, KafkaCluster
+from transforms.kafka_positions import Positions, Start, Until
+from transforms.kafka_reader import TopicReader, TopicShare
+from transforms.kafka_watermark import EventTimeProgress, WatermarkPolicy
+from transforms.metrics import NAMESPACE, count
+from transforms.read_files import DEAD_LETTERS, RawInput
+
+_RETRY_SECONDS = 2
+_POLL = 100 * MILLISECOND
+
+
+@dataclass(eq=False)
+class ReadKafka(beam.PTransform):
+    """Reads a topic; times in microseconds.
+
+    Each batch is stamped with the earliest event time of its rows, which may be before the watermark: then it is late.
+    Counters: ``events_read``, ``bytes_read``. Gauges, of each reader: ``watermark_lag_ms``, ``consumer_lag`` (records).
+
+    Attributes:
+        servers: HOST:PORT of brokers, with commas between.
+        topic: The topic's name.
+        start: ``earliest``, ``latest``, or the time of arrival to start at. A partition that is added later is read
+            from its beginning.
+        until: None to follow the topic for ever; else the read ends, and the PCollection is bounded: ``now`` for what
+            is there when it starts, a time of arrival, or the offset to end before for every partition.
+        max_disorder: How much older than the newest event of its partition an event may be without being late.
+        idle_timeout: Silence after which a partition without anything more to read no longer holds the watermark back.
+        config: A client properties file (TLS, SASL), read on the workers: only its path is in the job.
+        group: Consumer group to commit offsets for, for who watches its lag; None for none.
+        readers: How many share the partitions. One keeps the watermark exact on every runner; several catch up faster.
+        batch_rows: Rows of a batch, at most.
+        bundle_time: Length of a bundle; checkpoints wait for its end.
+        discovery_interval: How often new partitions are looked for.
+
+    Raises:
+        OptionError: A count or duration is not more than zero, or the name of the servers or the topic is empty.
+    """
+
+    servers: str
+    topic: str
+    start: Start = "earliest"
+    until: Until = None
+    max_disorder: int = 1 * MINUTE
+    idle_timeout: int = 30 * SECOND
+    config: Path | None = None
+    group: str | None = None
+    readers: int = 1
+    batch_rows: int = 20_000
+    bundle_time: int = 300 * MILLISECOND
+    discovery_interval: int = 10 * SECOND
+
+    def __post_init__(self) -> None:
+        counts = ("max_disorder", "idle_timeout", "readers", "batch_rows", "bundle_time", "discovery_interval")
+        problems = [f"{name} must be more than zero" for name in counts if getattr(self, name) <= 0]
+        problems += [f"{name} must not be empty" for name in ("servers", "topic") if not getattr(self, name)]
+        if problems:
+            raise OptionError("\n".join(problems))
+
+    @no_annotations
+    def expand(self, pipeline: beam.Pipeline) -> RawInput:
+        """Pipeline → RawInput; nothing is a dead letter before it is decoded."""
+        reading = _ReadEndlessly(self) if self.until is None else _ReadToEnd(self)
+        read = (
+            pipeline
+            | "EachReader" >> beam.Create(range(self.readers))
+            | "ReadPartitions"
+            >> beam.ParDo(reading)
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="batches")
+        )
+        return RawInput(read["batches"], read[DEAD_LETTERS])
+
+    def check(self) -> int:
+        """Ask the cluster for the topic, before a job is started; returns the number of its partitions.
+
+        Raises:
+            InputError: Nobody answers, the login is refused, or there is no such topic.
+            OptionError: The client properties file cannot be used.
+        """
+        return len(KafkaCluster(self.servers, self.config).topic(self.topic).partitions)
+
+
+class _JsonCoder(Coder):
+    """Encodes what offers `as_json` and `from_json`: a savepoint is readable, and outlives the classes' names."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def encode(self, value: Any) -> bytes:
+        return json.dumps(value.as_json(), separators=(",", ":")).encode()
+
+    def decode(self, encoded: bytes) -> Any:
+        return self._kind.from_json(json.loads(encoded))
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+class PositionsTracker(RestrictionTracker):
+    """Claims positions, one state of the whole read after the other. It is split where it stands, and nowhere else."""
+
+    def __init__(self, positions: Positions) -> None:
+        self._start = self._claimed = positions
+        self._is_split = False
+
+    def current_restriction(self) -> Positions:
+        """What is left to read."""
+        return self._claimed
+
+    def try_claim(self, positions: Positions) -> bool:
+        """Claim what lies between the last claim and these positions; False once the rest is somebody else's."""
+        if self._is_split:
+            return False
+        if not positions.follows(self._claimed):
+            raise ValueError(f"a claim goes back, from {self._claimed} to {positions}")
+        self._claimed = positions
+        return True
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[Positions, Positions] | None:
+        """Give away all that has not been claimed. A part of it cannot be given: one reader has all partitions."""
+        if fraction_of_remainder != 0 or self._is_split or self._claimed.is_done:
+            return None
+        self._is_split = True
+        return self._claimed.done_since(self._start), self._claimed
+
+    def check_done(self) -> bool:
+        """Whether all has been claimed or given away.
+
+        Raises:
+            ValueError: It has not.
+        """
+        if not (self._is_split or self._claimed.is_done):
+            raise ValueError(f"neither read to the end nor given away: {self._claimed}")
+        return True
+
+    def current_progress(self) -> RestrictionProgress:
+        """The share of the offsets that is done; none of an endless read."""
+        total = max(self._start.left, 1)
+        done = (total - self._claimed.left) / total if self._start.bounded and self._start.spans else 0.0
+        return RestrictionProgress(fraction=done)
+
+    def is_bounded(self) -> bool:
+        """Whether the read ends."""
+        return self._start.bounded
+
+
+class _ProgressEstimator(WatermarkEstimator):
+    """Carries the event time progress from bundle to bundle; the rule is `WatermarkPolicy`'s."""
+
+    def __init__(self, progress: EventTimeProgress) -> None:
+        self._progress = progress
+
+    def advance(self, progress: EventTimeProgress) -> None:
+        self._progress = progress
+
+    def current_watermark(self) -> Timestamp:
+        watermark = self._progress.watermark
+        return MIN_TIMESTAMP if watermark is None else Timestamp(micros=watermark)
+
+    def get_estimator_state(self) -> EventTimeProgress:
+        return self._progress
+
+    def observe_timestamp(self, timestamp: Timestamp) -> None:
+        """A batch's timestamp says nothing: it is that of its oldest row."""
+
+
+class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider):
+    """Number of a reader → batches of RAW rows. The consumer stays open from bundle to bundle."""
+
+    def __init__(self, source: ReadKafka) -> None:
+        self._share = TopicShare(
+            cluster=KafkaCluster(source.servers, source.config),
+            topic=source.topic, start=source.start, until=source.until, group=source.group, readers=source.readers,
+        )  # fmt: skip
+        self._policy = WatermarkPolicy(source.max_disorder, source.idle_timeout, alone=source.readers == 1)
+        self._batch_rows = source.batch_rows
+        self._bundle_seconds = source.bundle_time / SECOND
+        self._discovery_seconds = source.discovery_interval / SECOND
+        self._readers: dict[int, TopicReader] = {}
+        self._looked_at: dict[int, float] = {}
+
+    def initial_restriction(self, element: int) -> Positions:  # noqa: ARG002
+        return Positions(bounded=self._share.until is not None)
+
+    def create_tracker(self, restriction: Positions) -> PositionsTracker:
+        return PositionsTracker(restriction)
+
+    def restriction_size(self, element: int, restriction: Positions) -> int:  # noqa: ARG002
+        return max(restriction.left, 1)
+
+    def restriction_coder(self) -> Coder:
+        return _JsonCoder(Positions)
+
+    def initial_estimator_state(self, element: int, restriction: Positions) -> EventTimeProgress:  # noqa: ARG002
+        return EventTimeProgress()
+
+    def create_watermark_estimator(self, state: EventTimeProgress) -> _ProgressEstimator:
+        return _ProgressEstimator(state)
+
+    def estimator_state_coder(self) -> Coder:
+        return _JsonCoder(EventTimeProgress)
+
+    def teardown(self) -> None:
+        while self._readers:
+            self._readers.popitem()[1].close()
+
+    def read(self, number: int, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
+        """One bundle of one reader."""
+        positions = tracker.current_restriction()
+        try:
+            reader = self._reader(number)
+            if positions.spans is None:
+                positions = reader.resolve()
+                if not tracker.try_claim(positions):
+                    return
+            reader.seek(positions)
+        except BrokerUnreachableError as error:
+            LOGGER.warning("%s; trying again", error)
+            tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
+            return
+        ends_at = time.monotonic() + self._bundle_seconds
+        while not positions.is_done:
+            left = ends_at - time.monotonic()
+            if left <= 0:
+                tracker.defer_remainder()
+                break
+            if not positions.bounded:
+                positions = positions.with_new(self._discover(number, reader))
+            polled = reader.poll(self._batch_rows, min(left, _POLL / SECOND))
+            positions = positions.after(polled.offsets) if polled else positions
+            if not tracker.try_claim(positions):
+                return
+            if polled and len(polled.rows):
+                count("events_read", len(polled.rows))
+                count("bytes_read", pc.sum(pc.binary_length(polled.rows["payload"])).as_py() or 0)
+                yield beam.window.TimestampedValue(polled.rows, Timestamp(micros=polled.earliest))
+            # Only now: a batch is not to be late by what it says itself
+            progress = self._policy.advance(
+                estimator.get_estimator_state(), polled.newest if polled else {}, positions.unfinished, reader.at_end,
+                int(time.time() * SECOND),
+            )  # fmt: skip
+            estimator.advance(progress)
+        if self._share.group:
+            finalizer.register(_Commit(reader, {p: span.next for p, span in positions.known.items()}))
+        _report(reader, estimator.get_estimator_state())
+
+    def _reader(self, number: int) -> TopicReader:
+        if number not in self._readers:
+            self._readers[number] = TopicReader(replace(self._share, reader=number))
+            self._looked_at[number] = time.monotonic()
+        return self._readers[number]
+
+    def _discover(self, number: int, reader: TopicReader) -> Any:
+        now = time.monotonic()
+        if now - self._looked_at[number] < self._discovery_seconds:
+            return {}
+        self._looked_at[number] = now
+        found = reader.new_partitions()
+        if found:
+            LOGGER.info("new partitions of %s: %s", self._share.topic, ", ".join(map(str, found)))
+        return found
+
+
+class _ReadEndlessly(_ReadPartitions):
+    """Follows the topic for ever."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: int,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(),  # noqa: B008
+    ) -> Iterator[beam.window.TimestampedValue]:
+        yield from self.read(element, finalizer, tracker, estimator)
+
+
+class _ReadToEnd(_ReadPartitions):
+    """Reads up to an end, and is done: the PCollection is bounded."""
+
+    def process(
+        self,
+        element: int,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(),  # noqa: B008
+    ) -> Iterator[beam.window.TimestampedValue]:
+        yield from self.read(element, finalizer, tracker, estimator)
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """Called once the runner has the bundle's checkpoint."""
+
+    reader: TopicReader
+    offsets: dict[int, int]
+
+    def __call__(self) -> None:
+        self.reader.commit(self.offsets)
+
+
+def _report(reader: TopicReader, progress: EventTimeProgress) -> None:
+    """Set the gauges."""
+    Metrics.gauge(NAMESPACE, "consumer_lag").set(reader.lag)
+    if progress.watermark is not None:
+        lag = int(time.time() * SECOND) - progress.watermark
+        Metrics.gauge(NAMESPACE, "watermark_lag_ms").set(lag // MILLISECOND)
