@@ -1,12 +1,16 @@
 """Shared by the whole tree: generated traffic, and the oracle that says what must become of it."""
 
 import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
+from runners.services import KafkaService
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +40,24 @@ def traffic_files(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
             events_per_file=6_000,
         )
     )
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """Skips a test that needs Java and Maven on a machine without them, except in CI, where they must be there."""
+    missing = [command for command in ("java", "mvn") if shutil.which(command) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI must have {' and '.join(missing)}: the tests of the live path would not run")
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed: a real broker or cluster cannot be started")
+
+
+@pytest.fixture(scope="session")
+def kafka_service(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaService]:
+    """A real broker, running, for tests that leave it running; `address` says where. Topics: a new name a test."""
+    service = KafkaService(tmp_path_factory.mktemp("services"))
+    try:
+        service.up()
+        yield service
+    finally:
+        service.down()
