@@ -8,7 +8,7 @@ import pyarrow as pa
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from stores.raw_log_files import RawLogBuffer
+from stores.raw_log_buffer import RawLogBuffer
 from transforms.metrics import count
 
 HELD_BYTES = 64 << 20

@@ -4,11 +4,15 @@ A pass merges what closed hours hold and leaves a receipt of the files that it m
 those. In between a reader meets their rows twice, as it may after any restart of the writer, and what a reader has
 listed is there when it opens it. A pass that dies is mended by the next: it finds the same rows, and so writes the
 same file under the same name.
+
+Files whose offsets do not meet hold no copy of each other's rows: their blocks are taken over as they are, for a tenth
+of the time that decoding takes. The others are decoded, and each row is kept once.
 """
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -19,7 +23,15 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem
 from schemas.errors import InputError, StoreError
 from schemas.events import RAW
 from stores.lake_files import first_line, open_location
-from stores.raw_log_files import TEMPORARY_SUFFIX, RawLogBuffer, hour_end, hour_folder, write_whole
+from stores.raw_log_buffer import RawLogBuffer
+from stores.raw_log_files import (
+    TEMPORARY_SUFFIX,
+    Summary,
+    hour_end,
+    hour_folder,
+    read_summary,
+    write_whole,
+)
 from transforms.raw_files import Damage, FileFormat, FileSlice, read_slice
 
 TARGET_BYTES = 32 << 20
@@ -145,19 +157,26 @@ class _Hour:
         return kept, deleted
 
     def _merge(self, names: list[str], now: datetime) -> Compaction:
-        tables: list[pa.Table] = []
+        files = {name: self._read(name) for name in names}
+        summaries = {name: _summary(data) for name, data in files.items()}
+        mixed = _overlapping(summaries)
+        buffer = RawLogBuffer(self._root)
         merged: list[str] = []
-        for name in names:
-            rows = self._rows(name)
-            if rows is not None:
-                tables.append(rows)
+        tables = [RAW.empty()]
+        for name, data in files.items():
+            summary = summaries[name]
+            if name in mixed or summary is None:
+                rows = _decoded(name, data)
+                if rows is not None:
+                    tables.append(rows)
+                    merged.append(name)
+            elif _added(buffer, data, summary):
                 merged.append(name)
         damaged = len(names) - len(merged)
         if len(merged) < 2:
             return Compaction(damaged=damaged)
         found = pa.concat_tables(tables)
         rows = without_copies(found)
-        buffer = RawLogBuffer(self._root)
         buffer.add(rows)
         written = [file.path.rpartition("/")[2] for file in buffer.write()]
         replaced = sorted(set(merged) - set(written))
@@ -167,25 +186,11 @@ class _Hour:
         write_whole(self._filesystem, f"{self._folder}/{name}", receipt.encode())
         return Compaction(len(replaced), len(written), len(found) - len(rows), damaged=damaged)
 
-    def _rows(self, name: str) -> pa.Table | None:
-        """A file's rows, or None where it is damaged: what cannot be read must not be deleted."""
-        data = self._read(name)
-        pieces = read_slice(io.BytesIO(data), FileSlice(name, FileFormat.AVRO, 0, len(data)))
-        tables = [RAW.empty()]
-        try:
-            for piece in pieces:
-                if isinstance(piece, Damage):
-                    return None
-                tables.append(piece)
-        except InputError:
-            return None
-        return pa.concat_tables(tables)
-
     def _read(self, name: str) -> bytes:
         with self._filesystem.open_input_file(f"{self._folder}/{name}") as stream:
             return bytes(stream.read())
 
-    def _delete(self, names: "Iterator[str] | list[str] | set[str]") -> int:
+    def _delete(self, names: Iterable[str]) -> int:
         deleted = 0
         for name in names:
             try:
@@ -194,6 +199,55 @@ class _Hour:
                 continue
             deleted += 1
         return deleted
+
+
+def _overlapping(summaries: dict[str, Summary | None]) -> set[str]:
+    """Names of the files that may share a row with another: a range of offsets of theirs meets one of the other's."""
+    ranges = sorted(
+        (summary.source, partition, first, last, name)
+        for name, summary in summaries.items()
+        if summary is not None
+        for partition, (first, last) in summary.offsets.items()
+    )
+    found: set[str] = set()
+    furthest = None
+    for source, partition, first, last, name in ranges:
+        if furthest is None or furthest[:2] != (source, partition):
+            furthest = source, partition, last, name
+            continue
+        if first <= furthest[2]:
+            found |= {name, furthest[3]}
+        if last > furthest[2]:
+            furthest = source, partition, last, name
+    return found
+
+
+def _summary(data: bytes) -> Summary | None:
+    with suppress(Exception):  # whatever fastavro meets in a damaged header
+        return read_summary(data)
+    return None
+
+
+def _added(buffer: RawLogBuffer, data: bytes, summary: Summary) -> bool:
+    """Whether a file could be taken over: what cannot be read must not be deleted."""
+    try:
+        buffer.add_file(data, summary)
+    except Exception:  # whatever fastavro and its codecs meet
+        return False
+    return True
+
+
+def _decoded(name: str, data: bytes) -> pa.Table | None:
+    """A file's rows, or None where it is damaged: what cannot be read must not be deleted."""
+    tables = [RAW.empty()]
+    try:
+        for piece in read_slice(io.BytesIO(data), FileSlice(name, FileFormat.AVRO, 0, len(data))):
+            if isinstance(piece, Damage):
+                return None
+            tables.append(piece)
+    except InputError:
+        return None
+    return pa.concat_tables(tables)
 
 
 def _groups(sizes: dict[str, int], target_bytes: int) -> Iterator[list[str]]:

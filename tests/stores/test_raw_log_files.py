@@ -16,7 +16,8 @@ from schemas.errors import StoreError
 from schemas.events import RAW
 from schemas.raw_log import RAW_LOG_AVRO
 from stores.avro_rows import encode_rows, varints
-from stores.raw_log_files import BLOCK_BYTES, RawLogBuffer, RawLogFile
+from stores.raw_log_buffer import BLOCK_BYTES, RawLogBuffer
+from stores.raw_log_files import RawLogFile
 from transforms.raw_files import FileFormat, FileSlice, read_slice
 from transforms.read_files import list_files
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import StoreError
 from schemas.events import RAW
-from stores.raw_log_files import RawLogBuffer
+from stores.raw_log_buffer import RawLogBuffer
 from transforms import compact_archive as module
 from transforms.compact_archive import KEEP, SETTLE, Compaction, compact_archive, without_copies
 from transforms.raw_files import FileFormat, FileSlice, read_slice
