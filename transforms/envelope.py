@@ -35,6 +35,9 @@ _OPTIONAL_IDS = ("user_id", "entity_id", "entity_type", "session_id")
 _CONTEXT_IDS = ("device_id", "user_id")
 _CONTEXT = (*_CONTEXT_IDS, "country", "device_type", "os", "app_version")
 
+# In the background its allocator gives back what it would else keep for the next query: a hundred megabytes a connection
+_DUCKDB = {"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
+
 _MESSAGES = {
     Reason.NULL_PAYLOAD: "the record has no value (a tombstone)",
     Reason.EMPTY_PAYLOAD: "the record has a value of no bytes",
@@ -54,6 +57,7 @@ _MESSAGES = {
 }
 
 _RFC3339 = r"\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
+_RFC3339_PLAIN = r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z"
 _TEMPLATE = Template(resources.files("transforms").joinpath("decode.sql").read_text(encoding="utf-8"))
 _YEAR_1_MS, _YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
 
@@ -75,7 +79,7 @@ class EnvelopeDecoder:
 
     def __init__(self, user_key_secret: str) -> None:
         self._secret = user_key_secret
-        self._connection = duckdb.connect(config={"threads": 1, "memory_limit": "1GB"})
+        self._connection = duckdb.connect(config=_DUCKDB)
         self._connection.execute("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
@@ -281,14 +285,17 @@ def _decode_query(now: int) -> str:
 
 def _time_sql(column: str, json_type: str) -> str:
     """SQL for microseconds since 1970 of an RFC 3339 text or integer epoch milliseconds; null where it is neither."""
-    # A leap second, which has no place in Unix time, is the first instant of the next minute
-    return f"""CASE {json_type}
-      WHEN 'VARCHAR' THEN
+    # Most stamps are plain: they need no look at their case and no leap second, which has no place in Unix time and is
+    # the first instant of the next minute
+    return f"""CASE
+      WHEN {json_type} = 'VARCHAR' AND regexp_full_match({column}, '{_RFC3339_PLAIN}')
+      THEN epoch_us(TRY_CAST({column} AS TIMESTAMPTZ))
+      WHEN {json_type} = 'VARCHAR' THEN
         CASE WHEN NOT regexp_full_match({column}, '{_RFC3339}') THEN NULL
              WHEN {column}[18:19] = '60'
              THEN epoch_us(TRY_CAST(upper({column}[1:17] || '59' || {column}[20:]) AS TIMESTAMPTZ)) + 1000000
              ELSE epoch_us(TRY_CAST(upper({column}) AS TIMESTAMPTZ)) END
-      WHEN 'DOUBLE' THEN NULL
+      WHEN {json_type} = 'DOUBLE' THEN NULL
       ELSE CASE WHEN TRY_CAST({column} AS BIGINT) BETWEEN {_YEAR_1_MS} AND {_YEAR_10000_MS - 1}
            THEN CAST({column} AS BIGINT) * 1000 END END"""
 

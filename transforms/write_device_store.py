@@ -9,6 +9,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from stores.device_store import DeviceStore, open_device_store
+from transforms.background import Background
 from transforms.metrics import count
 
 # Small tables are written together: sorted once, a batch each. Held rows are bounded, as is the wait for them.
@@ -51,7 +52,7 @@ class WriteDeviceSessions(beam.PTransform):
 
 
 class _Write(beam.DoFn):
-    """Gathers tables, writes them, and makes them durable before the bundle ends."""
+    """Gathers tables, writes them in a thread of its own, and makes them durable before the bundle ends."""
 
     counter: str
 
@@ -60,7 +61,6 @@ class _Write(beam.DoFn):
         self._store: DeviceStore | None = None
         self._gathered: list[pa.Table] = []
         self._rows = 0
-        self._written = 0
 
     def write_to(self, store: DeviceStore) -> Callable[[pa.Table], int]:
         """The store's method that writes a table."""
@@ -68,9 +68,11 @@ class _Write(beam.DoFn):
 
     def setup(self) -> None:
         self._store = open_device_store(self._uri)
+        self._writer = Background[int]("write-devices")
 
     def start_bundle(self) -> None:
-        self._gathered, self._rows, self._written = [], 0, 0
+        self._writer.reset()
+        self._gathered, self._rows = [], 0
 
     def process(self, table: pa.Table) -> None:
         self._gathered.append(table)
@@ -80,21 +82,23 @@ class _Write(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         assert self._store is not None
-        self._write()
-        if self._written:
+        if self._rows:
+            self._write()
+        written = sum(self._writer.finish())
+        if written:
             self._store.flush()
-            count(self.counter, self._written)
-            yield WindowedValue(self._written, MIN_TIMESTAMP, [beam.window.GlobalWindow()])
+            count(self.counter, written)
+            yield WindowedValue(written, MIN_TIMESTAMP, [beam.window.GlobalWindow()])
 
     def teardown(self) -> None:
         if self._store is not None:
+            self._writer.close()
             self._store.close()
             self._store = None
 
     def _write(self) -> None:
         assert self._store is not None
-        if self._rows:
-            self._written += self.write_to(self._store)(pa.concat_tables(self._gathered))
+        self._writer.start(self.write_to(self._store), pa.concat_tables(self._gathered))
         self._gathered, self._rows = [], 0
 
 

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import apache_beam as beam
@@ -15,7 +14,7 @@ from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION, SESSION_PANE
 from stores.lake import LiveFile, find_table, live_files, table_uri
-from stores.lake_buffer import Filled, PartitionBuffer
+from stores.lake_buffer import PartitionBuffer
 from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
 from stores.lake_files import (
     TARGET_FILE_BYTES,
@@ -29,6 +28,7 @@ from stores.lake_files import (
 )
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
+from transforms.background import Background
 from transforms.panes import fold_panes
 from transforms.stream_lake import StreamToLake, count_commit
 from transforms.tables import TableCoder
@@ -152,52 +152,35 @@ class WriteSessions(beam.PTransform):
 class _WriteRows(beam.DoFn):
     """Tables to files as they come, described when the bundle ends and keyed by table.
 
-    A thread of its own sorts and writes one file, outside of the interpreter's lock for the most part, while the
-    bundle goes on. It has one file at a time: the next waits, and with it the bundle, so that memory stays bounded.
-    What fails there is raised by the next call.
+    A thread of its own sorts and writes the files, outside of the interpreter's lock for the most part.
     """
 
     def __init__(self, write: WriteLake) -> None:
         self._lake, self._record, self._mode = write.lake, write.record, write.mode
         self._target_bytes = write.target_file_bytes
-        self._writer: ThreadPoolExecutor | None = None
 
     def setup(self) -> None:
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"write-{self._record.name}")
+        self._writer = Background[PartitionWrite](f"write-{self._record.name}")
 
     def start_bundle(self) -> None:
+        self._writer.reset()
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
         self._merge = _MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
-        self._pending: Future[PartitionWrite] | None = None
-        self._written: list[PartitionWrite] = []
 
     def process(self, table: pa.Table) -> None:
-        if self._pending is not None and self._pending.done():
-            self._collect()
+        self._writer.check()
         for filled in self._buffer.add(table):
-            self._start(filled)
+            self._writer.start(self._write, *filled)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for filled in self._buffer.drain():
-            self._start(filled)
-        self._collect()
-        for write in join_writes(self._written):
+            self._writer.start(self._write, *filled)
+        for write in join_writes(self._writer.finish()):
             described = (self._record.name, write)
             yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
     def teardown(self) -> None:
-        if self._writer is not None:
-            self._writer.shutdown(cancel_futures=True)
-
-    def _start(self, filled: Filled) -> None:
-        assert self._writer is not None
-        self._collect()
-        self._pending = self._writer.submit(self._write, *filled)
-
-    def _collect(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._written.append(pending.result())
+        self._writer.close()
 
     def _write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
@@ -207,7 +190,7 @@ class _WriteRows(beam.DoFn):
             return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
         finally:
             tables.clear()
-            # what this thread has freed serves no other thread until it is given back
+            # what this thread has freed serves no other until it is given back
             pa.default_memory_pool().release_unused()
 
 
