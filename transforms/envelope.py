@@ -35,7 +35,7 @@ _OPTIONAL_IDS = ("user_id", "entity_id", "entity_type", "session_id")
 _CONTEXT_IDS = ("device_id", "user_id")
 _CONTEXT = (*_CONTEXT_IDS, "country", "device_type", "os", "app_version")
 
-# In the background its allocator gives back what it would else keep for the next query: a hundred megabytes a connection
+# Its allocator gives back in the background what it would else keep for the next query: 100 MB a connection
 _DUCKDB = {"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
 
 _MESSAGES = {
