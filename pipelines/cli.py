@@ -5,6 +5,7 @@ import sys
 import typer
 
 from pipelines.commands.generate import generate
+from pipelines.commands.produce import produce
 from pipelines.commands.recent import recent
 from pipelines.commands.run import run
 from pipelines.commands.sql import sql
@@ -24,6 +25,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Any other option is passed to Beam, such as --temp_location.",
 )(run)
+app.command()(produce)
 app.command()(recent)
 app.command()(sql)
 

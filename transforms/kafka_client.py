@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
 
 from schemas.errors import InputError, OptionError
@@ -26,6 +25,10 @@ _REQUEST_SECONDS = 10.0
 
 class BrokerUnreachableError(InputError):
     """No broker answers. A worker waits and tries again; a check before the start gives up."""
+
+
+class NoSuchTopicError(InputError):
+    """The cluster answers, and has no topic of that name."""
 
 
 class _OncePer(logging.Filter):
@@ -46,6 +49,8 @@ class _OncePer(logging.Filter):
 
 LOGGER = logging.getLogger("clickstream.kafka")
 LOGGER.addFilter(_OncePer())
+_SILENT = logging.getLogger("clickstream.kafka.asked")
+_SILENT.disabled = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class KafkaCluster:
     servers: str
     config: Path | None = None
 
-    def client(self, kind: Callable[..., Client], settings: dict[str, Any]) -> Client:
+    def client(self, kind: Callable[..., Client], settings: dict[str, Any], logger: logging.Logger = LOGGER) -> Client:
         """Open a client: a confluent-kafka class, with the file's properties and, above these, the settings.
 
         Raises:
@@ -69,7 +74,7 @@ class KafkaCluster:
         common = {"bootstrap.servers": self.servers, "reconnect.backoff.max.ms": 2_000, "log.connection.close": False}
         properties = read_properties(self.config) if self.config else {}
         try:
-            return kind({**properties, **common, **settings}, logger=LOGGER)
+            return kind({**properties, **common, **settings}, logger=logger)
         except (KafkaException, ValueError, TypeError) as error:
             # without its cause: librdkafka quotes the value, be it a password
             raise OptionError(_refused(error, self.config)) from None
@@ -78,17 +83,20 @@ class KafkaCluster:
         """The topic as the cluster knows it.
 
         Raises:
-            InputError: There is no such topic, or it must not be read; a `BrokerUnreachableError` where nobody answers
+            InputError: A `NoSuchTopicError`, or it must not be read; a `BrokerUnreachableError` where nobody answers
                 within the timeout (seconds).
             OptionError: As from `client`.
         """
         said: list[KafkaError] = []
-        admin = self.client(AdminClient, {"error_cb": said.append})
+        # a consumer's question; any other client's makes brokers create the topic. What it logs is what is raised.
+        asker = self.client(Consumer, {"group.id": "clickstream", "error_cb": said.append}, _SILENT)
         try:
-            metadata = admin.list_topics(name, timeout=timeout)
+            metadata = asker.list_topics(name, timeout=timeout)
         except KafkaException as error:
-            admin.poll(0)
+            asker.poll(0)
             raise unreachable(self.servers, said[0] if said else error.args[0]) from error
+        finally:
+            asker.close()
         return known_topic(metadata, name, self.servers)
 
 
@@ -96,11 +104,11 @@ def known_topic(metadata: ClusterMetadata, name: str, servers: str) -> TopicMeta
     """The topic out of a cluster's metadata.
 
     Raises:
-        InputError: There is no such topic, or it must not be read.
+        InputError: A `NoSuchTopicError`, or it must not be read.
     """
     topic = metadata.topics.get(name)
     if topic is None or (topic.error and topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART):
-        raise InputError(f"there is no topic {name} at {servers}")
+        raise NoSuchTopicError(f"there is no topic {name} at {servers}")
     if topic.error and topic.error.code() == KafkaError.LEADER_NOT_AVAILABLE:
         raise unreachable(servers, topic.error)
     if topic.error:

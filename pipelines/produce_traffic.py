@@ -1,0 +1,129 @@
+"""What `produce` sends: files as they are, generated traffic, or such traffic as if it happened now."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.broken_lines import broken_line
+from pipelines.envelopes import Envelopes
+from pipelines.generate import GenerateOptions, _Broken, _Deliveries, _envelope
+from pipelines.traffic import Traffic
+from schemas.durations import SECOND
+from schemas.errors import InputError
+
+BATCH_ROWS = 20_000
+_ROUND_EVENTS = 500_000
+_LIVE_SECONDS = 0.05
+
+Clock = Callable[[], float]
+
+
+def file_payloads(files: Iterable[str]) -> Iterator[pa.Array]:
+    """The payloads of files of events, JSON lines or raw logs, file after file; null for a tombstone.
+
+    Raises:
+        InputError: A file is damaged. What stands before the damage has been given.
+    """
+    # Beam's file systems, and with them Beam, are needed by no other source
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    from transforms.raw_files import Damage, FileSlice, read_slice, sniff
+
+    for path in files:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            kind = sniff(stream.read(4))
+            stream.seek(0)
+            whole = FileSlice(path, kind, 0, FileSystems.match([path])[0].metadata_list[0].size_in_bytes)
+            for piece in read_slice(stream, whole):
+                if isinstance(piece, Damage):
+                    raise InputError(f"{path}: {piece.message}")
+                yield from piece["payload"].chunks
+
+
+def generated_payloads(events: int, seed: int) -> Iterator[pa.Array]:
+    """The events that `clickstream generate --format avro` writes, in order of arrival, broken ones and all."""
+    options, traffic, envelopes = _plan(events, seed)
+    broken = _Broken.make(options, traffic, envelopes)
+    waiting = _Deliveries.none()
+    for sessions, horizon in traffic.slices(BATCH_ROWS):
+        waiting = waiting.plus(_Deliveries.of(traffic, traffic.lay_out(sessions)))
+        due, waiting = waiting.until(horizon)
+        texts, _, _ = broken.between(envelopes, due, horizon)
+        if len(texts):
+            yield _payloads(texts)
+
+
+def live_payloads(events: int, seed: int, rate: float | None, clock: Clock = time.time) -> Iterator[pa.Array]:
+    """Traffic that happens now: each event is stamped with the time it is sent, less the delay that it has had.
+
+    Delays are those of the generator: about a second, and for a few of them hours. Devices come and go.
+
+    Args:
+        events: Good events; repeats and broken ones come on top.
+        seed: Names the traffic, but for its times.
+        rate: Payloads per second that are taken; None for as fast as can be.
+        clock: Seconds since 1970.
+    """
+    rows = BATCH_ROWS if rate is None else max(1, min(BATCH_ROWS, round(rate * _LIVE_SECONDS)))
+    started: float | None = None
+    sent = good = broken = 0
+    for options, envelopes, due in _rounds(events, seed, rows):
+        now = clock()
+        started = now if started is None else started
+        # a batch is asked for when the one before has been sent, and takes its time to be sent itself
+        offsets = np.zeros(len(due.nth)) if rate is None else np.arange(sent, sent + len(due.nth)) / rate
+        stamps = (np.maximum(started + offsets, now) * SECOND).astype(np.int64)
+        delays = due.events.arrival - due.events.time
+        lines = envelopes.lines(replace(due.events, time=stamps - delays, arrival=stamps), due.nth)
+        good += len(lines)
+        spoilt = range(broken, int(good * options.broken_share))
+        broken += len(spoilt)
+        devices = envelopes.device_ids.gather([number % len(envelopes.device_ids) for number in spoilt])
+        bad = [
+            broken_line(number, _envelope(number, device, int(now * SECOND)), from_bus=True).payload
+            for number, device in zip(spoilt, devices, strict=True)
+        ]
+        payloads = pa.concat_arrays([_payloads(lines), pa.array(bad, pa.binary())])
+        sent += len(payloads)
+        yield payloads
+
+
+def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[GenerateOptions, Envelopes, _Deliveries]]:
+    """Traffic without end in memory that is bounded: round after round of it, each planned while the last is sent."""
+    sizes = [_ROUND_EVENTS] * (events // _ROUND_EVENTS) + [events % _ROUND_EVENTS]
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
+        plans = (planner.submit(_plan, size, seed + number) for number, size in enumerate(sizes) if size)
+        planned = next(plans, None)
+        while planned is not None:
+            options, traffic, envelopes = planned.result()
+            planned = next(plans, None)
+            waiting = _Deliveries.none()
+            for sessions, horizon in traffic.slices(BATCH_ROWS):
+                waiting = waiting.plus(_Deliveries.of(traffic, traffic.lay_out(sessions)))
+                due, waiting = waiting.until(horizon)
+                for begin in range(0, len(due.nth), rows):
+                    part = np.arange(begin, min(begin + rows, len(due.nth)))
+                    yield options, envelopes, _Deliveries(due.events.take(part), due.nth[part])
+
+
+def _plan(events: int, seed: int) -> tuple[GenerateOptions, Traffic, Envelopes]:
+    """Traffic as `generate` would write it by default, in the raw log's format."""
+    options = GenerateOptions(events=events, out=Path(), seed=seed, format="avro")
+    traffic = Traffic(
+        events=options.events, devices=options.device_count, days=options.days, start=options.start_micros,
+        late_share=options.late_share, duplicate_share=options.duplicate_share, seed=options.seed,
+    )  # fmt: skip
+    return options, traffic, Envelopes(traffic)
+
+
+def _payloads(lines: pl.Series) -> pa.Array:
+    """Lines without their ends."""
+    return pc.binary_slice(lines.to_arrow(compat_level=pl.CompatLevel.oldest()), 0, -1).cast(pa.binary())
