@@ -1,11 +1,21 @@
 """The device store: a device's latest events and sessions in milliseconds. One protocol, opened by URI."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from schemas.durations import DAY, SECOND, format_duration, parse_duration
 from schemas.errors import OptionError
+
+# Cassandra takes no longer one
+_LONGEST_TTL = 20 * 365 * DAY
+_CASSANDRA_PORT = 9042
+_KEYSPACE = re.compile(r"[A-Za-z]\w{0,47}", re.ASCII)
 
 
 class DeviceStore(Protocol):
@@ -61,25 +71,113 @@ def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:
     """Open a device store.
 
     Args:
-        uri: ``rocksdb:PATH``, a bare path (RocksDB too), or ``memory:NAME`` for tests, one a process.
+        uri: One of
+
+            - ``rocksdb:PATH``, or a bare path: embedded, one process writes;
+            - ``bigtable:PROJECT/INSTANCE/TABLE``; BIGTABLE_EMULATOR_HOST names an emulator;
+            - ``cassandra:HOST[:PORT][,HOST[:PORT]…]/KEYSPACE``; CLICKSTREAM_CASSANDRA_CLIENT names a file with the
+              login, see `stores.cassandra_client`;
+            - ``memory:NAME`` for tests, one a process.
+
+            Bigtable and Cassandra take ``?ttl=30d``: rows go by themselves at that age. It is set in the store, for
+            whoever opens it later.
         read_only: Read beside a process that writes; what that process has flushed is seen.
 
     Raises:
-        OptionError: The URI names no kind of store.
+        OptionError: The URI names no kind of store, or the client library of its kind is not installed.
         StoreBusyError: Another process has the store open for writing, and read_only is false.
         StoreError: The store cannot be opened or, with read_only, does not exist.
     """
     kind, colon, rest = uri.partition(":")
     if not colon or "/" in kind:
         kind, rest = "rocksdb", uri
-    if kind == "memory":
-        from stores.memory_store import MemoryDeviceStore
+    if kind not in _OPENERS:
+        raise OptionError(
+            f"{uri!r}: no device store of kind {kind!r}; use rocksdb:PATH, a path, bigtable:PROJECT/INSTANCE/TABLE, "
+            "cassandra:HOST/KEYSPACE or memory:NAME"
+        )
+    return _OPENERS[kind](uri, rest, read_only)
 
-        return MemoryDeviceStore(rest, read_only)
-    if kind != "rocksdb":
-        raise OptionError(f"{uri!r}: no device store of kind {kind!r}; use rocksdb:PATH, a path or memory:NAME")
+
+def _open_memory(uri: str, rest: str, read_only: bool) -> DeviceStore:
+    del uri
+    from stores.memory_store import MemoryDeviceStore
+
+    return MemoryDeviceStore(rest, read_only)
+
+
+def _open_rocksdb(uri: str, rest: str, read_only: bool) -> DeviceStore:
     if not rest:
         raise OptionError(f"{uri!r}: a RocksDB device store needs a path, as in rocksdb:/data/devices")
     from stores.rocksdb_store import RocksDBDeviceStore
 
     return RocksDBDeviceStore(rest, read_only)
+
+
+def _open_bigtable(uri: str, rest: str, read_only: bool) -> DeviceStore:
+    name, ttl = _split_ttl(uri, rest)
+    parts = name.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise OptionError(f"{uri!r}: write it as bigtable:PROJECT/INSTANCE/TABLE")
+    with _needs("Bigtable", "dataflow", "google"):
+        from stores.bigtable_store import BigtableDeviceStore
+    project, instance, table = parts
+    return BigtableDeviceStore(project, instance, table, ttl, read_only)
+
+
+def _open_cassandra(uri: str, rest: str, read_only: bool) -> DeviceStore:
+    name, ttl = _split_ttl(uri, rest)
+    hosts, slash, keyspace = name.partition("/")
+    addresses = [_address(host) for host in hosts.split(",")]
+    if not slash or not _KEYSPACE.fullmatch(keyspace):
+        raise OptionError(f"{uri!r}: write it as cassandra:HOST[:PORT]/KEYSPACE, the keyspace a plain name")
+    with _needs("Cassandra", "cassandra", "cassandra"):
+        from stores.cassandra_store import CassandraDeviceStore
+    return CassandraDeviceStore(addresses, keyspace, ttl, read_only)
+
+
+_OPENERS: dict[str, Callable[[str, str, bool], DeviceStore]] = {
+    "memory": _open_memory,
+    "rocksdb": _open_rocksdb,
+    "bigtable": _open_bigtable,
+    "cassandra": _open_cassandra,
+}
+
+
+def _split_ttl(uri: str, rest: str) -> tuple[str, int | None]:
+    """What stands before the options of a URI, and its ttl in microseconds."""
+    name, question, options = rest.partition("?")
+    if not question:
+        return name, None
+    key, _, value = options.partition("=")
+    if key != "ttl":
+        raise OptionError(f"{uri!r}: {options!r} is no option of a device store; there is ttl, as in ?ttl=30d")
+    ttl = parse_duration(value)
+    if not SECOND <= ttl <= _LONGEST_TTL:
+        raise OptionError(f"{uri!r}: a ttl is between 1s and {format_duration(_LONGEST_TTL)}")
+    return name, ttl
+
+
+def _address(host: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{host}")
+        if not parts.hostname or parts.username is not None or parts.path:
+            raise ValueError
+        return parts.hostname, parts.port or _CASSANDRA_PORT
+    except ValueError:
+        # not quoted: what is before an @ may be a password
+        raise OptionError(
+            "a Cassandra device store is named as cassandra:HOST[:PORT][,HOST[:PORT]…]/KEYSPACE; the login is in the "
+            "file that CLICKSTREAM_CASSANDRA_CLIENT names"
+        ) from None
+
+
+@contextmanager
+def _needs(kind: str, extra: str, package: str) -> Iterator[None]:
+    """Say which extra is missing where a client library cannot be imported."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise OptionError(f"a {kind} device store needs its client: pip install 'clickstream[{extra}]'") from error

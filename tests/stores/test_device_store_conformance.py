@@ -1,5 +1,6 @@
 """One suite that every device store passes."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -68,10 +69,20 @@ Open = Callable[[], DeviceStore]
 OpenAs = Callable[[bool], DeviceStore]
 
 
-@pytest.fixture(params=["rocksdb", "memory"])
-def open_as(request: pytest.FixtureRequest, tmp_path: Path) -> OpenAs:
+@pytest.fixture(params=["rocksdb", "memory", "bigtable", "cassandra"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Names a store that is empty."""
+    if request.param in ("rocksdb", "memory"):
+        return f"{request.param}:{tmp_path / 'devices'}"
+    if request.param == "bigtable":
+        return f"{request.getfixturevalue('bigtable')}/{uuid.uuid4().hex}"
+    return request.getfixturevalue("cassandra")
+
+
+@pytest.fixture
+def open_as(uri: str) -> OpenAs:
     """Opens the same store each time, read-only or not."""
-    return lambda read_only: open_device_store(f"{request.param}:{tmp_path / 'devices'}", read_only)
+    return lambda read_only: open_device_store(uri, read_only)
 
 
 @pytest.fixture

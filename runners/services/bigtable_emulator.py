@@ -1,0 +1,90 @@
+"""Google's emulator of Bigtable on this machine, for trying and testing. It keeps its tables in memory."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from runners.services.home import cache_home, state_home
+from runners.services.jars import Notify, ServiceError, say
+from runners.services.processes import DetachedProcess, free_port, listens
+
+VERSION = "v1.58.0"
+_PACKAGE = "cloud.google.com/go/bigtable/cmd/emulator"
+START_SECONDS = 20.0
+
+
+class BigtableEmulator:
+    """An emulator whose log and process file are below a folder; several run side by side in folders of their own.
+
+    Args:
+        home: The folder; the user's state folder if none is given.
+        notify: Told when something takes a while.
+    """
+
+    def __init__(self, home: Path | None = None, notify: Notify = say) -> None:
+        self.process = DetachedProcess("bigtable-emulator", (home or state_home()).absolute() / "bigtable")
+        self._notify = notify
+
+    def up(self, port: int | None = None) -> str:
+        """Start a fresh emulator, with no tables, and wait until it listens.
+
+        Args:
+            port: Where to listen; else any free port.
+
+        Returns:
+            Its address, the value for BIGTABLE_EMULATOR_HOST.
+
+        Raises:
+            ServiceError: Go is missing, or the emulator runs already or cannot start.
+        """
+        program = install_emulator(self._notify)
+        if self.process.pid is not None:
+            raise ServiceError("the Bigtable emulator runs already: take it down first")
+        address = f"127.0.0.1:{port or free_port()}"
+        if listens(address):
+            raise ServiceError(f"the Bigtable emulator cannot have {address}: another program listens there")
+        host, _, number = address.rpartition(":")
+        self.process.start([str(program), "-host", host, "-port", number])
+        self.process.wait_until(lambda: listens(address), START_SECONDS)
+        return address
+
+    def down(self) -> None:
+        """Stop it if it runs; its tables are gone."""
+        self.process.stop()
+
+
+def install_emulator(notify: Notify = say) -> Path:
+    """The emulator's program; built by Go the first time, from the cache folder ever after.
+
+    Raises:
+        ServiceError: Go is missing, or cannot build it.
+    """
+    folder = cache_home() / "go" / f"bigtable-emulator-{VERSION}"
+    program = folder / "emulator"
+    if not program.exists():
+        go = shutil.which("go")
+        if go is None:
+            raise ServiceError("Go (the command go) is needed to build the Bigtable emulator, and is not installed")
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not program.exists():
+                notify("building the Bigtable emulator with Go, once; this takes a minute")
+                _build(go, folder)
+    return program
+
+
+def _build(go: str, folder: Path) -> None:
+    done = subprocess.run(  # noqa: S603
+        [go, "install", f"{_PACKAGE}@{VERSION}"],
+        env=os.environ | {"GOBIN": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise ServiceError(f"Go cannot build the Bigtable emulator: {lines[-1]}")

@@ -1,0 +1,89 @@
+"""The servers that device stores are held against: real ones, started once for all tests that ask for them."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import Cluster, Session
+
+from runners.services.bigtable_emulator import BigtableEmulator
+from runners.services.cassandra import CassandraService
+from stores.cassandra_client import CLIENT_VARIABLE
+
+# every node has this role until somebody changes it
+USER = PASSWORD = "cassandra"
+KEYSPACE = "Devices"
+
+
+def need(*programs: str) -> None:
+    """Skip the test where a program is missing; in CI, fail."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        reason = f"needs {' and '.join(missing)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def bigtable_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An emulator's address."""
+    need("go")
+    emulator = BigtableEmulator(tmp_path_factory.mktemp("bigtable"))
+    try:
+        yield emulator.up()
+    finally:
+        emulator.down()
+
+
+@pytest.fixture
+def bigtable(bigtable_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an instance, without a table, whose emulator the client finds."""
+    monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", bigtable_address)
+    return "bigtable:project/instance"
+
+
+@pytest.fixture(scope="session")
+def cassandra_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a node that asks for a login."""
+    need("java", "mvn")
+    node = CassandraService(tmp_path_factory.mktemp("cassandra"), {"authenticator": "PasswordAuthenticator"})
+    try:
+        yield node.up()
+    finally:
+        node.down()
+
+
+@pytest.fixture(scope="session")
+def cassandra_session(cassandra_address: str) -> Iterator[Session]:
+    """A session beside the store's, with an empty keyspace."""
+    host, _, port = cassandra_address.rpartition(":")
+    login = PlainTextAuthProvider(USER, PASSWORD)
+    with Cluster([host], port=int(port), protocol_version=4, auth_provider=login) as cluster:
+        session = cluster.connect()
+        session.execute(
+            f"CREATE KEYSPACE \"{KEYSPACE}\" WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+        )
+        yield session
+
+
+@pytest.fixture
+def cassandra_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The client file, where the store looks for it."""
+    path = tmp_path / "client.toml"
+    path.write_text(f'username = "{USER}"\npassword = "{PASSWORD}"\n')
+    monkeypatch.setenv(CLIENT_VARIABLE, str(path))
+    return path
+
+
+@pytest.fixture
+def cassandra(cassandra_address: str, cassandra_session: Session, cassandra_login: Path) -> str:
+    """The URI of a device store without rows."""
+    for table in cassandra_session.execute(
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", [KEYSPACE]
+    ):
+        cassandra_session.execute(f'TRUNCATE "{KEYSPACE}".{table.table_name}')
+    return f"cassandra:{cassandra_address}/{KEYSPACE}"
