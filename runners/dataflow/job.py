@@ -1,0 +1,62 @@
+"""The job that Dataflow would be sent, made by Beam's own runner up to the first call of the service."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
+
+from runners.dataflow.options import DataflowOptions
+from schemas.errors import OptionError
+
+
+class DataflowJob(NamedTuple):
+    """A job as Dataflow would get it.
+
+    Attributes:
+        job: The service's message, with name and type.
+        environment: Its environment: worker pools, experiments, options of the service.
+        pipeline: The graph, in Beam's portable form.
+    """
+
+    job: Any
+    environment: Any
+    pipeline: Any
+
+
+def translate(
+    compose: Callable[[beam.Pipeline], object], dataflow: DataflowOptions, options: PipelineOptions | None = None
+) -> DataflowJob:
+    """Translate a graph for Dataflow. Needs no network, no account and no credentials.
+
+    Args:
+        compose: Puts the graph on a pipeline.
+        dataflow: The job's options.
+        options: Other options of Beam; they are completed.
+
+    Raises:
+        OptionError: Dataflow's client or Beam's own validation is not there or refuses the options.
+        ValueError: The runner refuses the graph.
+    """
+    try:
+        from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+        from apache_beam.runners.dataflow.internal import apiclient
+    except ImportError as error:
+        raise OptionError(f"Dataflow needs this package with its extra, clickstream[dataflow]: {error}") from error
+    options = dataflow.apply(options or PipelineOptions([]))
+    # Beam returns before it makes a client of the service, and does not ask for the bucket
+    options.view_as(TestOptions).dry_run = True
+    options.view_as(GoogleCloudOptions).no_auth = True
+    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.WARNING)
+    pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)
+    compose(pipeline)
+    job = pipeline.run().job
+    environment = apiclient.Environment(
+        packages=[],
+        options=job.options,
+        environment_version=apiclient._FNAPI_ENVIRONMENT_MAJOR_VERSION,
+        proto_pipeline_staged_url=f"{job.google_cloud_options.staging_location}/pipeline.pb",
+        proto_pipeline=job.proto_pipeline,
+    )
+    return DataflowJob(job.proto, environment.proto, job.proto_pipeline)

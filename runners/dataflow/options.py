@@ -1,0 +1,121 @@
+"""What a job on Dataflow must be told: read from Beam's own options, checked together, completed, written back."""
+
+import re
+from dataclasses import dataclass
+
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from schemas.errors import OptionError
+
+_PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+_JOB_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_FOLDER = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?")
+_IMAGE = re.compile(r"[a-z0-9.-]+\.[a-z]+(:\d+)?(/[a-z0-9._-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataflowOptions:
+    """Options of a streaming job on Dataflow.
+
+    Attributes:
+        project: Project that pays.
+        region: Region of the workers.
+        temp_location: A ``gs://`` folder for what Dataflow needs meanwhile.
+        image: Container image of the workers, with a tag or digest, as the Dockerfile beside this file builds it: it
+            holds this package and every dependency in its locked version, so that a worker installs nothing.
+        job_name: Name of the job; of two with one name the second is refused while the first runs.
+        staging_location: A ``gs://`` folder for the job's description; `temp_location` if not given.
+        machine_type: Type of the workers.
+        min_workers: Workers at the start.
+        max_workers: Workers at most; Dataflow moves between by throughput and backlog.
+        threads: Bundles that a Python process of a worker has at a time. Each has a batch decoded outside of Python's
+            lock, by a DuckDB connection of its own: Dataflow's own default of 12 would be memory and no speed.
+        service_options: Options of the Dataflow service, such as ``enable_google_cloud_profiler``.
+
+    Raises:
+        OptionError: Something is missing or malformed; a line each.
+    """
+
+    project: str
+    region: str
+    temp_location: str
+    image: str
+    job_name: str = "clickstream"
+    staging_location: str | None = None
+    machine_type: str = "n2-standard-4"
+    min_workers: int = 1
+    max_workers: int = 20
+    threads: int = 4
+    service_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"--{name}: {value!r} is not {what}" if value else f"--{name}: needed on Dataflow; it is {what}"
+            for name, value, pattern, what in (
+                ("project", self.project, _PROJECT, "the id of a project"),
+                ("region", self.region, _REGION, "a region such as europe-west1"),
+                ("temp_location", self.temp_location, _FOLDER, "a folder such as gs://bucket/temp"),
+                ("staging_location", self.staging_location or self.temp_location, _FOLDER, "a gs:// folder"),
+                ("sdk_container_image", self.image, _IMAGE, "an image with its registry and a tag or digest"),
+                ("job_name", self.job_name, _JOB_NAME, "lower-case letters, digits and hyphens"),
+            )
+            if not pattern.fullmatch(value)
+        ]
+        if not 1 <= self.min_workers <= self.max_workers:
+            problems.append(f"--num_workers: {self.min_workers} is not from 1 to --max_num_workers {self.max_workers}")
+        if self.threads < 1:
+            problems.append(f"--number_of_worker_harness_threads: {self.threads} is not at least 1")
+        if problems:
+            raise OptionError("\n".join(problems))
+
+    @classmethod
+    def read(cls, options: PipelineOptions) -> "DataflowOptions":
+        """The options that a user gave to Beam, completed.
+
+        Raises:
+            OptionError: As of the class.
+        """
+        cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
+        given = {
+            "job_name": cloud.job_name,
+            "staging_location": cloud.staging_location,
+            "machine_type": worker.machine_type,
+            "min_workers": worker.num_workers,
+            "max_workers": worker.max_num_workers,
+            "threads": options.view_as(DebugOptions).number_of_worker_harness_threads,
+            "service_options": tuple(cloud.dataflow_service_options or ()),
+        }
+        return cls(
+            project=cloud.project or "",
+            region=cloud.region or "",
+            temp_location=cloud.temp_location or "",
+            image=worker.sdk_container_image or "",
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    def apply(self, options: PipelineOptions) -> PipelineOptions:
+        """Write them into Beam's options, and what goes without saying with them; returns the same object."""
+        standard, setup = options.view_as(StandardOptions), options.view_as(SetupOptions)
+        cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
+        standard.runner, standard.streaming = "DataflowRunner", True
+        cloud.project, cloud.region, cloud.job_name = self.project, self.region, self.job_name
+        cloud.temp_location = self.temp_location
+        cloud.staging_location = self.staging_location or self.temp_location
+        cloud.enable_streaming_engine = True
+        cloud.dataflow_service_options = list(self.service_options)
+        worker.sdk_container_image, worker.machine_type = self.image, self.machine_type
+        worker.autoscaling_algorithm = "THROUGHPUT_BASED"
+        worker.num_workers, worker.max_num_workers = self.min_workers, self.max_workers
+        options.view_as(DebugOptions).number_of_worker_harness_threads = self.threads
+        # the image has the SDK and this package: nothing is staged, and no worker asks a package index
+        setup.sdk_location = "container"
+        setup.save_main_session = False
+        return options
