@@ -59,7 +59,7 @@ def _resolve(pom: Path, folder: Path) -> None:
         copy = shutil.copy(pom, Path(work) / "pom.xml")
         done = subprocess.run(  # noqa: S603
             [
-                *(maven, "--batch-mode", "--quiet", "--strict-checksums", "--file", str(copy)),
+                *(maven, "--batch-mode", "--quiet", "-Dstyle.color=never", "--strict-checksums", "--file", str(copy)),
                 *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={work}/jars"),
             ],
             capture_output=True,
@@ -68,7 +68,7 @@ def _resolve(pom: Path, folder: Path) -> None:
             stdin=subprocess.DEVNULL,
         )
         if done.returncode != 0:
-            errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")] or ["no message"]
+            errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR] ")] or [done.stderr.strip()]
             raise ServiceError(f"Maven cannot resolve {pom.name}: {errors[0].removeprefix('[ERROR] ')}")
         os.rename(Path(work) / "jars", folder)
 
@@ -89,3 +89,20 @@ def java() -> str:
 def class_path(jars: list[Path]) -> str:
     """Jars as the value of java's ``-cp``. Their order is that of their names: some carry the same classes."""
     return os.pathsep.join(str(jar) for jar in jars)
+
+
+JAVA_17 = [
+    *(
+        f"--add-exports={module}=ALL-UNNAMED"
+        for module in ("java.base/sun.net.util", "java.security.jgss/sun.security.krb5")
+    ),
+    *(
+        f"--add-opens=java.base/{package}=ALL-UNNAMED"
+        for package in (
+            *("java.io", "java.lang", "java.lang.reflect", "java.net", "java.nio", "java.text", "java.time"),
+            *("java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks"),
+            "sun.nio.ch",
+        )
+    ),
+]
+"""Flink reaches into these packages; since Java 17 it dies where it may not."""

@@ -1,0 +1,121 @@
+"""Beam's Flink job server: one a run, and never longer than the run."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from runners.flink.options import FlinkOptions
+from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, java, resolve_jars, say
+from runners.services.processes import POLL_SECONDS, free_port, listens, tail
+
+POM = Path(__file__).with_name("pom.xml")
+START_SECONDS = 60.0
+
+# The pipe on standard input closes when whoever holds its other end ends, in whatever way; the server goes with it.
+# Were it to stay, its job would restart for ever without the Python that it calls.
+_GUARD = """
+exec 3<&0
+"$@" 3<&- </dev/null & server=$!
+(cat <&3 >/dev/null; kill -KILL $server 2>/dev/null) &
+exec 3<&-
+wait $server
+"""
+
+
+@dataclass(frozen=True)
+class JobServer:
+    """A job server that runs.
+
+    Attributes:
+        address: Where jobs are submitted, ``host:port``.
+        rest: The REST address of the cluster that the jobs run on; also a page for a browser.
+        log: What it and the embedded cluster print.
+    """
+
+    address: str
+    rest: str
+    log: Path
+    _process: "subprocess.Popen[bytes]"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def failure(self, what: str) -> ServiceError:
+        """An error about it in one line, with the last lines of its log."""
+        return ServiceError(f"the Flink job server {what}; {tail(self.log)}")
+
+
+@contextmanager
+def job_server(options: FlinkOptions, log: Path, notify: Notify = say) -> Iterator[JobServer]:
+    """Start a job server for one run, and end it with all that it started when the context ends.
+
+    It listens on all interfaces, whatever host it is told: Beam's server has no option for that. Where the network is
+    not trusted, run it in a network namespace or behind a firewall. The embedded cluster listens on the loopback.
+
+    Args:
+        options: Of the run.
+        log: File for what it prints.
+        notify: Told when something takes a while.
+
+    Raises:
+        ServiceError: It cannot be resolved or does not start.
+    """
+    jars = resolve_jars(POM, notify)
+    with tempfile.TemporaryDirectory(prefix="clickstream-flink-", ignore_cleanup_errors=True) as work:
+        rest = options.master or f"127.0.0.1:{free_port()}"
+        port = free_port()
+        _write_settings(Path(work), options, rest)
+        command = [
+            *(java(), f"-Xmx{options.heap_mb}m", "-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={work}", *JAVA_17),
+            *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
+            *("-cp", class_path(jars), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
+            *("--job-host=127.0.0.1", f"--job-port={port}", "--artifact-port=0", "--expansion-port=-1"),
+            *(f"--artifacts-dir={work}/artifacts", f"--flink-conf-dir={work}"),
+            f"--flink-master={options.master or '[local]'}",
+        ]
+        with open(log, "wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                ["/bin/sh", "-c", _GUARD, "job-server", *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for this process, which then ends the job in order
+            )
+        server = JobServer(f"127.0.0.1:{port}", rest, log, process)
+        try:
+            _wait_until_it_listens(server)
+            yield server
+        finally:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+
+
+def _write_settings(folder: Path, options: FlinkOptions, rest: str) -> None:
+    settings = options.for_flink()
+    if options.master is None:
+        settings |= {
+            "rest.bind-address": "127.0.0.1",
+            "rest.address": "127.0.0.1",
+            "rest.bind-port": rest.rpartition(":")[2],
+            "io.tmp.dirs": str(folder),
+        }
+    lines = "".join(f"{name}: {value}\n" for name, value in settings.items())
+    (folder / "flink-conf.yaml").write_text(lines, encoding="utf-8")
+
+
+def _wait_until_it_listens(server: JobServer) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not listens(server.address):
+        if not server.alive:
+            raise server.failure("ended while it started")
+        if time.monotonic() > deadline:
+            raise server.failure(f"did not answer within {START_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)

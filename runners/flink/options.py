@@ -1,0 +1,131 @@
+"""How a run on Flink behaves: one record, put into Beam's words and into Flink's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.durations import MILLISECOND, MINUTE, SECOND
+from schemas.errors import OptionError
+
+STATE_BACKENDS = ("hashmap", "rocksdb")
+WORKERS = ("thread", "process")
+
+
+@dataclass(frozen=True)
+class FlinkOptions:
+    """What a user can choose of a run on Flink. Durations are in microseconds.
+
+    Attributes:
+        master: ``host:port`` of a cluster's REST address; None starts a cluster within the job server.
+        parallelism: Subtasks of each step.
+        checkpoints: Folder of the checkpoints, a path or URI that every worker of the cluster sees. They stay when
+            the job ends in whatever way, so that a later run can resume; None takes none that outlives the run.
+        resume_from: A checkpoint or savepoint to start from, of `newest_checkpoint` or `FlinkRest.savepoint`.
+        checkpoint_interval: Time between checkpoints. Input becomes visible in the lake once a checkpoint has it.
+        bundle_time: How long a bundle is kept open for more input: the trade of throughput for latency.
+        bundle_size: Elements after which a bundle ends whatever its time.
+        max_failures: Failures within `failure_interval` after which the job gives up, be it a lost worker or an
+            error that comes again each time.
+        failure_interval: See `max_failures`.
+        restart_delay: Wait before the job restarts from its last checkpoint.
+        idle_shutdown: Ends the sources once they have been idle for so long: for a bounded input, which would else
+            never end, as Flink keeps finished sources alive for its checkpoints. None for an unbounded one.
+        state_backend: ``hashmap`` keeps state on the heap; ``rocksdb`` on the disks of the cluster, for more.
+        worker: Where the Python steps run: ``thread`` of this process, or a ``process`` beside it, which may die and
+            is started again. A cluster of several machines needs workers of its own instead: start Beam's worker pool
+            beside each TaskManager and pass ``--environment_type=EXTERNAL --environment_config=localhost:PORT``.
+        heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
+    """
+
+    master: str | None = None
+    parallelism: int = 2
+    checkpoints: str | Path | None = None
+    resume_from: str | Path | None = None
+    checkpoint_interval: int = 2 * SECOND
+    bundle_time: int = 60 * MILLISECOND
+    bundle_size: int = 1_000
+    max_failures: int = 10
+    failure_interval: int = 10 * MINUTE
+    restart_delay: int = 1 * SECOND
+    idle_shutdown: int | None = None
+    state_backend: str = "hashmap"
+    worker: str = "thread"
+    heap_mb: int = 1_024
+
+    def __post_init__(self) -> None:
+        """Raise OptionError, a line for each problem."""
+        problems = [
+            f"{name} must be at least 1"
+            for name in ("parallelism", "bundle_size", "max_failures", "heap_mb")
+            if getattr(self, name) < 1
+        ]
+        problems += [
+            f"{name} must be at least 1ms"
+            for name in ("checkpoint_interval", "bundle_time", "failure_interval", "restart_delay")
+            if getattr(self, name) < MILLISECOND
+        ]
+        if self.master is not None and not _is_address(self.master):
+            problems.append(f"{self.master!r} is not the address of a Flink cluster: write it like 127.0.0.1:8081")
+        if self.state_backend not in STATE_BACKENDS:
+            problems.append(f"state backend {self.state_backend!r} is none of {', '.join(STATE_BACKENDS)}")
+        if self.worker not in WORKERS:
+            problems.append(f"worker {self.worker!r} is none of {', '.join(WORKERS)}")
+        if problems:
+            raise OptionError("\n".join(problems))
+
+    def for_beam(self) -> dict[str, str | bool]:
+        """Options of Beam's Flink runner by name, as its job server takes them."""
+        options: dict[str, str | bool] = {
+            "streaming": True,
+            "parallelism": str(self.parallelism),
+            "checkpointing_interval": _millis(self.checkpoint_interval),
+            # Without it a checkpoint in the middle of a bundle buffers its output, and some runs emitted nothing
+            "finish_bundle_before_checkpointing": True,
+            "max_bundle_time_mills": _millis(self.bundle_time),
+            "max_bundle_size": str(self.bundle_size),
+            "faster_copy": True,
+            "object_reuse": True,
+        }
+        if self.resume_from is not None and self.master is not None:
+            options["savepoint_path"] = as_uri(self.resume_from)
+        if self.idle_shutdown is not None:
+            options["shutdown_sources_after_idle_ms"] = _millis(self.idle_shutdown)
+        return options
+
+    def for_flink(self) -> dict[str, str]:
+        """Settings of Flink for which Beam has no option, or one that does not work."""
+        settings = {
+            "state.backend.type": self.state_backend,
+            "restart-strategy.type": "failure-rate",
+            "restart-strategy.failure-rate.max-failures-per-interval": str(self.max_failures),
+            "restart-strategy.failure-rate.failure-rate-interval": f"{_millis(self.failure_interval)} ms",
+            "restart-strategy.failure-rate.delay": f"{_millis(self.restart_delay)} ms",
+        }
+        if self.checkpoints is not None:
+            settings |= {
+                "state.checkpoint-storage": "filesystem",
+                "state.checkpoints.dir": as_uri(self.checkpoints),
+                "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+            }
+        if self.resume_from is not None and self.master is None:
+            # Beam's own option reaches a cluster but not the embedded one
+            settings["execution.savepoint.path"] = as_uri(self.resume_from)
+        return settings
+
+
+def as_uri(folder: str | Path) -> str:
+    """A folder as Flink names it.
+
+    >>> as_uri("/data/checkpoints"), as_uri("gs://bucket/checkpoints")
+    ('file:///data/checkpoints', 'gs://bucket/checkpoints')
+    """
+    text = str(folder)
+    return text if "://" in text else Path(text).absolute().as_uri()
+
+
+def _millis(micros: int) -> str:
+    return str(micros // MILLISECOND)
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and "/" not in host and port.isdecimal()

@@ -1,0 +1,97 @@
+"""A Flink cluster as its REST interface shows it."""
+
+import http.client
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from runners.services.jars import ServiceError
+from runners.services.processes import POLL_SECONDS
+
+TIMEOUT_SECONDS = 10.0
+ENDED = frozenset({"FINISHED", "FAILED", "CANCELED"})
+
+
+@dataclass(frozen=True)
+class FlinkRest:
+    """The REST interface of a cluster, standalone or embedded.
+
+    Attributes:
+        address: ``host:port``.
+    """
+
+    address: str
+
+    def get(self, path: str) -> Any:
+        """What a path answers.
+
+        Raises:
+            ServiceError: Nobody answers, or it refuses.
+        """
+        return self._ask("GET", path)
+
+    def job(self, name: str) -> str | None:
+        """The id of the newest job of this name."""
+        jobs = [job for job in self.get("/jobs/overview")["jobs"] if job["name"] == name]
+        return max(jobs, key=lambda job: job["start-time"])["jid"] if jobs else None
+
+    def state(self, job: str) -> str:
+        """A job's state in Flink's words, such as ``RUNNING`` or ``RESTARTING``."""
+        return str(self.get(f"/jobs/{job}")["state"])
+
+    def completed_checkpoints(self, job: str) -> int:
+        """How many checkpoints a job has completed since it started."""
+        return int(self.get(f"/jobs/{job}/checkpoints")["counts"]["completed"])
+
+    def restarts(self, job: str) -> int:
+        """How often a job has restarted."""
+        found = self.get(f"/jobs/{job}/metrics?get=numRestarts")
+        return int(found[0]["value"]) if found else 0
+
+    def cancel(self, job: str) -> None:
+        """Ask for the end of a job; it is not waited for."""
+        self._ask("PATCH", f"/jobs/{job}?mode=cancel")
+
+    def savepoint(self, job: str, folder: str, seconds: float = 60.0) -> str:
+        """Take a savepoint of a running job.
+
+        Args:
+            job: Its id.
+            folder: Where to, a path or URI that the cluster can write.
+            seconds: How long to wait for it.
+
+        Returns:
+            The savepoint's URI, for `FlinkOptions.resume_from`.
+
+        Raises:
+            ServiceError: It failed, or the time is over.
+        """
+        request = {"target-directory": folder, "cancel-job": False}
+        trigger = self._ask("POST", f"/jobs/{job}/savepoints", request)["request-id"]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            answer = self.get(f"/jobs/{job}/savepoints/{trigger}")
+            if answer["status"]["id"] == "COMPLETED":
+                operation = answer["operation"]
+                if "location" in operation:
+                    return str(operation["location"])
+                reason = operation.get("failure-cause", {}).get("class", "unknown")
+                raise ServiceError(f"the savepoint of job {job} failed: {reason}")
+            time.sleep(POLL_SECONDS)
+        raise ServiceError(f"the savepoint of job {job} was not done within {seconds:.0f} s")
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT_SECONDS)
+        try:
+            sent = None if body is None else json.dumps(body)
+            connection.request(method, path, sent, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServiceError(f"no Flink cluster answers at {self.address}: {error}") from error
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise ServiceError(f"the Flink cluster at {self.address} refuses {path}: {answer.status} {answer.reason}")
+        return json.loads(content) if content else None

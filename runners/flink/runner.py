@@ -1,0 +1,224 @@
+"""The Flink runner for a streaming job: a job server of its own, workers on this machine, and an end in order."""
+
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions, WorkerOptions
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability.portable_runner import JobServiceHandle, PipelineResult, PortableRunner
+from apache_beam.runners.runner import PipelineState
+
+from runners.flink.job_server import JobServer, job_server
+from runners.flink.options import FlinkOptions
+from runners.flink.rest import ENDED, FlinkRest
+from runners.flink.workers import Workers, worker_pool
+from runners.services.home import state_home
+from runners.services.jars import Notify, ServiceError, say
+from runners.services.processes import POLL_SECONDS
+from schemas.errors import ClickstreamError
+
+CANCEL_SECONDS = 30.0
+LOGS_KEPT = 20
+# The last line of a Python traceback, somewhere in a Java one
+_PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Warning|Interrupt)): (.*)$", re.MULTILINE)
+
+
+class JobFailedError(ClickstreamError):
+    """A job on a cluster has failed for good."""
+
+
+@contextmanager
+def flink_runner(
+    options: PipelineOptions, flink: FlinkOptions | None = None, notify: Notify = say
+) -> Iterator["FlinkRunner"]:
+    """The runner for jobs on Flink, embedded or a cluster; `options` are set up for it and go to the pipeline as well.
+
+    When the context ends a job that still runs is cancelled, and no process stays behind.
+
+    Args:
+        options: Beam's. An ``--environment_type`` of the user's own is left as it is.
+        flink: Flink's.
+        notify: Told when something takes a while.
+
+    Raises:
+        ServiceError: Java or Maven is missing, or the job server does not start.
+    """
+    flink = flink or FlinkOptions()
+    folder = _log_folder()
+    cache = options.view_as(WorkerOptions).max_cache_memory_usage_mb << 20
+    with (
+        job_server(flink, folder / "job-server.log", notify) as server,
+        worker_pool(flink.worker, folder / "worker.log", cache) as workers,
+    ):
+        options.view_as(StandardOptions).streaming = True
+        portable = options.view_as(PortableOptions)
+        portable.job_endpoint = server.address
+        if portable.environment_type is None:
+            portable.environment_type, portable.environment_config = "EXTERNAL", workers.address
+        runner = FlinkRunner(server, workers, flink)
+        try:
+            yield runner
+        finally:
+            runner.cancel_all()
+
+
+class FlinkRunner(PortableRunner):
+    """Submits pipelines to a job server of its own.
+
+    Attributes:
+        job_name: The name of its jobs, at most one at a time, in Flink.
+        log: The job server's log.
+    """
+
+    def __init__(self, server: JobServer, workers: Workers, flink: FlinkOptions) -> None:
+        super().__init__()
+        self.job_name = f"clickstream-{uuid.uuid4().hex[:12]}"
+        self.log = server.log
+        self._server, self._workers, self._flink = server, workers, flink
+        self._results: list[FlinkResult] = []
+
+    @property
+    def rest(self) -> FlinkRest:
+        """The cluster that its jobs run on."""
+        return FlinkRest(self._server.rest)
+
+    @property
+    def job(self) -> str | None:
+        """The id of its job in Flink, once that is there."""
+        return self.rest.job(self.job_name)
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the Python workers, where they are processes."""
+        return self._workers.pids()
+
+    def create_job_service_handle(self, job_service: Any, options: PipelineOptions) -> JobServiceHandle:
+        """A handle that adds the options which only the job server knows."""
+        return _Handle(job_service, options, self._flink.for_beam() | {"job_name": self.job_name})
+
+    def run_portable_pipeline(self, pipeline: Any, options: PipelineOptions) -> "FlinkResult":
+        """Submit a pipeline.
+
+        Raises:
+            ServiceError: The job server has gone.
+            JobFailedError: It refuses the pipeline.
+        """
+        # A name of a Python runner is none that the job server knows
+        options.view_as(StandardOptions).runner = None
+        try:
+            handle = self.create_job_service(options)
+            job, messages, states = handle.submit(self._optimize_pipeline(pipeline, options))
+        except grpc.RpcError as error:
+            if not self._server.alive:
+                raise self._server.failure("has gone") from error
+            raise JobFailedError(f"Flink refuses the job: {_cause([str(error)])}") from error
+        result = FlinkResult(handle.job_service, job, messages, states, self._server)
+        self._results.append(result)
+        return result
+
+    def cancel_all(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        for result in self._results:
+            if self._server.alive:
+                with suppress(grpc.RpcError):
+                    result.cancel()
+        if self._flink.master is not None and self._results:
+            # Also when its job server is gone: a job on a cluster would look for its workers for ever
+            with suppress(ServiceError):
+                self._end_on_cluster()
+
+    def _end_on_cluster(self) -> None:
+        job = self.job
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while job is not None and self.rest.state(job) not in ENDED and time.monotonic() < deadline:
+            self.rest.cancel(job)
+            time.sleep(POLL_SECONDS)
+
+
+class FlinkResult(PipelineResult):
+    """A job on Flink."""
+
+    def __init__(self, job_service: Any, job: str, messages: Any, states: Any, server: JobServer) -> None:
+        self._errors: list[str] = []
+        self._server = server
+        super().__init__(job_service, job, self._without_errors(messages), states)
+
+    def wait_until_finish(self, duration: int | None = None) -> str:
+        """Wait for the end of the job, or for so many milliseconds.
+
+        Raises:
+            JobFailedError: It has failed; the message is the cause in one line.
+            ServiceError: Its job server has gone.
+        """
+        try:
+            return super().wait_until_finish(duration)
+        except (RuntimeError, grpc.RpcError) as error:
+            if self._state == PipelineState.CANCELLED:
+                return PipelineState.CANCELLED
+            if isinstance(error, grpc.RpcError) or not self._server.alive:
+                raise self._server.failure("has gone") from error
+            raise JobFailedError(f"the job failed: {_cause(self._errors)}; see {self._server.log}") from error
+
+    def cancel(self) -> None:
+        """Cancel the job unless it has ended, and wait until it has."""
+        if PipelineState.is_terminal(self.state):
+            return
+        super().cancel()
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while not PipelineState.is_terminal(self.state) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def _without_errors(self, messages: Any) -> Iterator[Any]:
+        """Messages to be logged. Errors, which are Java tracebacks, are kept for the one line at the end."""
+        # it ends with the job server; what became of the job is for the stream of states to say
+        with suppress(grpc.RpcError):
+            for message in messages:
+                response = message.message_response
+                if response.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
+                    self._errors.append(response.message_text)
+                else:
+                    yield message
+
+
+class _Handle(JobServiceHandle):
+    """Submits with more options than Python's Beam can parse."""
+
+    def __init__(self, job_service: Any, options: PipelineOptions, more: dict[str, str | bool]) -> None:
+        super().__init__(job_service, options)
+        self._more = more
+
+    def get_pipeline_options(self) -> Any:
+        """The pipeline's options with the runner's."""
+        encoded = super().get_pipeline_options()
+        encoded.update({f"beam:option:{name}:v1": value for name, value in self._more.items()})
+        return encoded
+
+
+def _cause(errors: list[str]) -> str:
+    """What went wrong in one line: the error of a Python step if there is one in it, else Java's innermost."""
+    text = "\n".join(errors)
+    python = _PYTHON_ERROR.findall(text)
+    if python:
+        kind, message = python[-1]
+        return f"{kind}: {message.partition(' [while running')[0]}"
+    java = re.findall(r"^Caused by: (.*)$", text, re.MULTILINE)
+    return (java or [line for line in text.splitlines() if line.strip()] or ["no message"])[-1 if java else 0]
+
+
+def _log_folder() -> Path:
+    """A new folder for a run's logs; the oldest of those before go."""
+    runs = state_home() / "flink-runs"
+    folder = runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    folder.mkdir(parents=True)
+    for old in sorted(runs.iterdir())[:-LOGS_KEPT]:
+        for log in old.iterdir():
+            log.unlink(missing_ok=True)
+        with suppress(OSError):  # another run clears up as well
+            old.rmdir()
+    return folder

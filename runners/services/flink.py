@@ -1,0 +1,161 @@
+"""A standalone Flink cluster on this machine, of a JobManager and a TaskManager, for trying and testing."""
+
+import fcntl
+import http.client
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runners.services.home import state_home
+from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, java, resolve_jars, say
+from runners.services.processes import DetachedProcess, free_port, listens
+
+POM = Path(__file__).with_name("flink.pom.xml")
+START_SECONDS = 60.0
+_SETTINGS = """\
+jobmanager.rpc.address: 127.0.0.1
+jobmanager.rpc.port: {rpc}
+jobmanager.bind-host: 127.0.0.1
+rest.address: 127.0.0.1
+rest.port: {port}
+rest.bind-address: 127.0.0.1
+rest.bind-port: {port}
+taskmanager.host: 127.0.0.1
+taskmanager.bind-host: 127.0.0.1
+taskmanager.numberOfTaskSlots: {slots}
+taskmanager.cpu.cores: 2
+# What the start scripts of Flink would compute; the Java options of the TaskManager below say the same
+taskmanager.memory.framework.heap.size: 128m
+taskmanager.memory.task.heap.size: 512m
+taskmanager.memory.framework.off-heap.size: 128m
+taskmanager.memory.task.off-heap.size: 0m
+taskmanager.memory.network.min: 64m
+taskmanager.memory.network.max: 64m
+taskmanager.memory.managed.size: 128m
+taskmanager.memory.jvm-metaspace.size: 512m
+taskmanager.memory.jvm-overhead.min: 128m
+taskmanager.memory.jvm-overhead.max: 128m
+io.tmp.dirs: {folder}/tmp
+# A TaskManager that was killed is missed in seconds
+heartbeat.interval: 1000
+heartbeat.timeout: 20000
+"""
+_JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_TASK_MANAGER_MEMORY = ["-Xmx640m", "-XX:MaxDirectMemorySize=192m", "-XX:MaxMetaspaceSize=512m"]
+
+
+class FlinkCluster:
+    """A cluster whose settings, logs and process files are below a folder; several run side by side.
+
+    Args:
+        home: The folder; the user's state folder if none is given.
+        slots: How many parallel subtasks it can run.
+        notify: Told when something takes a while.
+    """
+
+    def __init__(self, home: Path | None = None, slots: int = 4, notify: Notify = say) -> None:
+        self.folder = (home or state_home()).absolute() / "flink"
+        self.job_manager = DetachedProcess("flink-jobmanager", self.folder)
+        self.task_manager = DetachedProcess("flink-taskmanager", self.folder)
+        self._slots, self._notify = slots, notify
+
+    @property
+    def address(self) -> str:
+        """Where its REST interface listens, or did the last time it ran."""
+        return str(self._recorded().get("address"))
+
+    def up(self, port: int | None = None) -> str:
+        """Start what does not run of the cluster, and wait until a TaskManager offers its slots.
+
+        Args:
+            port: Where REST is to listen; else where it listened the last time, else any free port.
+
+        Returns:
+            The REST address, to be used as ``--flink-master``.
+
+        Raises:
+            ServiceError: It cannot start; or it runs on another port than the one asked for.
+        """
+        jars = resolve_jars(POM, self._notify)
+        with self._locked():
+            if self.job_manager.pid is None:
+                self.task_manager.stop()  # of a JobManager that has gone
+                self._start_job_manager(jars, port)
+            if port is not None and not self.address.endswith(f":{port}"):
+                raise ServiceError(f"flink runs at {self.address}: take it down first to have it on port {port}")
+            self.job_manager.wait_until(lambda: self._task_managers() is not None, START_SECONDS)
+            if self.task_manager.pid is None:
+                self._start_task_manager(jars)
+            name = self._recorded()["task_manager"]
+            self.task_manager.wait_until(lambda: name in (self._task_managers() or []), START_SECONDS)
+            return self.address
+
+    def down(self) -> None:
+        """Stop what runs of the cluster, and its jobs with it."""
+        with self._locked():
+            self.task_manager.stop()
+            self.job_manager.stop()
+
+    def status(self) -> str | None:
+        """Its REST address if both of its processes run and know of each other."""
+        if self.job_manager.pid is None or self.task_manager.pid is None:
+            return None
+        return self.address if self._recorded()["task_manager"] in (self._task_managers() or []) else None
+
+    def _start_job_manager(self, jars: list[Path], port: int | None) -> None:
+        last = self._recorded().get("address")
+        port = port or (int(last.rpartition(":")[2]) if last else free_port())
+        if listens(f"127.0.0.1:{port}"):
+            raise ServiceError(f"flink cannot have port {port}: another program listens there")
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        settings = _SETTINGS.format(port=port, rpc=free_port(), slots=self._slots, folder=self.folder)
+        (self.folder / "flink-conf.yaml").write_text(settings, encoding="utf-8")
+        self._record(address=f"127.0.0.1:{port}")
+        self.job_manager.start(self._java(jars, ["-Xmx512m", "-XX:MaxMetaspaceSize=512m"], _JOB_MANAGER))
+
+    def _start_task_manager(self, jars: list[Path]) -> None:
+        # A name of its own: the JobManager may list a dead one for a while yet
+        name = f"taskmanager-{uuid.uuid4().hex[:8]}"
+        self._record(address=self.address, task_manager=name)
+        command = self._java(jars, _TASK_MANAGER_MEMORY, _TASK_MANAGER)
+        self.task_manager.start([*command, "-D", f"taskmanager.resource-id={name}"])
+
+    def _java(self, jars: list[Path], memory: list[str], program: str) -> list[str]:
+        return [
+            *(java(), *memory, "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", *JAVA_17),
+            *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
+            *("-cp", class_path(jars), program, "--configDir", str(self.folder)),
+        ]
+
+    def _task_managers(self) -> list[str] | None:
+        """Names of the TaskManagers that have joined; None if nobody answers."""
+        connection = http.client.HTTPConnection(self.address, timeout=2.0)
+        try:
+            connection.request("GET", "/taskmanagers")
+            answer = connection.getresponse()
+            if answer.status != http.HTTPStatus.OK:  # it is there before it is ready
+                return None
+            return [manager["id"] for manager in json.loads(answer.read())["taskmanagers"]]
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def _recorded(self) -> dict[str, str]:
+        try:
+            return dict(json.loads((self.folder / "cluster.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def _record(self, **values: str) -> None:
+        (self.folder / "cluster.json").write_text(json.dumps(values), encoding="utf-8")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
