@@ -1,0 +1,51 @@
+"""Dead letters once each: a raw log that holds a record twice gives its dead letter twice, with one id."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.tables import Table
+
+
+@dataclass(eq=False)
+class UniqueDeadLetters(beam.PTransform):
+    """Tables of DEAD_LETTER → the same without those whose id another one has. Counts nothing: no event is dropped.
+
+    Of an endless input nothing is dropped: a bus delivers an offset once, and a restart goes on from a checkpoint.
+    """
+
+    def expand(self, letters: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
+        """Group by a digit of the id, so that any number of them is told apart in pieces."""
+        if not letters.is_bounded:
+            return letters
+        return (
+            letters
+            | "SplitById" >> beam.ParDo(_SplitById())
+            | "GroupById" >> beam.GroupByKey()
+            | "DropCopies" >> beam.ParDo(_DropCopies())
+        )
+
+
+@beam.typehints.with_output_types(tuple[str, Table])
+class _SplitById(beam.DoFn):
+    def process(self, letters: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        digits = pc.utf8_slice_codeunits(letters["dead_letter_id"], 0, 1)
+        for digit in pc.unique(digits).to_pylist():
+            yield digit, letters.filter(pc.equal(digits, digit))
+
+
+@beam.typehints.with_output_types(Table)
+class _DropCopies(beam.DoFn):
+    def process(self, group: tuple[str, Iterable[pa.Table]]) -> Iterator[pa.Table]:
+        seen: set[str] = set()
+        for letters in group[1]:
+            fresh = []
+            for row, letter_id in enumerate(letters["dead_letter_id"].to_pylist()):
+                if letter_id not in seen:
+                    seen.add(letter_id)
+                    fresh.append(row)
+            if fresh:
+                yield letters.take(fresh)
