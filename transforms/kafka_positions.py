@@ -111,8 +111,8 @@ class Positions:
         return type(self)(self.bounded, spans)
 
     def done_since(self, start: "Positions") -> Self:
-        """What lies between an earlier state of this read and this one: the part that is done."""
-        spans = {p: Span(start.known[p].next if p in start.known else s.next, s.next) for p, s in self.known.items()}
+        """What lies between an earlier state of this read, of the same partitions, and this: the part that is done."""
+        spans = {p: Span(start.known[p].next, span.next) for p, span in self.known.items()}
         return type(self)(bounded=True, spans=spans)
 
     def with_new(self, spans: Mapping[int, Span]) -> Self:

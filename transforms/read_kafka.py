@@ -27,7 +27,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 from schemas.durations import MILLISECOND, MINUTE, SECOND
 from schemas.errors import OptionError
 from transforms.kafka_client import LOGGER, BrokerUnreachableError, KafkaCluster
-from transforms.kafka_positions import Positions, Start, Until
+from transforms.kafka_positions import Positions, Span, Start, Until
 from transforms.kafka_reader import TopicReader, TopicShare
 from transforms.kafka_watermark import EventTimeProgress, WatermarkPolicy
 from transforms.metrics import NAMESPACE, count
@@ -136,11 +136,18 @@ class PositionsTracker(RestrictionTracker):
         return self._claimed
 
     def try_claim(self, positions: Positions) -> bool:
-        """Claim what lies between the last claim and these positions; False once the rest is somebody else's."""
+        """Claim what lies between the last claim and these positions; False once the rest is somebody else's.
+
+        Partitions that have not been named before begin where these positions have them.
+
+        Raises:
+            ValueError: The positions do not follow those of the last claim.
+        """
         if self._is_split:
             return False
         if not positions.follows(self._claimed):
             raise ValueError(f"a claim goes back, from {self._claimed} to {positions}")
+        self._start = self._start.with_new(positions.known)
         self._claimed = positions
         return True
 
@@ -252,8 +259,10 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             if left <= 0:
                 tracker.defer_remainder()
                 break
-            if not positions.bounded:
-                positions = positions.with_new(self._discover(number, reader))
+            if found := self._discover(number, reader):
+                positions = positions.with_new(found)
+                if not tracker.try_claim(positions):
+                    return
             polled = reader.poll(self._batch_rows, min(left, _POLL / SECOND))
             positions = positions.after(polled.offsets) if polled else positions
             if not tracker.try_claim(positions):
@@ -278,9 +287,9 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             self._looked_at[number] = time.monotonic()
         return self._readers[number]
 
-    def _discover(self, number: int, reader: TopicReader) -> Any:
+    def _discover(self, number: int, reader: TopicReader) -> dict[int, Span]:
         now = time.monotonic()
-        if now - self._looked_at[number] < self._discovery_seconds:
+        if self._share.until is not None or now - self._looked_at[number] < self._discovery_seconds:
             return {}
         self._looked_at[number] = now
         found = reader.new_partitions()
