@@ -9,6 +9,8 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from stores.raw_log_buffer import RawLogBuffer
+from stores.raw_log_files import RawLogFile
+from transforms.background import Background
 from transforms.metrics import count
 
 HELD_BYTES = 64 << 20
@@ -37,31 +39,36 @@ class Archive(beam.PTransform):
 
 
 class _WriteRawLog(beam.DoFn):
-    """Encodes tables as they come, writes them when the bundle ends."""
+    """Encodes tables as they come, in a thread beside the bundle, and writes them when it ends."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
 
     def setup(self) -> None:
         self._buffer = RawLogBuffer(self._uri)
+        self._background = Background[list[RawLogFile]]("archive")
 
     def start_bundle(self) -> None:
+        # of a bundle that failed
+        self._background.reset()
         self._buffer.clear()
-        self._rows = 0
 
     def process(self, table: pa.Table) -> None:
-        self._buffer.add(table)
-        if self._buffer.size >= HELD_BYTES:
-            self._write()
+        self._background.start(self._add, table)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        self._write()
-        if self._rows:
-            yield WindowedValue(self._rows, MIN_TIMESTAMP, [beam.window.GlobalWindow()])
+        self._background.start(self._buffer.write)
+        written = [file for files in self._background.finish() for file in files]
+        rows = sum(file.rows for file in written)
+        count("archive_rows", rows)
+        count("archive_files", len(written))
+        count("archive_bytes", sum(file.size for file in written))
+        if rows:
+            yield WindowedValue(rows, MIN_TIMESTAMP, [beam.window.GlobalWindow()])
 
-    def _write(self) -> None:
-        for file in self._buffer.write():
-            self._rows += file.rows
-            count("archive_rows", file.rows)
-            count("archive_files")
-            count("archive_bytes", file.size)
+    def teardown(self) -> None:
+        self._background.close()
+
+    def _add(self, table: pa.Table) -> list[RawLogFile]:
+        self._buffer.add(table)
+        return self._buffer.write() if self._buffer.size >= HELD_BYTES else []

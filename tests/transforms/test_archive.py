@@ -75,3 +75,9 @@ def test_bundle_that_fills_its_buffer_writes_before_it_ends(tmp_path: Path, monk
     monkeypatch.setattr(archive, "HELD_BYTES", 1)
     assert archived(tmp_path, arrived(1), arrived(25))["archive_files"] == 2
     assert [row["offset"] for row in replayed(tmp_path)] == [1, 25]
+
+
+def test_failure_to_write_fails_the_bundle(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Exception, match="cannot write the raw log"):
+        archived(tmp_path / "file" / "log", arrived(1))
