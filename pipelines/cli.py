@@ -8,6 +8,7 @@ from pipelines.commands.generate import generate
 from pipelines.commands.produce import produce
 from pipelines.commands.recent import recent
 from pipelines.commands.run import run
+from pipelines.commands.services import services
 from pipelines.commands.sql import sql
 from pipelines.terminal import print_error
 from schemas.errors import ClickstreamError, OptionError
@@ -28,6 +29,7 @@ app.command(
 app.command()(produce)
 app.command()(recent)
 app.command()(sql)
+app.add_typer(services, name="services")
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def job_server(options: FlinkOptions, log: Path, notify: Notify = say) -> Iterat
     Raises:
         ServiceError: It cannot be resolved or does not start.
     """
-    jars = resolve_jars(POM, notify)
+    jars = [jar for jar in resolve_jars(POM, notify) if not _is_of_a_cluster(jar, options)]
     with tempfile.TemporaryDirectory(prefix="clickstream-flink-", ignore_cleanup_errors=True) as work:
         rest = options.master or f"127.0.0.1:{free_port()}"
         port = free_port()
@@ -96,6 +96,14 @@ def job_server(options: FlinkOptions, log: Path, notify: Notify = say) -> Iterat
             with suppress(BrokenPipeError):
                 process.stdin.close()
             process.wait()
+
+
+def _is_of_a_cluster(jar: Path, options: FlinkOptions) -> bool:
+    """Whether only the cluster itself needs a jar: a third of the bytes that every job would take to it."""
+    ours = ["flink-rpc-akka-loader-", "flink-runtime-web-"] if options.master else []
+    if options.state_backend != "rocksdb":
+        ours.append("frocksdbjni-")
+    return jar.name.startswith(tuple(ours))
 
 
 def _write_settings(folder: Path, options: FlinkOptions, rest: str) -> None:
