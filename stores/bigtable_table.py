@@ -12,7 +12,7 @@ from stores.networked_store import PATIENCE
 EVENTS, SESSIONS, STATE = "events", "sessions", "store"
 
 _MICROSECOND = timedelta(microseconds=1)
-_ONE_VERSION = GcRule(max_num_versions=1)
+_ONE_VERSION = {"max_num_versions": 1}
 
 
 def prepare_table(project: str, instance: str, table: str, ttl: int | None, read_only: bool) -> int | None:
@@ -32,8 +32,7 @@ def prepare_table(project: str, instance: str, table: str, ttl: int | None, read
         GoogleAPICallError: The table is missing and read_only is true, or the store does not allow or answer it.
     """
     parent = f"projects/{project}/instances/{instance}"
-    client = Client(project=project, admin=True)
-    admin = client.table_admin_client
+    admin = Client(project=project, admin=True).table_admin_client  # type: ignore[no-untyped-call]
     try:
         return _Admin(admin, parent, table).prepare(ttl, read_only)
     finally:
@@ -81,9 +80,7 @@ class _Admin:
             return self._get()
 
     def _limit(self, ttl: int | None) -> None:
-        rule = _ONE_VERSION
-        if ttl is not None:
-            rule = GcRule(union=GcRule.Union(rules=[GcRule(max_age=ttl * _MICROSECOND), _ONE_VERSION]))
+        rule = _ONE_VERSION if ttl is None else {"union": {"rules": [{"max_age": ttl * _MICROSECOND}, _ONE_VERSION]}}
         update = ModifyColumnFamiliesRequest.Modification
         self._admin.modify_column_families(
             request=ModifyColumnFamiliesRequest(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cassandra import ConsistencyLevel, DriverException
+from cassandra import ConsistencyLevel, DriverException, UnresolvableContactPoints
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
@@ -129,6 +129,8 @@ def explained(where: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """An error of the driver in one line; where no node could be reached, why the first of them could not."""
     first = error
+    if isinstance(error, UnresolvableContactPoints):
+        return "no such host"
     if isinstance(error, NoHostAvailable) and error.errors:
         first = next(iter(error.errors.values()))
     return str(first).strip().partition("\n")[0] or type(first).__name__

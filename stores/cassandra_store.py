@@ -10,7 +10,7 @@ time of writing would have to outdo the time of the deletion.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from cassandra.query import BatchStatement, BatchType
 
 from schemas.durations import DAY, SECOND
 from schemas.errors import StoreError
+from stores.cassandra_batches import by_token, cut_batches
 from stores.cassandra_client import explained, open_cluster
 from stores.cassandra_tables import prepare_tables
 from stores.device_rows import EARLIEST, EVENT_ROWS, LATEST, SESSION_ROWS, RowCodec, encode_key
@@ -51,15 +52,12 @@ _READ_SESSIONS = (
 _PUT_FACT = "INSERT INTO facts (name, value) VALUES (?, ?)"
 _READ_FACTS = "SELECT name, value FROM facts WHERE name IN ('week', 'expired_before')"
 
-# a batch of one partition is one mutation; Cassandra takes none beyond half a segment of its log, 16 MB by default
-_BATCH_ROWS = 100
-_BATCH_BYTES = 1 << 20
 _WRITES_AT_ONCE = 128
 _REQUESTS_A_GROUP = 5_000
 _READS_AT_ONCE = 16
 _PAGE_ROWS = 5_000
-# Cassandra's bound, in seconds
-_LONGEST_TTL = 20 * 365 * 86_400
+# the bound of Cassandra
+_LONGEST_SECONDS = 20 * 365 * DAY // SECOND
 _FIRST_WEEKS, _MORE_WEEKS = 2, 16
 _PASSING = (NoHostAvailable, OperationTimedOut, Unavailable, WriteTimeout)
 
@@ -74,16 +72,16 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         self, addresses: Sequence[tuple[str, int]], keyspace: str, ttl: int | None = None, read_only: bool = False
     ) -> None:
         super().__init__(f"cassandra:{addresses[0][0]}:{addresses[0][1]}/{keyspace}", read_only)
-        self._cluster = open_cluster(addresses)
         self._prepared: dict[str, PreparedStatement] = {}
         self._known_weeks: set[int] = set()
-        try:
-            with explained(self.where):
+        with explained(self.where):
+            self._cluster = open_cluster(addresses)
+            try:
                 self._session = self._cluster.connect()
                 self.ttl = prepare_tables(self._cluster, self._session, keyspace, ttl, read_only)
-        except BaseException:
-            self._cluster.shutdown()
-            raise
+            except BaseException:
+                self._cluster.shutdown()
+                raise
 
     def put_events(self, events: pa.Table) -> None:
         """See `NetworkedDeviceStore.put_events`."""
@@ -148,29 +146,23 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         self._cluster.shutdown()
 
     def _put(self, query: str, table: pa.Table, codec: RowCodec, values: pa.Array, *more: np.ndarray) -> None:
-        """Write rows, a request for all that one partition gets, up to a size."""
+        """Write rows, several a request."""
         times = table.column(codec.time).cast(pa.int64()).to_numpy()
         weeks = _weeks(times)
         self._note(weeks)
-        devices = table.column("device_id").combine_chunks().dictionary_encode()
-        order = np.lexsort((weeks, devices.indices.to_numpy()))
-        seconds_left = np.zeros(len(times), np.int64)
+        devices = table.column("device_id")
+        left = np.zeros(len(times), np.int64) if self.ttl is None else _seconds_left(times, self.ttl)
+        order = by_token(devices, weeks)
         if self.ttl is not None:
-            # rounded up; at an age beyond the limit there is nothing to write
-            seconds_left = np.minimum((times - now() + self.ttl) // SECOND + 1, _LONGEST_TTL)
-            order = order[seconds_left[order] > 0]
-        if not len(order):
-            return
-        columns = (devices, weeks, times, table.column(codec.row_id), *more, values, seconds_left)
+            # beyond the limit there is nothing to write
+            order = order[left[order] > 0]
+        columns = (devices, weeks, times, table.column(codec.row_id), *more, values, left)
         rows = list(zip(*(_taken(column, order) for column in columns), strict=True))
-        sizes = pc.fill_null(pc.binary_length(values), 0).to_numpy()[order].cumsum()
-        partition = np.column_stack((devices.indices.to_numpy()[order], weeks[order], sizes // _BATCH_BYTES))
-        cuts = np.flatnonzero((np.diff(partition, axis=0) != 0).any(axis=1)) + 1
+        sizes = pc.add(pc.binary_length(devices), pc.fill_null(pc.binary_length(values), 0))
         prepared = self._prepare(query)
         self._deliver(
-            (prepared, part[0]) if len(part) == 1 else (_batch(prepared, part), None)
-            for start, end in pairwise([0, *cuts.tolist(), len(rows)])
-            for part in _runs(rows[start:end], _BATCH_ROWS)
+            (prepared, rows[start]) if end - start == 1 else (_batch(prepared, rows[start:end]), None)
+            for start, end in cut_batches(_taken(sizes, order))
         )
 
     def _note(self, weeks: np.ndarray) -> None:
@@ -241,6 +233,11 @@ def _taken(column: Any, order: np.ndarray) -> list[Any]:
     if isinstance(column, np.ndarray):
         return column[order].tolist()
     return column.take(pa.array(order)).to_pylist()
+
+
+def _seconds_left(times: np.ndarray, ttl: int) -> np.ndarray:
+    """Seconds, rounded up, until rows of these times are older than ttl; 0 or less where they are."""
+    return np.minimum(-((now() - ttl - times) // SECOND), _LONGEST_SECONDS)
 
 
 def _runs(items: list[Any], length: int) -> Iterator[list[Any]]:

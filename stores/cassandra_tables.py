@@ -52,10 +52,10 @@ def prepare_tables(cluster: Cluster, session: Session, keyspace: str, ttl: int |
     for name in missing:
         session.execute(f"CREATE TABLE IF NOT EXISTS {name} {_TABLES[name]}")
     limits = {name: metadata.tables[name].options["default_time_to_live"] for name in _AGED if name not in missing}
-    if ttl is not None and not read_only:
+    if ttl is not None:
         seconds = -(-ttl // SECOND)
         for name in _AGED:
-            if limits.get(name) != seconds:
+            if limits.get(name) != seconds and not read_only:
                 session.execute(f"ALTER TABLE {name} WITH {_limit(seconds)}")
         return seconds * SECOND
     return limits.get("events", 0) * SECOND or None

@@ -115,7 +115,7 @@ def _open_rocksdb(uri: str, rest: str, read_only: bool) -> DeviceStore:
 
 
 def _open_bigtable(uri: str, rest: str, read_only: bool) -> DeviceStore:
-    name, ttl = _split_ttl(uri, rest)
+    name, ttl = _split_ttl(rest)
     parts = name.split("/")
     if len(parts) != 3 or not all(parts):
         raise OptionError(f"{uri!r}: write it as bigtable:PROJECT/INSTANCE/TABLE")
@@ -126,7 +126,7 @@ def _open_bigtable(uri: str, rest: str, read_only: bool) -> DeviceStore:
 
 
 def _open_cassandra(uri: str, rest: str, read_only: bool) -> DeviceStore:
-    name, ttl = _split_ttl(uri, rest)
+    name, ttl = _split_ttl(rest)
     hosts, slash, keyspace = name.partition("/")
     addresses = [_address(host) for host in hosts.split(",")]
     if not slash or not _KEYSPACE.fullmatch(keyspace):
@@ -144,17 +144,17 @@ _OPENERS: dict[str, Callable[[str, str, bool], DeviceStore]] = {
 }
 
 
-def _split_ttl(uri: str, rest: str) -> tuple[str, int | None]:
+def _split_ttl(rest: str) -> tuple[str, int | None]:
     """What stands before the options of a URI, and its ttl in microseconds."""
     name, question, options = rest.partition("?")
     if not question:
         return name, None
     key, _, value = options.partition("=")
     if key != "ttl":
-        raise OptionError(f"{uri!r}: {options!r} is no option of a device store; there is ttl, as in ?ttl=30d")
+        raise OptionError(f"{key!r} is no option of a device store; there is ttl, as in ?ttl=30d")
     ttl = parse_duration(value)
     if not SECOND <= ttl <= _LONGEST_TTL:
-        raise OptionError(f"{uri!r}: a ttl is between 1s and {format_duration(_LONGEST_TTL)}")
+        raise OptionError(f"ttl={value} of a device store: must be between 1s and {format_duration(_LONGEST_TTL)}")
     return name, ttl
 
 

@@ -154,9 +154,9 @@ def now() -> int:
     return time.time_ns() // 1_000
 
 
-def attempts(patience: float = PATIENCE) -> Iterator[bool]:
+def attempts() -> Iterator[bool]:
     """Times to try something, with growing delays between; each says whether it is the last."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     delay = _FIRST_DELAY
     while time.monotonic() + delay < deadline:
         yield False

@@ -11,7 +11,7 @@ from runners.services.jars import Notify, ServiceError, class_path, java, resolv
 from runners.services.processes import DetachedProcess, free_port, listens
 
 POM = Path(__file__).with_name("cassandra.pom.xml")
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 # what Cassandra reaches into, and Java 17 keeps closed
 _EXPORTED = (
     *("java.base/jdk.internal.misc", "java.base/jdk.internal.ref", "java.base/sun.nio.ch", "java.sql/java.sql"),

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import Cluster, Session
+from cassandra.cluster import Cluster, NoHostAvailable, Session
 
 from runners.services.bigtable_emulator import BigtableEmulator
 from runners.services.cassandra import CassandraService
@@ -62,12 +63,22 @@ def cassandra_session(cassandra_address: str) -> Iterator[Session]:
     """A session beside the store's, with an empty keyspace."""
     host, _, port = cassandra_address.rpartition(":")
     login = PlainTextAuthProvider(USER, PASSWORD)
-    with Cluster([host], port=int(port), protocol_version=4, auth_provider=login) as cluster:
-        session = cluster.connect()
-        session.execute(
-            f"CREATE KEYSPACE \"{KEYSPACE}\" WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
-        )
-        yield session
+    deadline = time.monotonic() + 60
+    while True:
+        with Cluster([host], port=int(port), protocol_version=4, auth_provider=login) as cluster:
+            try:
+                session = cluster.connect()
+            except NoHostAvailable:
+                # the node listens some time before it has made its first role
+                if time.monotonic() > deadline:
+                    raise
+                continue
+            session.execute(
+                f'CREATE KEYSPACE "{KEYSPACE}" '
+                "WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+            )
+            yield session
+            return
 
 
 @pytest.fixture
