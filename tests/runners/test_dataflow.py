@@ -3,14 +3,16 @@
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pytest
 import typer.main
+from apache_beam.portability.api import beam_runner_api_pb2 as api
 from google.cloud.dataflow_v1beta3.types import TemplateMetadata
 
 from pipelines.cli import app
@@ -29,7 +31,9 @@ from transforms.archive import Archive
 from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
 from transforms.policy import SessionPolicy
+from transforms.read_files import RawInput
 from transforms.read_kafka import ReadKafka
+from transforms.read_pubsub import ReadPubSub
 from transforms.sessionize import Sessionize
 from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.write_lake import WriteLake, WriteSessions
@@ -42,10 +46,14 @@ OPTIONS = DataflowOptions(
 )
 
 
-def live(pipeline: beam.Pipeline) -> None:
+KAFKA = partial(ReadKafka, "broker:9092", "clicks")
+PUBSUB = partial(ReadPubSub, subscription="projects/shop-project/subscriptions/clicks")
+
+
+def live(source: Callable[[], beam.PTransform], pipeline: beam.Pipeline) -> None:
     """The graph of an endless source, with every step that keeps state, sets timers or commits."""
     policy = SessionPolicy(gap=30 * MINUTE, cap=4 * HOUR, allowed_lateness=HOUR, early_firing=5 * MINUTE)
-    raw = pipeline | "Read" >> ReadKafka("broker:9092", "clicks")
+    raw: RawInput = pipeline | "Read" >> source()
     _ = raw.batches | "Archive" >> Archive("gs://shop/raw")
     decoded = raw.batches | "Decode" >> Decode(UserKeySecret(), NOON)
     unique = decoded.events | "Deduplicate" >> Deduplicate(
@@ -60,8 +68,8 @@ def live(pipeline: beam.Pipeline) -> None:
     _ = letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, "gs://shop/lake", WriteMode.APPEND)
 
 
-@pytest.fixture(scope="module")
-def job() -> Iterator[DataflowJob]:
+@pytest.fixture(scope="module", params=[KAFKA, PUBSUB], ids=["kafka", "pubsub"])
+def job(request: pytest.FixtureRequest) -> Iterator[DataflowJob]:
     """The live graph, translated where no address can be reached."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -70,7 +78,7 @@ def job() -> Iterator[DataflowJob]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", refuse)
         patch.setattr(socket.socket, "connect", refuse)
-        yield translate(live, OPTIONS)
+        yield translate(partial(live, request.param), OPTIONS)
 
 
 def test_live_graph_translates_with_all_that_it_was_told(job: DataflowJob) -> None:
@@ -83,18 +91,36 @@ def test_live_graph_translates_with_all_that_it_was_told(job: DataflowJob) -> No
 
 
 def test_live_graph_keeps_its_steps_states_and_timers(job: DataflowJob) -> None:
-    names = {transform.unique_name.split("/")[0] for transform in job.pipeline.components.transforms.values()}
-    assert {"Archive", "Deduplicate", "Sessionize", "EventsToDevices", "SessionsToLake", "DeadLettersToLake"} <= names
-    assert set(job.pipeline.requirements) == {
-        "beam:requirement:pardo:splittable_dofn:v1",
-        "beam:requirement:pardo:stateful:v1",
-        "beam:requirement:pardo:finalization:v1",
+    steps = {step.unique_name: step.spec for step in job.pipeline.components.transforms.values()}
+    assert {"Archive/WriteRawLog", "EventsToDevices/WriteEvents", "SessionsToDevices/WriteSessions"} <= steps.keys()
+    pardos = {
+        name: api.ParDoPayload.FromString(spec.payload)
+        for name, spec in steps.items()
+        if spec.urn == "beam:transform:pardo:v1"
     }
+    assert {name for name, pardo in pardos.items() if pardo.state_specs} == {
+        "Deduplicate/DropSeen",
+        "Sessionize/TickSessions",
+        "EventsToLake/StreamToLake/Sequence",
+        "SessionsToLake/WriteLake/StreamToLake/Sequence",
+        "DeadLettersToLake/StreamToLake/Sequence",
+    }
+    timers = {timer.time_domain for pardo in pardos.values() for timer in pardo.timer_family_specs.values()}
+    assert timers == {api.TimeDomain.EVENT_TIME}
+
+
+def test_pubsub_is_read_by_the_service_and_kafka_by_a_splittable_step(job: DataflowJob) -> None:
+    steps = {step.unique_name: step.spec for step in job.pipeline.components.transforms.values()}
+    if "Read/ReadMessages/Read" in steps:
+        assert steps["Read/ReadMessages/Read"].urn == "beam:transform:pubsub_read:v1"
+        assert b"projects/shop-project/subscriptions/clicks" in steps["Read/ReadMessages/Read"].payload
+    else:
+        assert "beam:requirement:pardo:splittable_dofn:v1" in job.pipeline.requirements
 
 
 def test_job_says_nothing_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLICKSTREAM_USER_KEY_SECRET", "do-not-tell")
-    told = translate(live, OPTIONS)
+    told = translate(partial(live, KAFKA), OPTIONS)
     assert "do-not-tell" not in str(told.environment) + str(told.job)
     assert b"do-not-tell" not in told.pipeline.SerializeToString()
 
@@ -192,8 +218,8 @@ def test_every_parameter_of_the_template_is_an_option_of_the_command() -> None:
         for parameter in typer.main.get_command(app).commands["run"].params  # type: ignore[attr-defined]
         for option in parameter.opts
     }
-    if "kafka" not in options:
-        pytest.skip("the command has no live source")
+    if not {"kafka", "pubsub"} <= options:
+        pytest.skip("the command does not read both buses")
     assert set(parameter_names()) <= options
 
 
