@@ -19,7 +19,7 @@ REPEAT_SECONDS = 60.0
 """A client that cannot connect says so all the time; of each kind of message one passes in this time."""
 
 _JAAS_LOGIN = re.compile(r'\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')')
-_PROPERTY_NAME = re.compile(r'(?<=property ")[\w.]+|\b(?:ssl|sasl)\.[\w.]+')
+_PROPERTY_NAME = re.compile(r'(?:property:? ")([\w.]+)|\b((?:ssl|sasl)\.[\w.]+)')
 _REQUEST_SECONDS = 10.0
 
 
@@ -167,5 +167,5 @@ def _refused(error: Exception, path: Path | None) -> str:
     """What is wrong with a client's configuration, without a value of it."""
     reason = error.args[0] if error.args else ""
     name = _PROPERTY_NAME.search(reason.str() if isinstance(reason, KafkaError) else str(reason))
-    what = f"the Kafka client refuses or misses {name[0] if name else 'a property'}"
+    what = f"the Kafka client refuses or misses {name[1] or name[2] if name else 'a property'}"
     return f"{path}: {what}" if path else what

@@ -19,7 +19,7 @@ from transforms.kafka_positions import Positions, Span, Start, Until
 from transforms.kafka_times import NO_TIME, Ints, event_times, trusted_times
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_REQUEST_SECONDS = 5.0
+_REQUEST_SECONDS = 2.0
 _ASK_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 5.0
 
@@ -103,7 +103,7 @@ class TopicReader:
             InputError: There is no such topic, or the ends are not of its partitions.
         """
         share = self._share
-        partitions = self._partitions()
+        partitions = self._partitions(_REQUEST_SECONDS)
         if isinstance(share.until, Mapping) and set(share.until) != set(self._all_partitions):
             raise InputError(
                 f"the offsets to read until name the partitions {_listed(share.until)}; "
@@ -133,7 +133,8 @@ class TopicReader:
             InputError: The topic is gone.
         """
         try:
-            found = {p: Span(self._log(p, _ASK_SECONDS)[0]) for p in self._partitions() if p not in self._spans}
+            partitions = self._partitions(_ASK_SECONDS)
+            found = {p: Span(self._log(p, _ASK_SECONDS)[0]) for p in partitions if p not in self._spans}
         except (KafkaException, BrokerUnreachableError):
             return {}
         if found:
@@ -213,11 +214,11 @@ class TopicReader:
     def _at(self, partition: int, offset: int = -1) -> TopicPartition:
         return TopicPartition(self._share.topic, partition, offset)
 
-    def _partitions(self) -> list[int]:
+    def _partitions(self, seconds: float) -> list[int]:
         """The partitions of this reader; sets those of all."""
         share = self._share
         try:
-            metadata = self._consumer.list_topics(share.topic, timeout=_REQUEST_SECONDS)
+            metadata = self._consumer.list_topics(share.topic, timeout=seconds)
         except KafkaException as error:
             raise self._failed(error) from error
         self._all_partitions = sorted(known_topic(metadata, share.topic, share.cluster.servers).partitions)
