@@ -8,6 +8,7 @@ from pipelines.options import RunOptions
 from schemas.dead_letters import DEAD_LETTER
 from schemas.events import EVENT
 from stores.lake_commit import WriteMode
+from transforms.archive import Archive
 from transforms.beam_sessions import BeamSessions
 from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
@@ -19,8 +20,17 @@ from transforms.write_lake import WriteLake, WriteSessions
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
     """Compose the graph of docs/design.md on a pipeline; `source` gives `RawInput`."""
-    policy, mode = options.policy, WriteMode(options.write_mode)
+    policy = options.policy
+    into_lake: dict[str, Any] = {
+        "lake": options.lake,
+        "mode": WriteMode(options.write_mode),
+        "onto_existing": options.onto_existing,
+        "stable_input": options.stable_input,
+    }
     raw: RawInput = pipeline | "Read" >> source
+    if options.archive:
+        # Before anything can reject a payload: whatever is wrong with the rest of the graph, it can be derived again
+        _ = raw.batches | "Archive" >> Archive(options.archive)
     decoded = raw.batches | "Decode" >> Decode(options.secret, options.started_at)
     # Duplicates go before anything counts: a copy must not lengthen a session or stand twice in a store
     unique = decoded.events | "Deduplicate" >> Deduplicate(
@@ -30,8 +40,8 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
     dead_letters: Any = (raw.dead_letters, decoded.dead_letters) | "AllDeadLetters" >> beam.Flatten()
 
-    _ = unique | "EventsToLake" >> WriteLake(EVENT, options.lake, mode)
+    _ = unique | "EventsToLake" >> WriteLake(EVENT, **into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
-    _ = panes | "SessionsToLake" >> WriteSessions(options.lake, mode)
+    _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)
     _ = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
-    _ = dead_letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, options.lake, mode)
+    _ = dead_letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)

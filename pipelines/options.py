@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 SESSION_ENGINES = ("columnar", "beam")
 WRITE_MODES = ("merge", "overwrite", "append")
-RUNNERS = ("direct",)
+RUNNERS = ("direct", "flink")
 CONFIG_FILE = "clickstream.toml"
 
 
@@ -52,10 +52,9 @@ def known(value: T | None) -> T:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the main job needs to know, all of it valid.
+    """What the main job's graph needs to know, all of it valid.
 
     Attributes:
-        files: Input files with their sizes in bytes.
         lake: URI of the lake.
         devices: URI of the device store.
         policy: The session rules.
@@ -64,9 +63,11 @@ class RunOptions:
         write_mode: ``merge``, ``overwrite`` or ``append``.
         secret: Where the secret of user_key is.
         started_at: Stands for an event's arrival where the input does not say it.
+        archive: URI of the raw log that a bus is kept in; None for none.
+        onto_existing: Whether a fresh start on an endless input may add to the rows of another run.
+        stable_input: Whether the runner has to be asked that a commit's input survives a retry.
     """
 
-    files: dict[str, int]
     lake: str
     devices: str
     policy: SessionPolicy
@@ -75,6 +76,9 @@ class RunOptions:
     write_mode: str
     secret: UserKeySecret
     started_at: datetime
+    archive: str | None = None
+    onto_existing: bool = False
+    stable_input: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,22 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineRunner
 
 from pipelines.clickstream import build
 from pipelines.options import RunOptions
 from pipelines.report import RunReport
-from runners.direct import direct_runner
 from schemas.dead_letters import DEAD_LETTER
 from schemas.errors import ClickstreamError
 from schemas.events import EVENT
 from schemas.sessions import SESSION
 from stores.device_store import open_device_store
 from stores.lake import check_lake, create_tables
-from transforms.metrics import read_counters
-from transforms.read_files import ReadFiles
+from transforms.metrics import SEEN_HERE, read_counters
 
 TABLES = (EVENT, SESSION, DEAD_LETTER)
 
@@ -30,25 +30,39 @@ def check_stores(options: RunOptions) -> list[Callable[[], object]]:
     ]
 
 
-def run(options: RunOptions, beam_options: PipelineOptions) -> RunReport:
-    """Run the main job over files to its end.
+OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
+
+
+def run(
+    options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner
+) -> RunReport:
+    """Run the main job until its input ends, or it is interrupted.
+
+    Args:
+        options: Of the graph.
+        source: Gives `RawInput`.
+        beam_options: Beam's and the runner's.
+        open_runner: Makes the runner ready, and cleans up after it.
 
     Raises:
-        ClickstreamError: An input or a store failed; the message is one line. Nothing of the run is visible in the
-            lake unless its commit had been made, and the same run again ends in the same stores.
+        ClickstreamError: An input, a store or the runner failed; the message is one line. Nothing of a bounded run is
+            visible in the lake unless its commit had been made, and the same run again ends in the same stores.
     """
     began = time.monotonic()
     # Also a table that gets no row this time is there to be asked
     create_tables(options.lake, TABLES)
-    with direct_runner(beam_options) as runner:
+    with open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        build(pipeline, ReadFiles(options.files, options.started_at), options)
+        build(pipeline, source, options)
         try:
             result = pipeline.run()
             result.wait_until_finish()
+            counters = read_counters(result.metrics())
+        except KeyboardInterrupt:
+            # An endless input ends like this; what was counted in this process is at hand, the job is cancelled
+            counters = dict(SEEN_HERE)
         except Exception as error:  # a runner wraps what a step raises as it likes
             raise _first_cause(error) from error
-    counters = read_counters(result.metrics())
     return RunReport.of(counters, [record.name for record in TABLES], time.monotonic() - began)
 
 

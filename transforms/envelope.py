@@ -35,9 +35,6 @@ _OPTIONAL_IDS = ("user_id", "entity_id", "entity_type", "session_id")
 _CONTEXT_IDS = ("device_id", "user_id")
 _CONTEXT = (*_CONTEXT_IDS, "country", "device_type", "os", "app_version")
 
-# Its allocator gives back in the background what it would else keep for the next query: 100 MB a connection
-_DUCKDB = {"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
-
 _MESSAGES = {
     Reason.NULL_PAYLOAD: "the record has no value (a tombstone)",
     Reason.EMPTY_PAYLOAD: "the record has a value of no bytes",
@@ -79,7 +76,10 @@ class EnvelopeDecoder:
 
     def __init__(self, user_key_secret: str) -> None:
         self._secret = user_key_secret
-        self._connection = duckdb.connect(config=_DUCKDB)
+        # In the background its allocator gives back what it would else keep for the next query: 100 MB a connection
+        self._connection = duckdb.connect(
+            config={"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
+        )
         self._connection.execute("SET TimeZone = 'UTC'")
 
     def close(self) -> None:

@@ -43,8 +43,7 @@ class WriteLake(beam.PTransform):
 
     Input elements: tables with at least the record's columns. Output: what was committed, one `CommitResult`
     a transaction. A bounded input is one transaction: a run that dies half-way leaves nothing visible. Of an
-    unbounded input each bundle's files are committed exactly once, see `StreamToLake`; it can be appended, or merged
-    where new rows win.
+    unbounded input each bundle's rows are committed exactly once, see `StreamToLake`: rows as they are, changes merged.
 
     Attributes:
         record: Names the table, its columns, partitions, order and key.
@@ -98,12 +97,12 @@ class WriteLake(beam.PTransform):
         )
 
     def _stream(self) -> StreamToLake:
-        merging = self.mode is WriteMode.MERGE and self.wins is Wins.NEW and self.changes is not None
-        if not merging and (self.mode is not WriteMode.APPEND or self.changes is not None):
+        if self.mode is WriteMode.OVERWRITE or (self.changes is not None and self.wins is not Wins.NEW):
             raise OptionError(
-                f"{self.record.name}: mode {self.mode} is for a bounded input; "
-                f"an unbounded one takes {'merge' if self.changes is not None else 'append'}"
+                f"{self.record.name}: mode {self.mode} is for a bounded input; an unbounded one is merged"
             )
+        if self.changes is not None and self.mode is WriteMode.APPEND:
+            raise OptionError(f"{self.record.name}: changes are merged; append is for rows that stand for themselves")
         return StreamToLake(
             self.record,
             self.lake,

@@ -302,9 +302,9 @@ def test_help_names_unit_and_default_of_every_option(
     assert len(options) >= 4
     for line in options:
         takes_value = re.search(
-            r"--[a-z-]+\s+\S*(N|URI|FILE|DIR|GLOB|DATE|TIME|SHARE|FORMAT|DURATION|ENGINE|MODE|RUNNER)\b", line
+            r"--[a-z-]+\s+\S*(N|URI|FILE|DIR|GLOB|DATE|TIME|SHARE|FORMAT|DURATION|ENGINE|MODE|RUNNER|PORT|T|WHERE|GROUP|FOLDER)\b", line
         )
-        is_switch = re.search(r"--(json|csv|verbose)\b", line)
+        is_switch = re.search(r"--(json|csv|verbose|onto-existing)\b", line)
         assert takes_value or is_switch, line
         if takes_value:
             has_default = "[default: " in line or "[required]" in line

@@ -6,7 +6,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from pipelines.progress import watch
+from pipelines.watch import watch
 from pipelines.report import RunReport, format_bytes
 
 COUNTERS = {

@@ -1,5 +1,6 @@
 """The lake's sink on an endless input."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def streamed(sink: beam.PTransform, *tables: pa.Table) -> None:
 def test_every_bundle_is_in_the_table_once(tmp_path: Path) -> None:
     days = [NOON + timedelta(days=n) for n in range(3)]
     streamed(
-        WriteLake(VISIT, str(tmp_path), WriteMode.APPEND),
+        WriteLake(VISIT, str(tmp_path)),
         visits(days[0], days[1]),
         visits(days[1] + timedelta(hours=1)),
         visits(days[2], days[0] + timedelta(hours=1)),
@@ -103,19 +104,27 @@ def test_panes_become_the_current_sessions_as_they_come(tmp_path: Path) -> None:
     assert found == [{"session_id": "grows", "event_count": 7}]
 
 
-@pytest.mark.parametrize("mode", [WriteMode.MERGE, WriteMode.OVERWRITE])
-def test_a_mode_for_bounded_input_is_refused_when_the_graph_is_built(tmp_path: Path, mode: WriteMode) -> None:
+@pytest.mark.parametrize(
+    ("sink", "problem"),
+    [
+        (lambda lake: WriteLake(VISIT, lake, WriteMode.OVERWRITE), "silver/visits: mode overwrite is for a bounded"),
+        (lambda lake: WriteSessions(lake, WriteMode.APPEND), "fact_sessions: changes are merged"),
+    ],
+)
+def test_a_mode_that_an_endless_input_cannot_have_is_refused_when_the_graph_is_built(
+    tmp_path: Path, sink: Callable[[str], beam.PTransform], problem: str
+) -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     tables = pipeline | Script(coder=TableCoder()).with_output_types(pa.Table)
-    with pytest.raises(OptionError, match=f"silver/visits: mode {mode} is for a bounded input"):
-        _ = tables | WriteLake(VISIT, str(tmp_path), mode)
+    with pytest.raises(OptionError, match=problem):
+        _ = tables | sink(str(tmp_path))
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_stable_input_is_required_of_the_commit_alone_and_where_asked(tmp_path: Path, asked: bool) -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     tables = pipeline | Script(coder=TableCoder()).with_output_types(pa.Table)
-    _ = tables | WriteLake(VISIT, str(tmp_path), WriteMode.APPEND, stable_input=asked)
+    _ = tables | WriteLake(VISIT, str(tmp_path), stable_input=asked)
     proto = pipeline.to_runner_api()
     urn = common_urns.requirements.REQUIRES_STABLE_INPUT.urn
     assert (urn in proto.requirements) is asked

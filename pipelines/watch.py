@@ -14,9 +14,9 @@ _READING = 0.45
 
 
 @contextmanager
-def watch(total_bytes: int, console: Console, enabled: bool) -> Iterator[None]:
+def watch(total_bytes: int | None, console: Console, enabled: bool) -> Iterator[None]:
     """Show events read, events/s and the time left until the block ends; nothing where `console` is no terminal."""
-    if not (enabled and console.is_terminal):
+    if total_bytes is None or not (enabled and console.is_terminal):
         yield
         return
     columns = (
