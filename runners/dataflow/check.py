@@ -19,13 +19,18 @@ def job_problems(job: DataflowJob, options: DataflowOptions) -> list[str]:
     (pool,) = job.environment.worker_pools
     scaling = pool.autoscaling_settings
     images = {image.container_image for image in pool.sdk_harness_container_images}
+    staged = sum(len(environment.dependencies) for environment in job.pipeline.components.environments.values())
+    most = scaling.max_num_workers
     facts = [
         (job.job.type_.name == _JOB_TYPE, f"the job is {job.job.type_.name}, not {_JOB_TYPE}"),
         (scaling.algorithm.name == _AUTOSCALING, f"autoscaling is {scaling.algorithm.name}, not by throughput"),
-        (scaling.max_num_workers == options.max_workers, f"at most {scaling.max_num_workers} workers"),
+        (
+            scaling.max_num_workers == options.max_workers,
+            f"at most {scaling.max_num_workers} workers, not {options.max_workers}",
+        ),
         (STREAMING_ENGINE in job.environment.experiments, "Streaming Engine is off"),
         (images == {options.image}, f"the workers' images are {sorted(images)}, not {options.image}"),
-        (not pool.packages, f"packages would be installed on each worker: {[p.name for p in pool.packages]}"),
+        (not staged, f"{staged} files would be staged and installed on each worker; the image has all that is needed"),
     ]
     return [problem for holds, problem in facts if not holds]
 

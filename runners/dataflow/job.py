@@ -1,6 +1,5 @@
 """The job that Dataflow would be sent, made by Beam's own runner up to the first call of the service."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,7 +47,6 @@ def translate(
     # Beam returns before it makes a client of the service, and does not ask for the bucket
     options.view_as(TestOptions).dry_run = True
     options.view_as(GoogleCloudOptions).no_auth = True
-    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.WARNING)
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)
     compose(pipeline)
     job = pipeline.run().job

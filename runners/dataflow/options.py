@@ -102,7 +102,7 @@ class DataflowOptions:
         )
 
     def apply(self, options: PipelineOptions) -> PipelineOptions:
-        """Write them into Beam's options, and what goes without saying with them; returns the same object."""
+        """Write them into Beam's options, and what goes without saying where it is not said; returns the same."""
         standard, setup = options.view_as(StandardOptions), options.view_as(SetupOptions)
         cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
         standard.runner, standard.streaming = "DataflowRunner", True
@@ -112,10 +112,10 @@ class DataflowOptions:
         cloud.enable_streaming_engine = True
         cloud.dataflow_service_options = list(self.service_options)
         worker.sdk_container_image, worker.machine_type = self.image, self.machine_type
-        worker.autoscaling_algorithm = "THROUGHPUT_BASED"
+        worker.autoscaling_algorithm = worker.autoscaling_algorithm or "THROUGHPUT_BASED"
         worker.num_workers, worker.max_num_workers = self.min_workers, self.max_workers
         options.view_as(DebugOptions).number_of_worker_harness_threads = self.threads
-        # the image has the SDK and this package: nothing is staged, and no worker asks a package index
-        setup.sdk_location = "container"
-        setup.save_main_session = False
+        if setup.sdk_location == "default":
+            # the image has the SDK and this package: nothing is staged, and no worker asks a package index
+            setup.sdk_location = "container"
         return options

@@ -135,8 +135,16 @@ def test_job_with_other_settings_than_those_wanted_is_refused(job: DataflowJob) 
     )
     problems = job_problems(job, wanted)
     assert len(problems) == 2
-    assert "at most 12 workers" in problems
+    assert "at most 12 workers, not 3" in problems
     assert "images" in problems[1]
+
+
+def test_package_that_each_worker_would_install_is_refused(tmp_path: Path) -> None:
+    package = tmp_path / "extra-1.0.tar.gz"
+    package.touch()
+    job = translate(partial(live, KAFKA), OPTIONS, parse_beam_options([f"--extra_package={package}"]))
+    (problem,) = job_problems(job, OPTIONS)
+    assert "would be staged and installed on each worker" in problem
 
 
 def test_bounded_graph_is_refused_by_the_check_of_streaming() -> None:
