@@ -5,12 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from apache_beam.portability.api import beam_runner_api_pb2 as api
+
 from runners.dataflow.job import DataflowJob
 from runners.dataflow.options import DataflowOptions
 from schemas.errors import OptionError
 
 STREAMING_ENGINE = "enable_streaming_engine"
 IMAGE_PLATFORM = ("linux", "x86_64", 3, 11)
+_LISTING = "submission_environment_dependencies.txt"
+"""What pip lists where the job was started, for the job's log."""
+
 _JOB_TYPE, _AUTOSCALING = "JOB_TYPE_STREAMING", "AUTOSCALING_ALGORITHM_BASIC"
 
 
@@ -19,20 +24,26 @@ def job_problems(job: DataflowJob, options: DataflowOptions) -> list[str]:
     (pool,) = job.environment.worker_pools
     scaling = pool.autoscaling_settings
     images = {image.container_image for image in pool.sdk_harness_container_images}
-    staged = sum(len(environment.dependencies) for environment in job.pipeline.components.environments.values())
+    staged = sorted(_staged(job) - {_LISTING})
     most = scaling.max_num_workers
     facts = [
         (job.job.type_.name == _JOB_TYPE, f"the job is {job.job.type_.name}, not {_JOB_TYPE}"),
         (scaling.algorithm.name == _AUTOSCALING, f"autoscaling is {scaling.algorithm.name}, not by throughput"),
-        (
-            scaling.max_num_workers == options.max_workers,
-            f"at most {scaling.max_num_workers} workers, not {options.max_workers}",
-        ),
+        (most == options.max_workers, f"at most {most} workers, not {options.max_workers}"),
         (STREAMING_ENGINE in job.environment.experiments, "Streaming Engine is off"),
         (images == {options.image}, f"the workers' images are {sorted(images)}, not {options.image}"),
-        (not staged, f"{staged} files would be staged and installed on each worker; the image has all that is needed"),
+        (not staged, f"each worker would fetch {', '.join(staged)}; the image has all that is needed"),
     ]
     return [problem for holds, problem in facts if not holds]
+
+
+def _staged(job: DataflowJob) -> set[str]:
+    """Names of the files that go along with the job."""
+    return {
+        api.ArtifactStagingToRolePayload.FromString(file.role_payload).staged_name
+        for environment in job.pipeline.components.environments.values()
+        for file in environment.dependencies
+    }
 
 
 def store_problems(lake: str, devices: str, archive: str | None) -> list[str]:

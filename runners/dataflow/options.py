@@ -115,6 +115,8 @@ class DataflowOptions:
         worker.autoscaling_algorithm = worker.autoscaling_algorithm or "THROUGHPUT_BASED"
         worker.num_workers, worker.max_num_workers = self.min_workers, self.max_workers
         options.view_as(DebugOptions).number_of_worker_harness_threads = self.threads
+        # no step is of the program that starts the job: Beam would pickle all that it has in memory
+        setup.save_main_session = False
         if setup.sdk_location == "default":
             # the image has the SDK and this package: nothing is staged, and no worker asks a package index
             setup.sdk_location = "container"
