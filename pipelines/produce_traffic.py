@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipelines.broken_lines import broken_line
 from pipelines.envelopes import Envelopes
 from pipelines.generate import GenerateOptions, _Broken, _Deliveries, _envelope
-from pipelines.traffic import Traffic
+from pipelines.traffic import Ints, Traffic
 from schemas.durations import SECOND
 from schemas.errors import InputError
 
@@ -50,13 +50,10 @@ def file_payloads(files: Iterable[str]) -> Iterator[pa.Array]:
 
 def generated_payloads(events: int, seed: int) -> Iterator[pa.Array]:
     """The events that `clickstream generate --format avro` writes, in order of arrival, broken ones and all."""
-    options, traffic, envelopes = _plan(events, seed)
-    broken = _Broken.make(options, traffic, envelopes)
-    waiting = _Deliveries.none()
-    for sessions, horizon in traffic.slices(BATCH_ROWS):
-        waiting = waiting.plus(_Deliveries.of(traffic, traffic.lay_out(sessions)))
-        due, waiting = waiting.until(horizon)
-        texts, _, _ = broken.between(envelopes, due, horizon)
+    plan = _Plan(events, seed)
+    broken = _Broken.make(plan.options, plan.traffic, plan.envelopes)
+    for due, horizon in plan.deliveries():
+        texts, _, _ = broken.between(plan.envelopes, due, horizon)
         if len(texts):
             yield _payloads(texts)
 
@@ -75,53 +72,68 @@ def live_payloads(events: int, seed: int, rate: float | None, clock: Clock = tim
     rows = BATCH_ROWS if rate is None else max(1, min(BATCH_ROWS, round(rate * _LIVE_SECONDS)))
     started: float | None = None
     sent = good = broken = 0
-    for options, envelopes, due in _rounds(events, seed, rows):
+    for plan, due in _rounds(events, seed, rows):
         now = clock()
         started = now if started is None else started
         # a batch is asked for when the one before has been sent, and takes its time to be sent itself
         offsets = np.zeros(len(due.nth)) if rate is None else np.arange(sent, sent + len(due.nth)) / rate
         stamps = (np.maximum(started + offsets, now) * SECOND).astype(np.int64)
-        delays = due.events.arrival - due.events.time
-        lines = envelopes.lines(replace(due.events, time=stamps - delays, arrival=stamps), due.nth)
+        lines = plan.envelopes.lines(replace(due.events, time=plan.times(due, stamps), arrival=stamps), due.nth)
         good += len(lines)
-        spoilt = range(broken, int(good * options.broken_share))
+        spoilt = range(broken, int(good * plan.options.broken_share))
         broken += len(spoilt)
-        devices = envelopes.device_ids.gather([number % len(envelopes.device_ids) for number in spoilt])
-        bad = [
-            broken_line(number, _envelope(number, device, int(now * SECOND)), from_bus=True).payload
-            for number, device in zip(spoilt, devices, strict=True)
-        ]
+        bad = [plan.broken(number, int(now * SECOND)) for number in spoilt]
         payloads = pa.concat_arrays([_payloads(lines), pa.array(bad, pa.binary())])
         sent += len(payloads)
         yield payloads
 
 
-def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[GenerateOptions, Envelopes, _Deliveries]]:
+class _Plan:
+    """Traffic as `generate` would write it by default, in the raw log's format."""
+
+    def __init__(self, events: int, seed: int) -> None:
+        self.options = options = GenerateOptions(events=events, out=Path(), seed=seed, format="avro")
+        self.traffic = Traffic(
+            events=events, devices=options.device_count, days=options.days, start=options.start_micros,
+            late_share=options.late_share, duplicate_share=options.duplicate_share, seed=seed,
+        )  # fmt: skip
+        self.envelopes = Envelopes(self.traffic)
+        self._times = np.zeros(events, np.int64)
+
+    def times(self, due: _Deliveries, stamps: Ints) -> Ints:
+        """When these events happened if they are sent at `stamps`; a repeat says what its first delivery said."""
+        first = due.nth == 0
+        delays = due.events.arrival - due.events.time
+        self._times[due.events.number[first]] = (stamps - delays)[first]
+        return self._times[due.events.number]
+
+    def broken(self, number: int, micros: int) -> bytes | None:
+        """The broken event of this number, sent at this time."""
+        devices = self.envelopes.device_ids
+        return broken_line(number, _envelope(number, devices[number % len(devices)], micros), from_bus=True).payload
+
+    def deliveries(self) -> Iterator[tuple[_Deliveries, int]]:
+        """What arrives, in its order, piece by piece; with each piece the time that the next one begins after."""
+        waiting = _Deliveries.none()
+        for sessions, horizon in self.traffic.slices(BATCH_ROWS):
+            waiting = waiting.plus(_Deliveries.of(self.traffic, self.traffic.lay_out(sessions)))
+            due, waiting = waiting.until(horizon)
+            yield due, horizon
+
+
+def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[_Plan, _Deliveries]]:
     """Traffic without end in memory that is bounded: round after round of it, each planned while the last is sent."""
     sizes = [_ROUND_EVENTS] * (events // _ROUND_EVENTS) + [events % _ROUND_EVENTS]
     with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
-        plans = (planner.submit(_plan, size, seed + number) for number, size in enumerate(sizes) if size)
+        plans = (planner.submit(_Plan, size, seed + number) for number, size in enumerate(sizes) if size)
         planned = next(plans, None)
         while planned is not None:
-            options, traffic, envelopes = planned.result()
+            plan = planned.result()
             planned = next(plans, None)
-            waiting = _Deliveries.none()
-            for sessions, horizon in traffic.slices(BATCH_ROWS):
-                waiting = waiting.plus(_Deliveries.of(traffic, traffic.lay_out(sessions)))
-                due, waiting = waiting.until(horizon)
+            for due, _ in plan.deliveries():
                 for begin in range(0, len(due.nth), rows):
                     part = np.arange(begin, min(begin + rows, len(due.nth)))
-                    yield options, envelopes, _Deliveries(due.events.take(part), due.nth[part])
-
-
-def _plan(events: int, seed: int) -> tuple[GenerateOptions, Traffic, Envelopes]:
-    """Traffic as `generate` would write it by default, in the raw log's format."""
-    options = GenerateOptions(events=events, out=Path(), seed=seed, format="avro")
-    traffic = Traffic(
-        events=options.events, devices=options.device_count, days=options.days, start=options.start_micros,
-        late_share=options.late_share, duplicate_share=options.duplicate_share, seed=options.seed,
-    )  # fmt: skip
-    return options, traffic, Envelopes(traffic)
+                    yield plan, _Deliveries(due.events.take(part), due.nth[part])
 
 
 def _payloads(lines: pl.Series) -> pa.Array:

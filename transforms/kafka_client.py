@@ -20,7 +20,7 @@ REPEAT_SECONDS = 60.0
 
 _JAAS_LOGIN = re.compile(r'\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')')
 _PROPERTY_NAME = re.compile(r'(?:property:? ")([\w.]+)|\b((?:ssl|sasl)\.[\w.]+)')
-_REQUEST_SECONDS = 10.0
+_REQUEST_SECONDS = 5.0
 
 
 class BrokerUnreachableError(InputError):
