@@ -99,7 +99,11 @@ def file_name(source: str, earliest: int | None, data: bytes) -> str:
 
 
 def write_whole(filesystem: FileSystem, path: str, data: bytes) -> None:
-    """Write a file that no reader sees before it is whole; it replaces one of the same name."""
+    """Write a file that no reader sees before it is whole; it replaces one of the same name.
+
+    A local file is not forced onto the disk, as those of the lake are not: a crash of the process costs nothing, a
+    power cut what the system had not yet written.
+    """
     folder, _, name = path.rpartition("/")
     filesystem.create_dir(folder, recursive=True)
     direct = filesystem.type_name in _OBJECT_STORES
