@@ -14,6 +14,7 @@ from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
 from transforms.read_files import RawInput
 from transforms.sessionize import Sessionize
+from transforms.unique_dead_letters import UniqueDeadLetters
 from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.write_lake import WriteLake, WriteSessions
 
@@ -39,9 +40,11 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     columnar = options.session_engine == "columnar"
     panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
     dead_letters: Any = (raw.dead_letters, decoded.dead_letters) | "AllDeadLetters" >> beam.Flatten()
+    # A raw log may hold a record twice
+    letters = dead_letters | "UniqueDeadLetters" >> UniqueDeadLetters()
 
     _ = unique | "EventsToLake" >> WriteLake(EVENT, **into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
     _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)
     _ = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
-    _ = dead_letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)
+    _ = letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 SESSION_ENGINES = ("columnar", "beam")
 WRITE_MODES = ("merge", "overwrite", "append")
-RUNNERS = ("direct", "flink")
+RUNNERS = ("direct", "flink", "dataflow")
 CONFIG_FILE = "clickstream.toml"
 
 

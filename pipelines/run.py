@@ -66,6 +66,19 @@ def run(
     return RunReport.of(counters, [record.name for record in TABLES], time.monotonic() - began)
 
 
+def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner) -> str:
+    """Hand the main job to a service that runs it without this process; returns the job's id.
+
+    Raises:
+        ClickstreamError: The options, a store or the service refuse it.
+    """
+    create_tables(options.lake, TABLES)
+    with open_runner(beam_options) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=beam_options)
+        build(pipeline, source, options)
+        return str(pipeline.run().job_id())
+
+
 def _first_cause(error: Exception) -> Exception:
     """The error of ours that a runner has wrapped or annotated, if there is one; else the error itself."""
     seen: BaseException | None = error

@@ -197,6 +197,8 @@ def _files_to_remove(
             values = ", ".join(str(value) for value in write.partition) or "all rows"
             raise StoreBusyError(f"{record.name}: another run changed {values} while this one was writing; run again")
         replaced = set(write.removed)
+        if not replaced <= {file.path for file in files}:
+            raise StoreBusyError(f"{record.name}: another run replaced files that this one was rewriting; run again")
         removed += [(write.partition, file) for file in files if file.path in replaced]
     return removed
 

@@ -6,7 +6,7 @@ from deltalake.transaction import Transaction
 
 from schemas.records import Record
 from stores.lake import live_files, open_table, table_uri
-from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit, fingerprint
+from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit
 from stores.lake_files import TARGET_FILE_BYTES, Place, read_files, write_files
 
 
@@ -22,7 +22,7 @@ def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES
         target_bytes: Size of a file, roughly.
 
     Raises:
-        StoreBusyError: A run changed one of the partitions meanwhile: nothing was written, run again.
+        StoreBusyError: A run replaced one of the files meanwhile: nothing was written, run again.
         StoreError: The table cannot be read or written.
     """
     uri = table_uri(lake_uri, record.name)
@@ -34,5 +34,6 @@ def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES
         place = Place(uri, record, partition)
         tables = (read_files(place, [path]) for path in small)
         written = write_files(place, tables, target_bytes)
-        writes.append(PartitionWrite(partition, tuple(written), tuple(small), fingerprint(files)))
+        # What is added to the partition meanwhile, by a run that goes on, is none of the files that this replaces
+        writes.append(PartitionWrite(partition, tuple(written), tuple(small)))
     return commit(lake_uri, record, writes, WriteMode.MERGE, Transaction(f"{record.name}:compact-{uuid.uuid4()}", 1))

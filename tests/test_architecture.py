@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "runners": {"schemas", "stores", "transforms"},
     "pipelines": {"schemas", "stores", "transforms", "runners"},
 }
-RULES = ("cells", "duplicates", "envelope", "panes", "policy", "raw_files", "runs", "session_state", "sessions")
+RULES = ("cells", "compact_archive", "duplicates", "envelope", "panes", "policy", "raw_files", "runs", "session_state", "sessions")
 
 
 def imported(path: Path) -> set[str]:

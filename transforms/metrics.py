@@ -1,4 +1,4 @@
-"""Counters of the graph, all in one namespace. docs/metrics.md says what each means and where it can be seen."""
+"""Counters and distributions of the graph, all in one namespace. docs/metrics.md says what each means and where it can be seen."""
 
 from collections import Counter
 
@@ -17,6 +17,11 @@ def count(name: str, amount: int = 1) -> None:
     if amount:
         Metrics.counter(NAMESPACE, name).inc(amount)
         SEEN_HERE[name] += amount
+
+
+def observe(name: str, value: int) -> None:
+    """Add a value to a distribution: count, sum, least and most."""
+    Metrics.distribution(NAMESPACE, name).update(value)
 
 
 def read_counters(results: MetricResults) -> dict[str, int]:

@@ -169,6 +169,8 @@ class _Tick(beam.DoFn):
         if needs_cold(tick, waiting, before):
             cold = Kept(_read(cold_cells, CELL), _read(cold_panes, SESSION_PANE))
         fired = fire(tick, waiting, hot, cold, before, self._policy)
+        # A device has one open session, and is hot as long as it has
+        count("sessions_open", _devices(fired.hot) - _devices(hot))
         _replace(pending, fired.pending)
         if fired.hot.cells.num_rows:
             hot_cells.write(fired.hot.cells)
@@ -193,6 +195,10 @@ def _write_marks(state: Any, timer: Any, marks: Marks, before: Marks) -> None:
     state.write(tuple(marks))
     if marks.armed is not None and marks.armed != before.armed:
         timer.set(Timestamp(micros=marks.armed))
+
+
+def _devices(kept: Kept) -> int:
+    return int(pa.compute.count_distinct(kept.cells.column("device_id")).as_py())
 
 
 def _read(bag: Any, record: Record) -> pa.Table:

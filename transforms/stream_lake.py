@@ -24,7 +24,7 @@ from stores.lake import table_uri
 from stores.lake_commit import CommitResult, PartitionWrite
 from stores.lake_files import BUFFER_BYTES, TARGET_FILE_BYTES, Partition, Place, split_by_partition, write_files
 from stores.lake_stream import Changes, Numbered, commit_numbered
-from transforms.metrics import count
+from transforms.metrics import count, observe
 
 
 @dataclass(eq=False)
@@ -75,6 +75,9 @@ def count_commit(result: CommitResult) -> None:
     count(f"{prefix}_skipped", result.rows_already_there)
     count(f"{prefix}_files", result.files_written)
     count(f"{prefix}_bytes", result.bytes_written)
+    if result.committed:
+        count(f"{prefix}_commits")
+        observe(f"{prefix}_commit_ms", result.commit_ms)
 
 
 @beam.typehints.with_output_types(tuple[str, PartitionWrite])
