@@ -32,14 +32,16 @@ class NoSuchTopicError(InputError):
 
 
 class _OncePer(logging.Filter):
-    """Lets one message of each kind pass in `REPEAT_SECONDS`. The kind is librdkafka's name of it, as FAIL."""
+    """Lets one message of each kind pass in `REPEAT_SECONDS`: of librdkafka's kinds, as FAIL, and of ours."""
 
     def __init__(self) -> None:
         super().__init__()
         self._passed: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind = record.args[0] if isinstance(record.args, tuple) and record.args else record.msg
+        # librdkafka's messages are its kind, the client and the text
+        theirs = isinstance(record.args, tuple) and len(record.args) == 3
+        kind = record.args[0] if theirs and record.args else record.msg
         now = time.monotonic()
         if now - self._passed.get(kind, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
@@ -94,7 +96,7 @@ class KafkaCluster:
             metadata = asker.list_topics(name, timeout=timeout)
         except KafkaException as error:
             asker.poll(0)
-            raise unreachable(self.servers, said[0] if said else error.args[0]) from error
+            raise unreachable(self.servers, _most_telling([*said, error.args[0]])) from error
         finally:
             asker.close()
         return known_topic(metadata, name, self.servers)
@@ -121,6 +123,13 @@ def unreachable(servers: str, error: KafkaError) -> InputError:
     if error.code() == KafkaError._AUTHENTICATION:
         return InputError(f"Kafka at {servers} refuses the login: {error.str()}")
     return BrokerUnreachableError(f"Kafka at {servers} cannot be reached: {error.str()}")
+
+
+def _most_telling(errors: list[KafkaError]) -> KafkaError:
+    """A refused login, else the first that says more than that no broker is left."""
+    login = [error for error in errors if error.code() == KafkaError._AUTHENTICATION]
+    others = [error for error in errors if error.code() != KafkaError._ALL_BROKERS_DOWN]
+    return (login or others or errors)[0]
 
 
 def read_properties(path: Path) -> dict[str, str]:

@@ -111,5 +111,10 @@ def test_message_that_repeats_itself_is_logged_once_a_while(
     with caplog.at_level(logging.INFO, "clickstream.kafka"):
         for attempt in range(100):
             once.error("%s [%s] %s", "DOWN-IN-TEST", "rdkafka#1", f"attempt {attempt}")
+            once.warning("%s; trying in test", BrokerUnreachableError(f"attempt {attempt}"))
         once.error("%s [%s] %s", "OTHER-IN-TEST", "rdkafka#1", "something else")
-    assert [record.args[0] for record in caplog.records if record.args] == ["DOWN-IN-TEST", "OTHER-IN-TEST"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "DOWN-IN-TEST [rdkafka#1] attempt 0",
+        "attempt 0; trying in test",
+        "OTHER-IN-TEST [rdkafka#1] something else",
+    ]

@@ -292,6 +292,24 @@ def test_worker_that_dies_reads_again_from_its_checkpoint(
     assert sorted(job.rows) == sorted(topic.sent)
 
 
+def test_rest_that_the_runner_takes_amid_a_bundle_is_left_to_the_next(
+    new_topic: Callable[[int], Topic], new_job: Callable[[ReadKafka], Job]
+) -> None:
+    topic = new_topic(1)
+    topic.send(0, *(b"%d" % n for n in range(300)))
+    job = new_job(topic.source(batch_rows=100))
+    tracker = ThreadsafeRestrictionTracker(job.do_fn.create_tracker(job.positions))
+    estimator = ThreadsafeWatermarkEstimator(job.do_fn.create_watermark_estimator(job.progress))
+    batches = job.do_fn.process(0, job, RestrictionTrackerView(tracker), estimator)
+    job.rows = rows_of(next(batches).value)
+    done, job.positions = tracker.try_split(0)
+    assert list(batches) == []
+    assert tracker.check_done()
+    assert done == Positions(True, {0: Span(0, len(job.rows))})
+    job.until(lambda: len(job.rows) >= 300)
+    assert job.rows == topic.sent
+
+
 def test_broker_that_comes_back_is_read_on(tmp_path: Path, java: None, new_job: Callable[[ReadKafka], Job]) -> None:
     with_broker = KafkaService(tmp_path)
     try:
