@@ -1,5 +1,7 @@
 """Beam's Flink job server: one a run, and never longer than the run."""
 
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -45,6 +47,12 @@ class JobServer:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it at once with all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def failure(self, what: str) -> ServiceError:
         """An error about it in one line, with the last lines of its log."""

@@ -7,7 +7,6 @@ from schemas.durations import MILLISECOND, MINUTE, SECOND
 from schemas.errors import OptionError
 
 STATE_BACKENDS = ("hashmap", "rocksdb")
-WORKERS = ("thread", "process")
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,6 @@ class FlinkOptions:
         idle_shutdown: Ends the sources once they have been idle for so long: for a bounded input, which would else
             never end, as Flink keeps finished sources alive for its checkpoints. None for an unbounded one.
         state_backend: ``hashmap`` keeps state on the heap; ``rocksdb`` on the disks of the cluster, for more.
-        worker: Where the Python steps run: ``thread`` of this process, or a ``process`` beside it, which may die and
-            is started again. A cluster of several machines needs workers of its own instead: start Beam's worker pool
-            beside each TaskManager and pass ``--environment_type=EXTERNAL --environment_config=localhost:PORT``.
         heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
     """
 
@@ -48,7 +44,6 @@ class FlinkOptions:
     restart_delay: int = 1 * SECOND
     idle_shutdown: int | None = None
     state_backend: str = "hashmap"
-    worker: str = "thread"
     heap_mb: int = 1_024
 
     def __post_init__(self) -> None:
@@ -67,8 +62,6 @@ class FlinkOptions:
             problems.append(f"{self.master!r} is not the address of a Flink cluster: write it like 127.0.0.1:8081")
         if self.state_backend not in STATE_BACKENDS:
             problems.append(f"state backend {self.state_backend!r} is none of {', '.join(STATE_BACKENDS)}")
-        if self.worker not in WORKERS:
-            problems.append(f"worker {self.worker!r} is none of {', '.join(WORKERS)}")
         if problems:
             raise OptionError("\n".join(problems))
 

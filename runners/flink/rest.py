@@ -40,15 +40,6 @@ class FlinkRest:
         """A job's state in Flink's words, such as ``RUNNING`` or ``RESTARTING``."""
         return str(self.get(f"/jobs/{job}")["state"])
 
-    def completed_checkpoints(self, job: str) -> int:
-        """How many checkpoints a job has completed since it started."""
-        return int(self.get(f"/jobs/{job}/checkpoints")["counts"]["completed"])
-
-    def restarts(self, job: str) -> int:
-        """How often a job has restarted."""
-        found = self.get(f"/jobs/{job}/metrics?get=numRestarts")
-        return int(found[0]["value"]) if found else 0
-
     def cancel(self, job: str) -> None:
         """Ask for the end of a job; it is not waited for."""
         self._ask("PATCH", f"/jobs/{job}?mode=cancel")

@@ -18,10 +18,10 @@ from apache_beam.runners.runner import PipelineState
 from runners.flink.job_server import JobServer, job_server
 from runners.flink.options import FlinkOptions
 from runners.flink.rest import ENDED, FlinkRest
-from runners.flink.workers import Workers, worker_pool
+from runners.flink.workers import WorkerPool, worker_pool
 from runners.services.home import state_home
 from runners.services.jars import Notify, ServiceError, say
-from runners.services.processes import POLL_SECONDS
+from runners.services.processes import POLL_SECONDS, listens
 from schemas.errors import ClickstreamError
 
 CANCEL_SECONDS = 30.0
@@ -43,7 +43,8 @@ def flink_runner(
     When the context ends a job that still runs is cancelled, and no process stays behind.
 
     Args:
-        options: Beam's. An ``--environment_type`` of the user's own is left as it is.
+        options: Beam's. On a cluster of several machines the workers of this one are out of reach: start Beam's worker
+            pool beside each TaskManager and give ``--environment_type=EXTERNAL --environment_config=localhost:PORT``.
         flink: Flink's.
         notify: Told when something takes a while.
 
@@ -55,7 +56,7 @@ def flink_runner(
     cache = options.view_as(WorkerOptions).max_cache_memory_usage_mb << 20
     with (
         job_server(flink, folder / "job-server.log", notify) as server,
-        worker_pool(flink.worker, folder / "worker.log", cache) as workers,
+        worker_pool(folder / "worker.log", cache) as workers,
     ):
         options.view_as(StandardOptions).streaming = True
         portable = options.view_as(PortableOptions)
@@ -74,10 +75,10 @@ class FlinkRunner(PortableRunner):
 
     Attributes:
         job_name: The name of its jobs, at most one at a time, in Flink.
-        log: The job server's log.
+        log: The job server's log; the workers' is ``worker.log`` beside it.
     """
 
-    def __init__(self, server: JobServer, workers: Workers, flink: FlinkOptions) -> None:
+    def __init__(self, server: JobServer, workers: WorkerPool, flink: FlinkOptions) -> None:
         super().__init__()
         self.job_name = f"clickstream-{uuid.uuid4().hex[:12]}"
         self.log = server.log
@@ -91,12 +92,16 @@ class FlinkRunner(PortableRunner):
 
     @property
     def job(self) -> str | None:
-        """The id of its job in Flink, once that is there."""
-        return self.rest.job(self.job_name)
+        """The id of its job in Flink, once that is there; the embedded cluster starts with the job."""
+        return self.rest.job(self.job_name) if listens(self._server.rest) else None
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the Python workers, where they are processes."""
+        """Process ids of the Python workers that live."""
         return self._workers.pids()
+
+    def kill_job_server(self) -> None:
+        """End the job server at once, as a crash would."""
+        self._server.kill()
 
     def create_job_service_handle(self, job_service: Any, options: PipelineOptions) -> JobServiceHandle:
         """A handle that adds the options which only the job server knows."""
@@ -124,20 +129,24 @@ class FlinkRunner(PortableRunner):
 
     def cancel_all(self) -> None:
         """Cancel what still runs and wait until it has ended."""
+        if not self._results:
+            return
+        # By Flink itself, which then ends its workers in order: Beam's service forgets a job before that has ended.
+        # On a cluster it is also for a job whose server has gone: it would look for its workers for ever.
+        with suppress(ServiceError):
+            self._cancel_in_flink()
         for result in self._results:
             if self._server.alive:
                 with suppress(grpc.RpcError):
                     result.cancel()
-        if self._flink.master is not None and self._results:
-            # Also when its job server is gone: a job on a cluster would look for its workers for ever
-            with suppress(ServiceError):
-                self._end_on_cluster()
 
-    def _end_on_cluster(self) -> None:
+    def _cancel_in_flink(self) -> None:
         job = self.job
+        if job is None or self.rest.state(job) in ENDED:
+            return
+        self.rest.cancel(job)
         deadline = time.monotonic() + CANCEL_SECONDS
-        while job is not None and self.rest.state(job) not in ENDED and time.monotonic() < deadline:
-            self.rest.cancel(job)
+        while self.rest.state(job) not in ENDED and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
 

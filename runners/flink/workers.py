@@ -1,18 +1,16 @@
-"""Where the Python steps of a local run work: a pool on the loopback that the cluster asks for workers."""
+"""Where the Python steps of a run work: processes of a pool on the loopback, which the cluster asks for them."""
 
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
-from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 
 from runners.services.processes import STOP_SECONDS
 
@@ -25,13 +23,19 @@ SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=int(sys.argv[3])
 """
 
 
-class _ProcessPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """Starts each worker as a process with this interpreter and this one's modules.
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """A pool of workers, each a process with this interpreter and this one's modules.
 
-    Beam's own pool starts whatever is called ``python``, and says nowhere what the worker prints.
+    A worker that dies is started again when the job restarts. Beam's own pool starts whatever is called ``python`` and
+    says nowhere what the worker prints; its ``LOOPBACK`` environment runs the steps in threads of the driver, which
+    can not be lost alone. Both listen on all interfaces, and run what they are told.
+
+    Attributes:
+        address: Where a cluster on this machine asks for workers, ``host:port``.
     """
 
     def __init__(self, log: Path, state_cache_bytes: int) -> None:
+        self.address = ""
         self._log, self._state_cache_bytes = log, state_cache_bytes
         self._lock = threading.Lock()
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
@@ -84,40 +88,23 @@ def _end(worker: "subprocess.Popen[bytes]") -> None:
             worker.wait()
 
 
-@dataclass(frozen=True)
-class Workers:
-    """A pool of workers that serves.
-
-    Attributes:
-        address: Where a cluster asks for workers, ``host:port``.
-        pids: Gives the process ids of the workers that live, none where they are threads.
-    """
-
-    address: str
-    pids: Callable[[], list[int]]
-
-
 @contextmanager
-def worker_pool(kind: str, log: Path, state_cache_bytes: int) -> Iterator[Workers]:
-    """Serve workers for one run.
-
-    Beam's ``LOOPBACK`` environment does the same and listens on all interfaces; what it runs is whatever it is told.
+def worker_pool(log: Path, state_cache_bytes: int) -> Iterator[WorkerPool]:
+    """Serve workers for one run; none is left when the context ends.
 
     Args:
-        kind: ``thread`` of this process, or ``process``.
-        log: File for what worker processes print.
-        state_cache_bytes: How much state a worker keeps between bundles instead of asking for it.
+        log: File for what they print.
+        state_cache_bytes: How much state a worker keeps between bundles instead of asking for it again.
     """
-    processes = _ProcessPool(log, state_cache_bytes)
-    servicer = processes if kind == "process" else BeamFnExternalWorkerPoolServicer(state_cache_size=state_cache_bytes)
+    pool = WorkerPool(log, state_cache_bytes)
     executor = futures.ThreadPoolExecutor(max_workers=4)
     server = grpc.server(executor)
-    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    pool.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
-        yield Workers(f"127.0.0.1:{port}", processes.pids)
+        yield pool
     finally:
         server.stop(grace=1).wait()
         executor.shutdown()
-        processes.close()
+        pool.close()
