@@ -39,9 +39,9 @@ class _OncePer(logging.Filter):
         self._passed: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # librdkafka's messages are its kind, the client and the text
-        theirs = isinstance(record.args, tuple) and len(record.args) == 3
-        kind = record.args[0] if theirs and record.args else record.msg
+        kind: object = record.msg
+        if isinstance(record.args, tuple) and len(record.args) == 3:
+            kind = record.args[0]  # as librdkafka's messages are made: its kind, the client, the text
         now = time.monotonic()
         if now - self._passed.get(kind, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
