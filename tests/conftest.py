@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
-from runners.services import KafkaService
+from runners.services import FlinkCluster, KafkaService
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +61,14 @@ def kafka_service(java: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield service
     finally:
         service.down()
+
+
+@pytest.fixture(scope="session")
+def flink_cluster(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
+    """A real cluster of one TaskManager, running; a test that takes a part of it down calls `up` again."""
+    cluster = FlinkCluster(tmp_path_factory.mktemp("services"))
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()

@@ -1,5 +1,6 @@
 """How a run on Flink behaves: one record, put into Beam's words and into Flink's."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,11 +109,11 @@ class FlinkOptions:
 def as_uri(folder: str | Path) -> str:
     """A folder as Flink names it.
 
-    >>> as_uri("/data/checkpoints"), as_uri("gs://bucket/checkpoints")
-    ('file:///data/checkpoints', 'gs://bucket/checkpoints')
+    >>> as_uri("/data/checkpoints"), as_uri("gs://bucket/checkpoints"), as_uri("file:/data/savepoint-1")
+    ('file:///data/checkpoints', 'gs://bucket/checkpoints', 'file:/data/savepoint-1')
     """
     text = str(folder)
-    return text if "://" in text else Path(text).absolute().as_uri()
+    return text if re.match(r"[a-z][a-z0-9+.-]*:/", text) else Path(text).absolute().as_uri()
 
 
 def _millis(micros: int) -> str:

@@ -1,0 +1,138 @@
+"""A small endless pipeline whose output shows whether state, timers and the source's position stayed together.
+
+In a module of its own, since a worker in another process has to import it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.coders import BooleanCoder, VarIntCoder
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.transforms import trigger, window
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from transforms.stream_lake import _StableParDo
+
+START = 1_775_952_000
+STEP = 0.1
+BATCH = 5
+PAUSE = 0.1
+
+
+class Numbers(RestrictionProvider):
+    def initial_restriction(self, element: Any) -> OffsetRange:
+        return OffsetRange(0, 1_000_000_000)
+
+    def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
+        return OffsetRestrictionTracker(restriction)
+
+    def restriction_size(self, element: Any, restriction: OffsetRange) -> int:
+        return 1
+
+
+class Count(beam.DoFn):
+    """0, 1, 2 … for ever, a tenth of a second of event time apart, some fifty a second."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: bytes,
+        tracker: Any = beam.DoFn.RestrictionParam(Numbers()),  # noqa: B008
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),  # noqa: B008
+    ) -> Iterator[Any]:
+        first = tracker.current_restriction().start
+        for number in range(first, first + BATCH):
+            if not tracker.try_claim(number):
+                return
+            time = Timestamp(START + number * STEP)
+            estimator.set_watermark(time)
+            yield window.TimestampedValue(number, time)
+        tracker.defer_remainder(Duration(PAUSE))
+
+
+class Tally(beam.DoFn):
+    """How many numbers there were so far, and a tick for each second of event time."""
+
+    SEEN = ReadModifyWriteStateSpec("seen", VarIntCoder())
+    ARMED = ReadModifyWriteStateSpec("armed", BooleanCoder())
+    TICK = TimerSpec("tick", TimeDomain.WATERMARK)
+
+    def process(
+        self,
+        element: tuple[str, int],
+        time: Any = beam.DoFn.TimestampParam,
+        seen: Any = beam.DoFn.StateParam(SEEN),  # noqa: B008
+        armed: Any = beam.DoFn.StateParam(ARMED),  # noqa: B008
+        tick: Any = beam.DoFn.TimerParam(TICK),  # noqa: B008
+    ) -> Iterator[tuple[str, str]]:
+        key, number = element
+        seen.write((seen.read() or 0) + 1)
+        if not armed.read():
+            armed.write(True)
+            tick.set(Timestamp(int(time) + 1))
+        yield key, f"{number} {seen.read()}"
+
+    @on_timer(TICK)
+    def ticked(
+        self,
+        time: Any = beam.DoFn.TimestampParam,
+        armed: Any = beam.DoFn.StateParam(ARMED),  # noqa: B008
+    ) -> Iterator[tuple[str, str]]:
+        armed.write(False)
+        yield "all", f"tick {int(time) - START}"
+
+
+class Append(beam.DoFn):
+    """Lines to the end of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def process(self, element: tuple[str, Any]) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write("".join(f"{line} {os.getpid()}\n" for line in element[1]))
+
+
+class Fail(beam.DoFn):
+    def process(self, element: Any) -> None:
+        raise ValueError(f"cannot take {element}")
+
+
+def build_tally(pipeline: beam.Pipeline, out: Path) -> None:
+    """Lines of ``number count pid`` and ``tick second pid``, through a step that requires stable input."""
+    _ = (
+        pipeline
+        | beam.Impulse()
+        | beam.ParDo(Count())
+        | "Key" >> beam.WithKeys("all").with_output_types(tuple[str, int])
+        | beam.ParDo(Tally()).with_output_types(tuple[str, str])
+        | beam.WindowInto(
+            window.GlobalWindows(),
+            trigger=trigger.Repeatedly(trigger.AfterCount(1)),
+            accumulation_mode=trigger.AccumulationMode.DISCARDING,
+        )
+        | beam.GroupByKey()
+        | "Append" >> _StableParDo(Append(out))
+    )
+
+
+def build_bounded(pipeline: beam.Pipeline, out: Path) -> None:
+    """Ten numbers in two groups."""
+    _ = (
+        pipeline
+        | beam.Create(range(10))
+        | beam.Map(_by_parity).with_output_types(tuple[str, int])
+        | beam.GroupByKey()
+        | "Append" >> beam.ParDo(Append(out))
+    )
+
+
+def _by_parity(number: int) -> tuple[str, int]:
+    return ("even" if number % 2 == 0 else "odd"), number
