@@ -118,16 +118,15 @@ class BigtableDeviceStore(NetworkedDeviceStore):
     def take_out(self, device_id: str) -> int:
         """See `NetworkedDeviceStore.take_out`."""
         first, end = key_range(device_id, None, None)
+        query = ReadRowsQuery(row_ranges=[RowRange(first, end)], row_filter=_NEWEST, limit=_DELETED_AT_ONCE)
         standing = 0
-
-        def keys() -> Iterator[bytes]:
-            nonlocal standing
-            for row in self._scan(ReadRowsQuery(row_ranges=[RowRange(first, end)], row_filter=_NEWEST)):
-                standing += sum(bool(cell.value) for cell in row.cells)
-                yield row.row_key
-
-        self._delete(keys())
-        return standing
+        while True:
+            with self._explained():
+                rows = self._table.read_rows(query)
+            if not rows:
+                return standing
+            self._delete(row.row_key for row in rows)
+            standing += sum(bool(cell.value) for row in rows for cell in row.cells)
 
     def raise_horizon(self, before: int) -> None:
         """See `NetworkedDeviceStore.raise_horizon`."""
@@ -235,9 +234,9 @@ class BigtableDeviceStore(NetworkedDeviceStore):
 
     def _scan(self, query: ReadRowsQuery) -> Iterator[Any]:
         with self._explained():
-            # how long it may take depends on how many rows there are
+            # how long it takes depends on the table; so no time tells a fault, and none is tried again
             yield from self._table.read_rows_stream(
-                query, operation_timeout=_SCAN_SECONDS, attempt_timeout=_SCAN_SECONDS
+                query, operation_timeout=_SCAN_SECONDS, attempt_timeout=_SCAN_SECONDS, retryable_errors=()
             )
 
     @contextmanager

@@ -35,29 +35,29 @@ _LAST_WEEK = 6_783
 
 _WEEKS, _HORIZON = "week", "expired_before"
 
-_PUT_EVENT = "INSERT INTO events (device_id, week, event_time, event_id, value) VALUES (?, ?, ?, ?, ?) USING TTL ?"
+_PUT_EVENT = "INSERT INTO {}.events (device_id, week, event_time, event_id, value) VALUES (?, ?, ?, ?, ?) USING TTL ?"
 _PUT_PANE = (
-    "INSERT INTO sessions (device_id, week, session_start, session_id, pane, value) VALUES (?, ?, ?, ?, ?, ?) "
+    "INSERT INTO {}.sessions (device_id, week, session_start, session_id, pane, value) VALUES (?, ?, ?, ?, ?, ?) "
     "USING TTL ?"
 )
 _READ_EVENTS = (
-    "SELECT event_time, event_id, value FROM events "
+    "SELECT event_time, event_id, value FROM {}.events "
     "WHERE device_id = ? AND week = ? AND event_time >= ? AND event_time <= ?"
 )
 # the first row of a group is its highest pane
 _READ_SESSIONS = (
-    "SELECT session_start, session_id, value FROM sessions "
+    "SELECT session_start, session_id, value FROM {}.sessions "
     "WHERE device_id = ? AND week = ? AND session_start >= ? AND session_start <= ? GROUP BY session_start, session_id"
 )
-_PUT_FACT = "INSERT INTO facts (name, value) VALUES (?, ?)"
-_READ_FACTS = "SELECT name, value FROM facts WHERE name IN ('week', 'expired_before')"
+_PUT_FACT = "INSERT INTO {}.facts (name, value) VALUES (?, ?)"
+_READ_FACTS = "SELECT name, value FROM {}.facts WHERE name IN ('week', 'expired_before')"
 
 _WRITES_AT_ONCE = 128
 _REQUESTS_A_GROUP = 5_000
 _READS_AT_ONCE = 16
 _PAGE_ROWS = 5_000
-# the bound of Cassandra
-_LONGEST_SECONDS = 20 * 365 * DAY // SECOND
+# the last expiry that Cassandra can tell, in seconds since 1970, less a day
+_LAST_EXPIRY = 2**31 - 86_400
 _FIRST_WEEKS, _MORE_WEEKS = 2, 16
 _PASSING = (NoHostAvailable, OperationTimedOut, Unavailable, WriteTimeout)
 
@@ -72,6 +72,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         self, addresses: Sequence[tuple[str, int]], keyspace: str, ttl: int | None = None, read_only: bool = False
     ) -> None:
         super().__init__(f"cassandra:{addresses[0][0]}:{addresses[0][1]}/{keyspace}", read_only)
+        self._keyspace = f'"{keyspace}"'
         self._prepared: dict[str, PreparedStatement] = {}
         self._known_weeks: set[int] = set()
         with explained(self.where):
@@ -123,7 +124,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
             for week, rows in zip(weeks, self._ask(asked), strict=True):
                 held = [value is not None for *_, value in rows]
                 if held:
-                    self._run([(f"DELETE FROM {table} WHERE device_id = ? AND week = ?", (device_id, week))])
+                    self._run([(f"DELETE FROM {{}}.{table} WHERE device_id = ? AND week = ?", (device_id, week))])
                     standing += sum(held)
         return standing
 
@@ -135,10 +136,10 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         """See `NetworkedDeviceStore.delete_expired`."""
         horizon, _ = self._facts()
         for table, time in (("events", "event_time"), ("sessions", "session_start")):
-            (partitions,) = self._ask([(f"SELECT DISTINCT device_id, week FROM {table}", ())])
-            expired = f"DELETE FROM {table} WHERE device_id = ? AND week = ? AND {time} < ?"
+            (partitions,) = self._ask([(f"SELECT DISTINCT device_id, week FROM {{}}.{table}", ())])
+            expired = f"DELETE FROM {{}}.{table} WHERE device_id = ? AND week = ? AND {time} < ?"
             self._run((expired, (device, week, horizon)) for device, week in partitions if week <= _week(horizon))
-        forget = "DELETE FROM facts WHERE name = ? AND value < ?"
+        forget = "DELETE FROM {}.facts WHERE name = ? AND value < ?"
         self._run([(forget, (_WEEKS, _week(horizon))), (forget, (_HORIZON, horizon))])
 
     def disconnect(self) -> None:
@@ -151,11 +152,11 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         weeks = _weeks(times)
         self._note(weeks)
         devices = table.column("device_id")
-        left = np.zeros(len(times), np.int64) if self.ttl is None else _seconds_left(times, self.ttl)
         order = by_token(devices, weeks)
+        left = np.zeros(len(times), np.int64)
         if self.ttl is not None:
-            # beyond the limit there is nothing to write
-            order = order[left[order] > 0]
+            left, expired = _seconds_left(times, self.ttl)
+            order = order[~expired[order]]
         columns = (devices, weeks, times, table.column(codec.row_id), *more, values, left)
         rows = list(zip(*(_taken(column, order) for column in columns), strict=True))
         sizes = pc.add(pc.binary_length(devices), pc.fill_null(pc.binary_length(values), 0))
@@ -183,7 +184,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
     def _prepare(self, query: str) -> PreparedStatement:
         if query not in self._prepared:
             with explained(self.where):
-                self._prepared[query] = self._session.prepare(query)
+                self._prepared[query] = self._session.prepare(query.format(self._keyspace))
         return self._prepared[query]
 
     def _ask(self, queries: Iterable[tuple[str, tuple[Any, ...]]], page: int = _PAGE_ROWS) -> Iterator[Iterator[Any]]:
@@ -235,9 +236,13 @@ def _taken(column: Any, order: np.ndarray) -> list[Any]:
     return column.take(pa.array(order)).to_pylist()
 
 
-def _seconds_left(times: np.ndarray, ttl: int) -> np.ndarray:
-    """Seconds, rounded up, until rows of these times are older than ttl; 0 or less where they are."""
-    return np.minimum(-((now() - ttl - times) // SECOND), _LONGEST_SECONDS)
+def _seconds_left(times: np.ndarray, ttl: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each row is written with as its TTL, in seconds rounded up, and which rows are older than the limit."""
+    current = now()
+    left = -((current - ttl - times) // SECOND)
+    # Cassandra refuses what would expire after 2038; 0 is no TTL, and reads hide the row when its time has come
+    endless = left > _LAST_EXPIRY - current // SECOND
+    return np.where(endless, 0, left), left <= 0
 
 
 def _runs(items: list[Any], length: int) -> Iterator[list[Any]]:

@@ -21,7 +21,7 @@ _WINDOWS = 30
 
 
 def prepare_tables(cluster: Cluster, session: Session, keyspace: str, ttl: int | None, read_only: bool) -> int | None:
-    """Make the tables, or set their age limit, where they are not as asked, and have the session use them.
+    """Make the tables, or set their age limit, where they are not as asked.
 
     Args:
         cluster: The cluster, connected.
@@ -45,18 +45,17 @@ def prepare_tables(cluster: Cluster, session: Session, keyspace: str, ttl: int |
             f"{where}: does not exist; make it with CREATE KEYSPACE {keyspace} WITH replication = "
             "{'class': 'NetworkTopologyStrategy', 'replication_factor': 3}"
         )
-    session.set_keyspace(keyspace)
     missing = [name for name in _TABLES if name not in metadata.tables]
     if read_only and missing:
         raise StoreError(f"{where}: there is no device store here")
     for name in missing:
-        session.execute(f"CREATE TABLE IF NOT EXISTS {name} {_TABLES[name]}")
+        session.execute(f'CREATE TABLE IF NOT EXISTS "{keyspace}".{name} {_TABLES[name]}')
     limits = {name: metadata.tables[name].options["default_time_to_live"] for name in _AGED if name not in missing}
     if ttl is not None:
         seconds = -(-ttl // SECOND)
         for name in _AGED:
             if limits.get(name) != seconds and not read_only:
-                session.execute(f"ALTER TABLE {name} WITH {_limit(seconds)}")
+                session.execute(f'ALTER TABLE "{keyspace}".{name} WITH {_limit(seconds)}')
         return seconds * SECOND
     return limits.get("events", 0) * SECOND or None
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,14 +49,42 @@ def bigtable(bigtable_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def cassandra_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a node that asks for a login."""
+def cassandra_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate (PEM) of the node, beside the key store that has its key."""
+    need("keytool")
+    folder = tmp_path_factory.mktemp("certificate")
+    store = ["-keystore", str(folder / "node.p12"), "-storepass", PASSWORD, "-alias", "node"]
+    make = ["-genkeypair", "-keyalg", "EC", "-dname", "CN=node", "-ext", "san=ip:127.0.0.1", "-storetype", "PKCS12"]
+    show = ["-exportcert", "-rfc", "-file", str(folder / "node.pem")]
+    for command in (make, show):
+        subprocess.run(["keytool", *command, *store], check=True, capture_output=True)
+    return folder / "node.pem"
+
+
+@pytest.fixture(scope="session")
+def cassandra_node(
+    tmp_path_factory: pytest.TempPathFactory, cassandra_certificate: Path
+) -> Iterator[tuple[str, CassandraService]]:
+    """A node that asks for a login and may be talked to in the clear or not, with its address."""
     need("java", "mvn")
-    node = CassandraService(tmp_path_factory.mktemp("cassandra"), {"authenticator": "PasswordAuthenticator"})
+    encryption = {"enabled": True, "optional": True, "keystore_password": PASSWORD}
+    encryption["keystore"] = str(cassandra_certificate.with_suffix(".p12"))
+    node = CassandraService(
+        tmp_path_factory.mktemp("cassandra"),
+        {"authenticator": "PasswordAuthenticator", "client_encryption_options": encryption},
+    )
     try:
-        yield node.up()
+        yield node.up(), node
     finally:
+        # nobody wants its rows, which a polite end would write out first
+        node.process.kill()
         node.down()
+
+
+@pytest.fixture(scope="session")
+def cassandra_address(cassandra_node: tuple[str, CassandraService]) -> str:
+    """The address of the node."""
+    return cassandra_node[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
 """One suite that every device store passes."""
 
+import re
+import subprocess
+import sys
+import textwrap
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -229,6 +234,106 @@ def test_retraction_beside_its_last_pane_takes_the_session_out(store: DeviceStor
     assert ids(store.recent_sessions("phone"), "session_id") == []
 
 
+def test_retraction_that_comes_again_keeps_the_session_out(store: DeviceStore) -> None:
+    store.write_sessions(panes(pane("s1")))
+    for _ in range(2):
+        store.write_sessions(panes(pane("s1", 1, is_retraction=True)))
+    assert ids(store.recent_sessions("phone"), "session_id") == []
+    assert store.delete_device("phone") == 0
+
+
+def test_session_that_fires_after_its_retraction_is_there(store: DeviceStore) -> None:
+    store.write_sessions(panes(pane("s1", 1, is_retraction=True)))
+    store.write_sessions(panes(pane("s1", 2, event_count=7)))
+    assert store.recent_sessions("phone").column("event_count").to_pylist() == [7]
+
+
+def test_withdrawn_sessions_do_not_count_against_the_limit(store: DeviceStore) -> None:
+    hour = timedelta(hours=1)
+    store.write_sessions(panes(*(pane(f"s{i}", start=NOON + i * hour) for i in range(6))))
+    store.write_sessions(panes(*(pane(f"s{i}", 1, NOON + i * hour, is_retraction=True) for i in (5, 4, 2))))
+    assert ids(store.recent_sessions("phone", limit=2), "session_id") == ["s3", "s1"]
+
+
+@pytest.mark.parametrize("uri", ["bigtable", "cassandra"], indirect=True)
+def test_late_write_of_an_earlier_pane_changes_nothing_where_several_write(store: DeviceStore) -> None:
+    store.write_sessions(panes(pane("s1", 2, event_count=3), pane("s2", 1, is_retraction=True)))
+    store.write_sessions(panes(pane("s1", 1, event_count=2), pane("s2", 0)))
+    store.write_sessions(panes(pane("s1", 1, is_retraction=True), pane("s2", 1)))
+    assert store.recent_sessions("phone").select(["session_id", "event_count"]).to_pylist() == [
+        {"session_id": "s1", "event_count": 3}
+    ]
+
+
+def test_same_pane_written_with_other_values_has_the_last(store: DeviceStore) -> None:
+    for count in (9, 1, 5):
+        store.write_sessions(panes(pane("s1", 1, event_count=count)))
+    assert store.recent_sessions("phone").column("event_count").to_pylist() == [5]
+
+
+def test_same_event_written_with_other_values_has_the_last(store: DeviceStore) -> None:
+    for country in ("US", "DE", "FR"):
+        store.write_events(events(event("a", country=country)))
+    assert store.recent_events("phone").column("country").to_pylist() == ["FR"]
+
+
+def test_rows_of_many_years_are_read_newest_first(store: DeviceStore) -> None:
+    times = [datetime(year, month, 15, tzinfo=UTC) for year in (1, 1969, 2023, 2024, 2025, 9999) for month in (3, 9)]
+    store.write_events(events(*(event(str(number), at=at) for number, at in enumerate(times))))
+    newest_first = [str(number) for number in reversed(range(len(times)))]
+    assert ids(store.recent_events("phone")) == newest_first
+    assert ids(store.recent_events("phone", limit=5)) == newest_first[:5]
+    assert ids(store.recent_events("phone", since=micros(times[3]), until=micros(times[8]))) == [
+        "7",
+        "6",
+        "5",
+        "4",
+        "3",
+    ]
+    assert store.delete_device("phone") == len(times)
+
+
+def test_longest_ids_come_back(store: DeviceStore) -> None:
+    device, event_id = "\x00\N{SNOWMAN}\U0001f600" * 85, "\U0001f600\x00" * 127
+    assert (len(device), len(event_id)) == (255, 254)
+    store.write_events(events(event(event_id, device_id=device)))
+    assert ids(store.recent_events(device)) == [event_id]
+
+
+def test_large_table_is_written_whole(store: DeviceStore) -> None:
+    """More rows than a request takes, some of them large."""
+    rows = [
+        event(f"e{i:05}", f"d{i % 7}", NOON + timedelta(seconds=i), properties="x" * (200_000 if i % 2_000 == 0 else 9))
+        for i in range(11_000)
+    ]
+    assert store.write_events(events(*rows)) == len(rows)
+    for device in range(7):
+        wanted = [row["event_id"] for row in reversed(rows) if row["device_id"] == f"d{device}"]
+        assert ids(store.recent_events(f"d{device}", limit=len(rows))) == wanted
+
+
+def test_threads_write_and_read_at_once(store: DeviceStore) -> None:
+    def write_and_read(number: int) -> list[str]:
+        store.write_events(events(*(event(f"{number}-{i}", f"d{number}") for i in range(50))))
+        return ids(store.recent_events(f"d{number}"))
+
+    with ThreadPoolExecutor(4) as threads:
+        for number, found in enumerate(threads.map(write_and_read, range(8))):
+            assert found == sorted(f"{number}-{i}" for i in range(50))
+
+
+def test_deleted_device_that_is_written_again_is_there(store: DeviceStore) -> None:
+    """What was deleted in order to be derived anew."""
+    table, sessions = events(event("a"), event("b")), panes(pane("s1", 4), pane("s2", 1, is_retraction=True))
+    store.write_events(table)
+    store.write_sessions(sessions)
+    store.delete_device("phone")
+    store.write_events(table)
+    store.write_sessions(panes(pane("s1", 0), pane("s2", 0)))
+    assert store.recent_events("phone").equals(table)
+    assert store.recent_sessions("phone").column("pane_index").to_pylist() == [0, 0]
+
+
 def test_deleted_device_is_gone_and_counted(store: DeviceStore) -> None:
     store.write_events(events(event("a"), event("b"), event("c", device_id="tablet")))
     store.write_sessions(panes(pane("s1")))
@@ -303,7 +408,65 @@ def test_read_only_store_reads_and_refuses_to_write(open_as: OpenAs) -> None:
                     write()
 
 
-@pytest.mark.parametrize("uri", ["redis:here", "rocksdb:"])
-def test_unusable_uri_is_an_option_error(uri: str) -> None:
-    with pytest.raises(OptionError, match=uri):
-        open_device_store(uri)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("redis:here", "rocksdb:", "bigtable:", "bigtable:project/table", "bigtable:a/b/c/d", "bigtable:a//c"),
+        *("cassandra:host", "cassandra:host/", "cassandra:host/key space", "cassandra:host/1st", "cassandra:host/a/b"),
+    ],
+)
+def test_unusable_uri_is_an_option_error(name: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(name)):
+        open_device_store(name)
+
+
+@pytest.mark.parametrize("hosts", ["", "host:port", "host:99999", "user:secret@host", "a,,b"])
+def test_unusable_host_is_an_option_error_that_does_not_repeat_it(hosts: str) -> None:
+    with pytest.raises(OptionError, match="CLICKSTREAM_CASSANDRA_CLIENT") as raised:
+        open_device_store(f"cassandra:{hosts}/keyspace")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("option", ["ttl", "ttl=", "ttl=soon", "ttl=10ms", "ttl=8000d", "tll=3d", "ttl=1d&x=1", ""])
+@pytest.mark.parametrize("name", ["bigtable:project/instance/table", "cassandra:host/keyspace"])
+def test_unusable_option_of_a_uri_is_an_option_error(name: str, option: str) -> None:
+    with pytest.raises(OptionError):
+        open_device_store(f"{name}?{option}")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("bigtable:project/instance/table", "google.cloud.bigtable", "dataflow"),
+        ("cassandra:host/keyspace", "cassandra", "cassandra"),
+    ],
+)
+def test_missing_client_is_an_option_error_that_names_the_extra(name: str, package: str, extra: str) -> None:
+    done = run_python(
+        f"""
+        sys.modules[{package!r}] = None
+        try:
+            open_device_store({name!r})
+        except OptionError as error:
+            print(error)
+        """
+    )
+    assert f"pip install 'clickstream[{extra}]'" in done
+
+
+def test_client_of_a_networked_store_is_not_loaded_for_another(tmp_path: Path) -> None:
+    done = run_python(
+        f"""
+        open_device_store({str(tmp_path)!r}).close()
+        print({{"cassandra", "grpc", "google.cloud.bigtable"}} & sys.modules.keys())
+        """
+    )
+    assert done == "set()"
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints that has this module's names."""
+    prelude = "import sys\nfrom schemas.errors import OptionError\nfrom stores.device_store import open_device_store\n"
+    command = [sys.executable, "-c", prelude + textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return done.stdout.strip()
