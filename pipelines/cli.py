@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from pipelines.commands.compact import compact
 from pipelines.commands.generate import generate
 from pipelines.commands.produce import produce
 from pipelines.commands.recent import recent
@@ -29,6 +30,7 @@ app.command(
 app.command()(produce)
 app.command()(recent)
 app.command()(sql)
+app.command()(compact)
 app.add_typer(services, name="services")
 
 

@@ -11,15 +11,11 @@ from apache_beam.runners.runner import PipelineRunner
 from pipelines.clickstream import build
 from pipelines.options import RunOptions
 from pipelines.report import RunReport
-from schemas.dead_letters import DEAD_LETTER
+from pipelines.tables import TABLES
 from schemas.errors import ClickstreamError
-from schemas.events import EVENT
-from schemas.sessions import SESSION
 from stores.device_store import open_device_store
 from stores.lake import check_lake, create_tables
 from transforms.metrics import SEEN_HERE, read_counters
-
-TABLES = (EVENT, SESSION, DEAD_LETTER)
 
 
 def check_stores(options: RunOptions) -> list[Callable[[], object]]:

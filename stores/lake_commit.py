@@ -65,6 +65,7 @@ class CommitResult(NamedTuple):
         rows_already_there: Rows left out because the table has them.
         files_written: Files added.
         bytes_written: Their bytes.
+        files_removed: Files that they replace.
         commit_ms: Milliseconds from opening the table to the end of the commit.
     """
 
@@ -75,6 +76,7 @@ class CommitResult(NamedTuple):
     rows_already_there: int = 0
     files_written: int = 0
     bytes_written: int = 0
+    files_removed: int = 0
     commit_ms: int = 0
 
 
@@ -176,6 +178,7 @@ def commit_planned(
             rows_already_there=skipped,
             files_written=len(added),
             bytes_written=sum(file.size for file in added),
+            files_removed=len(removed),
             commit_ms=int((time.monotonic() - started) * 1000),
         )
     raise StoreBusyError(f"{record.name}: other runs kept committing to the table; run again")

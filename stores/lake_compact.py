@@ -1,13 +1,15 @@
-"""Making large files of small ones, each sorted, without a change to what a query finds."""
+"""Making large files of small ones, each sorted, and deleting those that are no more in a table."""
 
 import uuid
 
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
+from schemas.errors import StoreError
 from schemas.records import Record
 from stores.lake import live_files, open_table, table_uri
 from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit
-from stores.lake_files import TARGET_FILE_BYTES, Place, read_files, write_files
+from stores.lake_files import TARGET_FILE_BYTES, Place, first_line, read_files, write_files
 
 
 def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES) -> CommitResult:
@@ -37,3 +39,23 @@ def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES
         # What is added to the partition meanwhile, by a run that goes on, is none of the files that this replaces
         writes.append(PartitionWrite(partition, tuple(written), tuple(small)))
     return commit(lake_uri, record, writes, WriteMode.MERGE, Transaction(f"{record.name}:compact-{uuid.uuid4()}", 1))
+
+
+def delete_unreferenced(lake_uri: str, record: Record, keep_hours: int) -> int:
+    """Delete what no version of a table of the last hours names; returns the number of files.
+
+    That is what was merged or replaced earlier, and what writers have left that died before their commit.
+
+    Args:
+        lake_uri: The lake's root.
+        record: The table's record.
+        keep_hours: Younger files stay: a reader may have listed them, a writer be about to commit them.
+
+    Raises:
+        StoreError: The table cannot be read, or a file not be deleted.
+    """
+    table = open_table(lake_uri, record)
+    try:
+        return len(table.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
+    except (DeltaError, OSError) as error:
+        raise StoreError(f"{record.name}: cannot delete old files: {first_line(error)}") from error

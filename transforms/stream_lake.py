@@ -147,19 +147,27 @@ class _Sequence(beam.DoFn):
 
 @beam.typehints.with_output_types(CommitResult)
 class _CommitNumbered(beam.DoFn):
-    """Descriptions to one transaction."""
+    """A bundle's descriptions to one transaction: where the input is stable, all that a checkpoint let through."""
 
     def __init__(self, write: StreamToLake) -> None:
         self._lake, self._record, self._changes = write.lake, write.record, write.changes
         self._onto_existing = write.onto_existing
+        self._numbered: list[Numbered] = []
 
-    def process(self, group: tuple[str, Iterable[Numbered]]) -> Iterator[CommitResult]:
-        _, numbered = group
-        result = commit_numbered(
-            self._lake, self._record, list(numbered), self._changes, onto_existing=self._onto_existing
-        )
-        count_commit(result)
-        yield result
+    def start_bundle(self) -> None:
+        self._numbered = []
+
+    def process(self, group: tuple[str, Iterable[Numbered]]) -> None:
+        self._numbered += group[1]
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        numbered, self._numbered = self._numbered, []
+        if numbered:
+            result = commit_numbered(
+                self._lake, self._record, numbered, self._changes, onto_existing=self._onto_existing
+            )
+            count_commit(result)
+            yield WindowedValue(result, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
 
 
 class _StableParDo(beam.ParDo):

@@ -1,0 +1,66 @@
+"""The command `compact`: larger files of the small ones that a run leaves."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.options import Problems, Stores, known
+from pipelines.terminal import OUT, configure_logging
+from schemas.durations import HOUR, SECOND, parse_duration
+
+
+def compact(
+    lake: Lake = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="Also the raw log here, its closed hours. Else the lake alone.", show_default=False
+        ),
+    ] = None,
+    config: Config = None,
+    keep: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="How long files stay that are in no table any more; whole hours."),
+    ] = "24h",
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="Go on, a pass each time this has gone by. Else one pass.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small files and delete abandoned ones. Runs beside a job that writes, and disturbs no reader."""
+    configure_logging(False)
+    problems = Problems()
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    kept = problems.attempt("--keep", lambda: parse_duration(keep))
+    pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
+    problems.require(kept is None or (kept >= HOUR and kept % HOUR == 0), "--keep: whole hours, at least 1h")
+    problems.raise_any()
+
+    from pipelines.compact import compact_stores
+
+    try:
+        while True:
+            report = compact_stores(known(uri), archive, known(kept))
+            if as_json:
+                OUT.print_json(json.dumps(report.as_json()), indent=None)
+            else:
+                merged = sum(table["merged"] for table in report.tables.values())
+                written = sum(table["written"] for table in report.tables.values())
+                line = f"lake: {merged:,} files into {written:,}, {report.deleted:,} deleted"
+                if report.busy:
+                    line += f"; busy: {', '.join(report.busy)}"
+                if report.archive:
+                    line += f"; raw log: {report.archive['merged']:,} files into {report.archive['written']:,}"
+                OUT.print(line, highlight=False)
+            if pause is None:
+                return
+            time.sleep(pause / SECOND)
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,61 @@
+"""Fewer, larger files in the lake and the raw log, beside whatever writes and reads them."""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from pipelines.tables import TABLES
+from schemas.durations import HOUR
+from schemas.errors import StoreBusyError
+from stores.lake_compact import compact, delete_unreferenced
+from transforms.compact_archive import compact_archive
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a pass did.
+
+    Attributes:
+        tables: Files that were merged, and what they became, by table of the lake.
+        deleted: Files of the lake that were deleted: no version that is kept names them.
+        busy: Tables that a run changed meanwhile; the next pass finds them again.
+        archive: What became of the raw log's files; None where none was named.
+    """
+
+    tables: dict[str, dict[str, int]]
+    deleted: int
+    busy: list[str]
+    archive: dict[str, int] | None
+
+    def as_json(self) -> dict[str, object]:
+        """The same for a program."""
+        return asdict(self)
+
+
+def compact_stores(lake_uri: str, archive_uri: str | None, keep: int) -> CompactReport:
+    """One pass over all tables, and over the raw log if one is named.
+
+    Args:
+        lake_uri: The lake's root.
+        archive_uri: The raw log's root, or None.
+        keep: How long files stay that are no longer in a table, microseconds; whole hours.
+
+    Raises:
+        StoreError: A table or the raw log cannot be read or written.
+    """
+    tables: dict[str, dict[str, int]] = {}
+    busy: list[str] = []
+    deleted = 0
+    for record in TABLES:
+        try:
+            result = compact(lake_uri, record)
+        except StoreBusyError:
+            busy.append(record.name)
+            continue
+        if result.committed:
+            tables[record.name] = {"merged": result.files_removed, "written": result.files_written}
+        deleted += delete_unreferenced(lake_uri, record, keep // HOUR)
+    archive = None
+    if archive_uri:
+        done = compact_archive(archive_uri, datetime.now(UTC))
+        archive = {name: value for name, value in done._asdict().items() if isinstance(value, int)}
+    return CompactReport(tables, deleted, busy, archive)

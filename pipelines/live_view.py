@@ -1,0 +1,106 @@
+"""What a run that follows a topic is doing, on a terminal: one table, renewed as the job counts."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from schemas.durations import MILLISECOND, format_duration
+from schemas.errors import ClickstreamError
+
+REFRESH_SECONDS = 2.0
+
+Counters = dict[str, int]
+
+
+class Rates(NamedTuple):
+    """Counters now, and the seconds and counters before them."""
+
+    now: Counters
+    before: Counters
+    seconds: float
+
+    def per_second(self, name: str) -> float:
+        """How fast a counter grows; 0 where it starts anew with the job."""
+        return max(self.now.get(name, 0) - self.before.get(name, 0), 0) / self.seconds if self.seconds else 0.0
+
+
+@contextmanager
+def follow(read: Callable[[], Counters], console: Console, enabled: bool) -> Iterator[None]:
+    """Show the counters until the block ends; nothing where `console` is no terminal.
+
+    Args:
+        read: Gives the counters so far; an error of ours says that they cannot be had just now.
+        console: Where to.
+        enabled: Whether to show anything.
+    """
+    if not (enabled and console.is_terminal):
+        yield
+        return
+    ended = threading.Event()
+    with Live(Text("the job starts …", style="dim"), console=console, transient=True, auto_refresh=False) as live:
+
+        def renew() -> None:
+            before, seen_at = Counters(), time.monotonic()
+            while not ended.wait(REFRESH_SECONDS):
+                try:
+                    now = read()
+                except ClickstreamError as error:
+                    live.update(Text(f"no figures: {error}", style="yellow"), refresh=True)
+                    continue
+                at = time.monotonic()
+                live.update(live_table(Rates(now, before, at - seen_at)), refresh=True)
+                before, seen_at = now, at
+
+        thread = threading.Thread(target=renew, name="live-view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def live_table(rates: Rates) -> Group:
+    """The figures as a person reads them."""
+    now = rates.now
+
+    def total(*names: str) -> int:
+        return sum(now.get(name, 0) for name in names)
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+
+    def row(label: str, value: int, note: str = "") -> None:
+        table.add_row(label, f"{value:,}", note)
+
+    dead = sum(count for name, count in now.items() if name.startswith("dead_"))
+    row("events read", total("events_read"), f"{rates.per_second('events_read'):,.0f}/s")
+    row("waiting on the bus", total("consumer_lag"), "records")
+    behind = format_duration(total("watermark_lag_ms") // 1000 * 1000 * MILLISECOND)
+    table.add_row("watermark", f"{behind} behind", "")
+    row("unique events", total("events_unique"), f"duplicates {total('duplicates'):,}, dead letters {dead:,}")
+    row("sessions open", total("sessions_open"))
+    row(
+        "panes",
+        total("panes_early", "panes_on_time", "panes_late", "retractions"),
+        f"EARLY {total('panes_early'):,}, ON_TIME {total('panes_on_time'):,}, LATE {total('panes_late'):,}, "
+        f"RETRACTION {total('retractions'):,}",
+    )
+    late = f"beyond lateness {total('events_too_late'):,}"
+    row("late events", total("events_late"), late)
+    row(
+        "lake rows",
+        total("lake_fact_events_rows", "lake_fact_sessions_rows", "lake_dead_letters_rows"),
+        f"{rates.per_second('lake_fact_events_rows'):,.0f} events/s, {total('lake_fact_events_commits'):,} commits",
+    )
+    row("device rows", total("device_events_written", "device_sessions_written"))
+    return Group(table, Text("Ctrl-C ends the run", style="dim"))
