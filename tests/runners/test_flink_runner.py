@@ -157,21 +157,47 @@ def test_job_server_that_dies_is_told_in_one_line(pipelines: ModuleType, tmp_pat
     assert "\n" not in str(failure.value)
 
 
-def test_job_server_goes_with_a_driver_that_is_killed(java: None) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_driver(pipelines: ModuleType, tmp_path: Path, sent: signal.Signals) -> None:
     code = (
         "import sys\n"
+        "from pathlib import Path\n"
+        "import apache_beam as beam\n"
         "from apache_beam.options.pipeline_options import PipelineOptions\n"
-        "from runners.flink import flink_runner\n"
+        "from flink_pipelines import build_tally\n"
+        "from runners.flink import FlinkOptions, flink_runner\n"
         "options = PipelineOptions([])\n"
-        "with flink_runner(options) as runner:\n"
+        "flink = FlinkOptions(parallelism=1, checkpoint_interval=300_000, checkpoints='checkpoints')\n"
+        "with flink_runner(options, flink) as runner:\n"
+        "    pipeline = beam.Pipeline(runner=runner, options=options)\n"
+        "    build_tally(pipeline, Path('out'))\n"
+        "    result = pipeline.run()\n"
         "    print(options.get_all_options()['job_endpoint'], flush=True)\n"
-        "    sys.stdin.read()\n"
+        "    result.wait_until_finish()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as driver:
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    with (
+        open(tmp_path / "errors", "wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as driver,
+    ):
         assert driver.stdout is not None
         address = driver.stdout.readline().strip()
-        assert listens(address)
-        driver.kill()
+        wait_until(lambda: numbers(tmp_path / "out") and newest_checkpoint(tmp_path), "a number and a checkpoint")
+        driver.send_signal(sent)
+    assert driver.returncode == -sent
+    worker = int(lines(tmp_path / "out")[0][-1])
     wait_until(lambda: not listens(address), "the end of the job server")
+    wait_until(lambda: birth_of(worker) is None, "the end of the worker")
+    assert newest_checkpoint(tmp_path) is not None
+    # nothing beside Python's own word on Ctrl-C
+    said = (tmp_path / "errors").read_text().splitlines()
+    assert [line for line in said if line and not line.startswith((" ", "Traceback"))] == (
+        ["KeyboardInterrupt"] if sent is signal.SIGINT else []
+    )

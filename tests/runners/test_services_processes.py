@@ -1,0 +1,105 @@
+"""Processes that outlive their starter, and jars that Maven resolves."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from runners.services import ServiceError
+from runners.services.jars import java, resolve_jars
+from runners.services.processes import DetachedProcess, birth_of, free_port, listens
+
+SLEEP = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+DEAF = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)",
+]
+POM = Path(__file__).parents[2] / "runners" / "services" / "kafka.pom.xml"
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> DetachedProcess:
+    return DetachedProcess("sleeper", tmp_path / "state")
+
+
+def test_process_is_found_again_by_its_file_and_stopped(process: DetachedProcess) -> None:
+    process.start(SLEEP)
+    again = DetachedProcess("sleeper", process.folder)
+    pid = again.pid
+    assert pid == process.pid
+    assert pid is not None
+    assert os.getsid(pid) != os.getsid(0)
+    again.wait_until(lambda: process.log.read_text() == "here\n", 30)
+    again.stop()
+    assert birth_of(pid) is None
+    assert process.pid is None
+    process.stop()
+
+
+def test_process_that_does_not_listen_is_killed(process: DetachedProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runners.services.processes.STOP_SECONDS", 0.2)
+    process.start(DEAF)
+    process.wait_until(lambda: "deaf" in process.log.read_text(), 30)
+    process.stop()
+    assert process.pid is None
+
+
+def test_id_that_another_process_has_by_now_is_left_alone(process: DetachedProcess) -> None:
+    process.folder.mkdir()
+    recorded = {"pid": os.getpid(), "birth": "long ago"}
+    (process.folder / "sleeper.pid").write_text(json.dumps(recorded))
+    assert process.pid is None
+    process.kill(signal.SIGKILL)  # would end this test
+    process.stop()
+
+
+def test_process_that_ends_at_start_shows_the_end_of_its_log_in_one_line(process: DetachedProcess) -> None:
+    process.start([sys.executable, "-c", "import time; print('first'); print('why', flush=True); time.sleep(0.2)"])
+    with pytest.raises(ServiceError, match=r"^sleeper ended while it started; its log .* ends: first \| why$"):
+        process.wait_until(lambda: False, 30)
+
+
+def test_process_that_never_answers_is_given_up(process: DetachedProcess) -> None:
+    process.start(SLEEP)
+    with pytest.raises(ServiceError, match="did not answer within 0 s"):
+        process.wait_until(lambda: False, 0)
+    process.stop()
+
+
+def test_free_port_is_none_that_the_system_gives_to_clients() -> None:
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    port = free_port()
+    assert 1024 < port < int(first)
+    assert not listens(f"127.0.0.1:{port}")
+
+
+def test_missing_maven_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    told: list[str] = []
+    with pytest.raises(ServiceError, match=r"Maven .* is not installed"):
+        resolve_jars(POM, told.append)
+    assert told == ["resolving the jars of kafka with Maven, once; this may take some minutes"]
+
+
+def test_missing_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(ServiceError, match="Java 17 or newer is needed"):
+        java()
+
+
+def test_what_maven_cannot_resolve_is_said_and_leaves_nothing(
+    java: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path / "home"))
+    pom = tmp_path / "pom.xml"
+    pom.write_text(POM.read_text().replace("<version>1</version>", ""))
+    with pytest.raises(ServiceError, match=r"^Maven cannot resolve pom.xml: ") as refusal:
+        resolve_jars(pom, lambda _: None)
+    assert "\n" not in str(refusal.value)
+    assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
