@@ -6,7 +6,6 @@ fraction of a second, so that checkpoints are frequent and cheap. Beam's own alt
 needs a Java expansion service and harness, `unbounded_source` can neither end nor hand over many records at a time.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,18 +16,17 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.coders import Coder
-from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
-from apache_beam.io.watermark_estimators import WatermarkEstimator
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.typehints.decorators import no_annotations
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
+from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.durations import MILLISECOND, MINUTE, SECOND
 from schemas.errors import OptionError
 from transforms.kafka_client import LOGGER, BrokerUnreachableError, KafkaCluster
 from transforms.kafka_positions import Positions, Span, Start, Until
 from transforms.kafka_reader import TopicReader, TopicShare
+from transforms.kafka_restriction import JsonCoder, PositionsTracker, ProgressEstimator
 from transforms.kafka_watermark import EventTimeProgress, WatermarkPolicy
 from transforms.metrics import NAMESPACE, count
 from transforms.read_files import DEAD_LETTERS, RawInput
@@ -108,97 +106,6 @@ class ReadKafka(beam.PTransform):
         return len(KafkaCluster(self.servers, self.config).topic(self.topic).partitions)
 
 
-class _JsonCoder(Coder):
-    """Encodes what offers `as_json` and `from_json`: a savepoint is readable, and outlives the classes' names."""
-
-    def __init__(self, kind: Any) -> None:
-        self._kind = kind
-
-    def encode(self, value: Any) -> bytes:
-        return json.dumps(value.as_json(), separators=(",", ":")).encode()
-
-    def decode(self, encoded: bytes) -> Any:
-        return self._kind.from_json(json.loads(encoded))
-
-    def is_deterministic(self) -> bool:
-        return True
-
-
-class PositionsTracker(RestrictionTracker):
-    """Claims positions, one state of the whole read after the other. It is split where it stands, and nowhere else."""
-
-    def __init__(self, positions: Positions) -> None:
-        self._start = self._claimed = positions
-        self._is_split = False
-
-    def current_restriction(self) -> Positions:
-        """What is left to read."""
-        return self._claimed
-
-    def try_claim(self, positions: Positions) -> bool:
-        """Claim what lies between the last claim and these positions; False once the rest is somebody else's.
-
-        Partitions that have not been named before begin where these positions have them.
-
-        Raises:
-            ValueError: The positions do not follow those of the last claim.
-        """
-        if self._is_split:
-            return False
-        if not positions.follows(self._claimed):
-            raise ValueError(f"a claim goes back, from {self._claimed} to {positions}")
-        self._start = self._start.with_new(positions.known)
-        self._claimed = positions
-        return True
-
-    def try_split(self, fraction_of_remainder: float) -> tuple[Positions, Positions] | None:
-        """Give away all that has not been claimed. A part of it cannot be given: one reader has all partitions."""
-        if fraction_of_remainder != 0 or self._is_split or self._claimed.is_done:
-            return None
-        self._is_split = True
-        return self._claimed.done_since(self._start), self._claimed
-
-    def check_done(self) -> bool:
-        """Whether all has been claimed or given away.
-
-        Raises:
-            ValueError: It has not.
-        """
-        if not (self._is_split or self._claimed.is_done):
-            raise ValueError(f"neither read to the end nor given away: {self._claimed}")
-        return True
-
-    def current_progress(self) -> RestrictionProgress:
-        """The share of the offsets that is done; none of an endless read."""
-        total = max(self._start.left, 1)
-        done = (total - self._claimed.left) / total if self._start.bounded and self._start.spans else 0.0
-        return RestrictionProgress(fraction=done)
-
-    def is_bounded(self) -> bool:
-        """Whether the read ends."""
-        return self._start.bounded
-
-
-class _ProgressEstimator(WatermarkEstimator):
-    """Carries the event time progress from bundle to bundle; the rule is `WatermarkPolicy`'s."""
-
-    def __init__(self, progress: EventTimeProgress) -> None:
-        self._progress = progress
-
-    def advance(self, progress: EventTimeProgress) -> None:
-        self._progress = progress
-
-    def current_watermark(self) -> Timestamp:
-        watermark = self._progress.watermark
-        return MIN_TIMESTAMP if watermark is None else Timestamp(micros=watermark)
-
-    def get_estimator_state(self) -> EventTimeProgress:
-        return self._progress
-
-    def observe_timestamp(self, timestamp: Timestamp) -> None:
-        """A batch's timestamp says nothing: it is that of its oldest row."""
-
-
 class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider):
     """Number of a reader → batches of RAW rows. The consumer stays open from bundle to bundle."""
 
@@ -224,16 +131,16 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
         return max(restriction.left, 1)
 
     def restriction_coder(self) -> Coder:
-        return _JsonCoder(Positions)
+        return JsonCoder(Positions)
 
     def initial_estimator_state(self, element: int, restriction: Positions) -> EventTimeProgress:  # noqa: ARG002
         return EventTimeProgress()
 
-    def create_watermark_estimator(self, state: EventTimeProgress) -> _ProgressEstimator:
-        return _ProgressEstimator(state)
+    def create_watermark_estimator(self, state: EventTimeProgress) -> ProgressEstimator:
+        return ProgressEstimator(state)
 
     def estimator_state_coder(self) -> Coder:
-        return _JsonCoder(EventTimeProgress)
+        return JsonCoder(EventTimeProgress)
 
     def teardown(self) -> None:
         while self._readers:

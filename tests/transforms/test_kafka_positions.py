@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import OptionError
 from transforms.kafka_positions import Positions, Span, parse_start, parse_until
-from transforms.read_kafka import PositionsTracker
+from transforms.kafka_restriction import PositionsTracker
 
 UNKNOWN = Positions(bounded=False)
 

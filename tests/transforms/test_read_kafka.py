@@ -26,8 +26,9 @@ from schemas.durations import HOUR, MILLISECOND, MINUTE, SECOND
 from schemas.errors import InputError, OptionError
 from schemas.events import RAW
 from transforms.kafka_positions import Positions, Span
+from transforms.kafka_restriction import JsonCoder
 from transforms.metrics import read_counters
-from transforms.read_kafka import ReadKafka, _JsonCoder, _ReadEndlessly
+from transforms.read_kafka import ReadKafka, _ReadEndlessly
 
 Row = tuple[int, int, bytes | None]
 """Partition, offset, payload."""
@@ -163,7 +164,7 @@ class Job:
         self.do_fn = _ReadEndlessly(self.source)
 
     @staticmethod
-    def _through(coder: _JsonCoder, value: object) -> object:
+    def _through(coder: JsonCoder, value: object) -> object:
         return coder.decode(coder.encode(value))
 
 
