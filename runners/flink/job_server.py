@@ -60,7 +60,7 @@ class JobServer:
 
 
 @contextmanager
-def job_server(options: FlinkOptions, log: Path, notify: Notify = say) -> Iterator[JobServer]:
+def job_server(options: FlinkOptions, folder: Path, notify: Notify = say) -> Iterator[JobServer]:
     """Start a job server for one run, and end it with all that it started when the context ends.
 
     It listens on all interfaces, whatever host it is told: Beam's server has no option for that. Where the network is
@@ -68,14 +68,15 @@ def job_server(options: FlinkOptions, log: Path, notify: Notify = say) -> Iterat
 
     Args:
         options: Of the run.
-        log: File for what it prints.
+        folder: For its log, and for what it needs while it runs.
         notify: Told when something takes a while.
 
     Raises:
         ServiceError: It cannot be resolved or does not start.
     """
     jars = [jar for jar in resolve_jars(POM, notify) if not _is_of_a_cluster(jar, options)]
-    with tempfile.TemporaryDirectory(prefix="clickstream-flink-", ignore_cleanup_errors=True) as work:
+    log = folder / "job-server.log"
+    with tempfile.TemporaryDirectory(prefix="work-", dir=folder, ignore_cleanup_errors=True) as work:
         rest = options.master or f"127.0.0.1:{free_port()}"
         port = free_port()
         _write_settings(Path(work), options, rest)

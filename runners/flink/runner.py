@@ -1,6 +1,8 @@
 """The Flink runner for a streaming job: a job server of its own, workers on this machine, and an end in order."""
 
+import fcntl
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from runners.services.processes import POLL_SECONDS, listens
 from schemas.errors import ClickstreamError
 
 CANCEL_SECONDS = 30.0
-LOGS_KEPT = 20
+RUNS_KEPT = 20
 # The last line of a Python traceback, somewhere in a Java one
 _PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Warning|Interrupt)): (.*)$", re.MULTILINE)
 
@@ -52,10 +54,10 @@ def flink_runner(
         ServiceError: Java or Maven is missing, or the job server does not start.
     """
     flink = flink or FlinkOptions()
-    folder = _log_folder()
     cache = options.view_as(WorkerOptions).max_cache_memory_usage_mb << 20
     with (
-        job_server(flink, folder / "job-server.log", notify) as server,
+        _run_folder() as folder,
+        job_server(flink, folder, notify) as server,
         worker_pool(folder / "worker.log", cache) as workers,
     ):
         options.view_as(StandardOptions).streaming = True
@@ -220,14 +222,16 @@ def _cause(errors: list[str]) -> str:
     return (java or [line for line in text.splitlines() if line.strip()] or ["no message"])[-1 if java else 0]
 
 
-def _log_folder() -> Path:
-    """A new folder for a run's logs; the oldest of those before go."""
+@contextmanager
+def _run_folder() -> Iterator[Path]:
+    """A new folder for what a run writes. It stays, for its logs; the oldest of those that nobody holds go."""
     runs = state_home() / "flink-runs"
     folder = runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     folder.mkdir(parents=True)
-    for old in sorted(runs.iterdir())[:-LOGS_KEPT]:
-        for log in old.iterdir():
-            log.unlink(missing_ok=True)
-        with suppress(OSError):  # another run clears up as well
-            old.rmdir()
-    return folder
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for old in sorted(runs.iterdir())[:-RUNS_KEPT]:
+            with suppress(OSError), open(old / ".lock") as held:  # another run clears up as well
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old)
+        yield folder

@@ -57,7 +57,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ARG002, N802
-        """Stop the worker of this id."""
+        """Stop the worker of this id, without its teardown: what it has acknowledged is durable by then."""
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)
         if worker is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runners.flink import FlinkOptions, newest_checkpoint
-from runners.flink.runner import _cause
+from runners.flink.runner import _cause, _run_folder
 from schemas.durations import MILLISECOND, MINUTE, SECOND
 from schemas.errors import OptionError
 
@@ -90,3 +90,17 @@ schemas.errors.StoreError: cannot write the lake [while running 'Commit-ptransfo
 )
 def test_error_of_java_is_its_innermost_cause(errors: list[str], cause: str) -> None:
     assert _cause(errors) == cause
+
+
+def test_folders_of_old_runs_go_unless_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path))
+    monkeypatch.setattr("runners.flink.runner.RUNS_KEPT", 2)
+    with _run_folder() as running:
+        ended = []
+        for _ in range(4):
+            with _run_folder() as folder:
+                (folder / "job-server.log").touch()
+            ended.append(folder)
+        left = set((tmp_path / "flink-runs").iterdir())
+        assert running in left
+        assert len(left & set(ended)) == 2
