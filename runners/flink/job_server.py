@@ -123,6 +123,7 @@ def _write_settings(folder: Path, options: FlinkOptions, rest: str) -> None:
             "rest.address": "127.0.0.1",
             "rest.bind-port": rest.rpartition(":")[2],
             "io.tmp.dirs": str(folder),
+            "metrics.fetcher.update-interval": "1000",
         }
     lines = "".join(f"{name}: {value}\n" for name, value in settings.items())
     (folder / "flink-conf.yaml").write_text(lines, encoding="utf-8")

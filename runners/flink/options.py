@@ -27,8 +27,9 @@ class FlinkOptions:
             error that comes again each time.
         failure_interval: See `max_failures`.
         restart_delay: Wait before the job restarts from its last checkpoint.
-        idle_shutdown: Ends the sources once they have been idle for so long: for a bounded input, which would else
-            never end, as Flink keeps finished sources alive for its checkpoints. None for an unbounded one.
+        idle_shutdown: Ends the sources once they have been idle for so long. Only for an input that is read in one
+            piece: what a step has put off for later when the sources end is never read. See `bounded`.
+        bounded: The input ends, and the job with it once all of it is in the stores.
         state_backend: ``hashmap`` keeps state on the heap; ``rocksdb`` on the disks of the cluster, for more.
         heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
     """
@@ -44,6 +45,7 @@ class FlinkOptions:
     failure_interval: int = 10 * MINUTE
     restart_delay: int = 1 * SECOND
     idle_shutdown: int | None = None
+    bounded: bool = False
     state_backend: str = "hashmap"
     heap_mb: int = 1_024
 

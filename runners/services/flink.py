@@ -38,6 +38,8 @@ taskmanager.memory.jvm-metaspace.size: 512m
 taskmanager.memory.jvm-overhead.min: 128m
 taskmanager.memory.jvm-overhead.max: 128m
 io.tmp.dirs: {folder}/tmp
+# What REST tells of metrics is no older, in milliseconds; else ten seconds
+metrics.fetcher.update-interval: 1000
 # A TaskManager that was killed is missed in seconds
 heartbeat.interval: 1000
 heartbeat.timeout: 20000

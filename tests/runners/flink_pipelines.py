@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.coders import BooleanCoder, VarIntCoder
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.metrics import Metrics
 from apache_beam.transforms import trigger, window
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.timeutil import TimeDomain
@@ -27,8 +28,8 @@ PAUSE = 0.1
 
 
 class Numbers(RestrictionProvider):
-    def initial_restriction(self, element: Any) -> OffsetRange:
-        return OffsetRange(0, 1_000_000_000)
+    def initial_restriction(self, element: int) -> OffsetRange:
+        return OffsetRange(0, element)
 
     def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
         return OffsetRestrictionTracker(restriction)
@@ -38,12 +39,12 @@ class Numbers(RestrictionProvider):
 
 
 class Count(beam.DoFn):
-    """0, 1, 2 … for ever, a tenth of a second of event time apart, some fifty a second."""
+    """A limit to 0, 1, 2 … below it, a tenth of a second of event time apart, some fifty a second."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
         self,
-        element: bytes,
+        element: int,
         tracker: Any = beam.DoFn.RestrictionParam(Numbers()),  # noqa: B008
         estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),  # noqa: B008
     ) -> Iterator[Any]:
@@ -73,6 +74,7 @@ class Tally(beam.DoFn):
         tick: Any = beam.DoFn.TimerParam(TICK),  # noqa: B008
     ) -> Iterator[tuple[str, str]]:
         key, number = element
+        Metrics.counter("tally", "seen").inc()
         seen.write((seen.read() or 0) + 1)
         if not armed.read():
             armed.write(True)
@@ -105,11 +107,11 @@ class Fail(beam.DoFn):
         raise ValueError(f"cannot take {element}")
 
 
-def build_tally(pipeline: beam.Pipeline, out: Path) -> None:
+def build_tally(pipeline: beam.Pipeline, out: Path, limit: int = 1_000_000_000) -> None:
     """Lines of ``number count pid`` and ``tick second pid``, through a step that requires stable input."""
     _ = (
         pipeline
-        | beam.Impulse()
+        | beam.Create([limit], reshuffle=False)
         | beam.ParDo(Count())
         | "Key" >> beam.WithKeys("all").with_output_types(tuple[str, int])
         | beam.ParDo(Tally()).with_output_types(tuple[str, str])
@@ -121,18 +123,3 @@ def build_tally(pipeline: beam.Pipeline, out: Path) -> None:
         | beam.GroupByKey()
         | "Append" >> _StableParDo(Append(out))
     )
-
-
-def build_bounded(pipeline: beam.Pipeline, out: Path) -> None:
-    """Ten numbers in two groups."""
-    _ = (
-        pipeline
-        | beam.Create(range(10))
-        | beam.Map(_by_parity).with_output_types(tuple[str, int])
-        | beam.GroupByKey()
-        | "Append" >> beam.ParDo(Append(out))
-    )
-
-
-def _by_parity(number: int) -> tuple[str, int]:
-    return ("even" if number % 2 == 0 else "odd"), number
