@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -29,8 +29,15 @@ def check_stores(options: RunOptions) -> list[Callable[[], object]]:
 OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
 
 
+Follow = Callable[[Callable[[], dict[str, int]]], AbstractContextManager[None]]
+
+
 def run(
-    options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner
+    options: RunOptions,
+    source: beam.PTransform,
+    beam_options: PipelineOptions,
+    open_runner: OpenRunner,
+    follow: Follow = nullcontext,
 ) -> RunReport:
     """Run the main job until its input ends, or it is interrupted.
 
@@ -39,6 +46,7 @@ def run(
         source: Gives `RawInput`.
         beam_options: Beam's and the runner's.
         open_runner: Makes the runner ready, and cleans up after it.
+        follow: Given what reads the counters so far, shows them while the job runs.
 
     Raises:
         ClickstreamError: An input, a store or the runner failed; the message is one line. Nothing of a bounded run is
@@ -50,13 +58,16 @@ def run(
     with open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, source, options)
+        # A runner in this process counts here as it works
+        read_live = getattr(runner, "live_metrics", lambda: dict(SEEN_HERE))
         try:
             result = pipeline.run()
-            result.wait_until_finish()
+            with follow(read_live):
+                result.wait_until_finish()
             counters = read_counters(result.metrics())
         except KeyboardInterrupt:
-            # An endless input ends like this; what was counted in this process is at hand, the job is cancelled
-            counters = dict(SEEN_HERE)
+            # An endless input ends like this; the job is cancelled when the runner's context ends
+            counters = read_live()
         except Exception as error:  # a runner wraps what a step raises as it likes
             raise _first_cause(error) from error
     return RunReport.of(counters, [record.name for record in TABLES], time.monotonic() - began)

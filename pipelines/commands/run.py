@@ -130,6 +130,7 @@ def run(  # noqa: PLR0915
     # What is wrong with the options themselves is said without waiting for Beam to load
     problems.raise_any()
 
+    from pipelines.live_view import follow
     from pipelines.run import check_stores, submit
     from pipelines.run import run as start_job
     from pipelines.watch import watch
@@ -195,8 +196,9 @@ def run(  # noqa: PLR0915
         job = submit(options, source, known(beam_options), known(opened))
         OUT.print_json(json.dumps({"job": job})) if as_json else OUT.print(f"submitted as job {job}")
         return
+    show = partial(follow, console=ERR, enabled=not as_json)
     with watch(input_bytes, ERR, enabled=not as_json):
-        report = start_job(options, source, known(beam_options), known(opened))
+        report = start_job(options, source, known(beam_options), known(opened), follow=show)
     if as_json:
         OUT.print_json(json.dumps(report.as_json()))
     else:
@@ -256,7 +258,6 @@ def _flink(
     endless: bool,
 ) -> "OpenRunner":
     from runners.flink import FlinkOptions, flink_runner, newest_checkpoint
-    from schemas.durations import SECOND
     from schemas.errors import OptionError
 
     found: str | Path | None = resume
@@ -270,7 +271,7 @@ def _flink(
         checkpoints=checkpoints,
         resume_from=found,
         checkpoint_interval=interval,
-        idle_shutdown=None if endless else 5 * SECOND,
+        bounded=not endless,
     )
     opened: Callable[..., Any] = partial(flink_runner, flink=flink)
     return opened

@@ -27,8 +27,6 @@ class FlinkOptions:
             error that comes again each time.
         failure_interval: See `max_failures`.
         restart_delay: Wait before the job restarts from its last checkpoint.
-        idle_shutdown: Ends the sources once they have been idle for so long. Only for an input that is read in one
-            piece: what a step has put off for later when the sources end is never read. See `bounded`.
         bounded: The input ends, and the job with it once all of it is in the stores.
         state_backend: ``hashmap`` keeps state on the heap; ``rocksdb`` on the disks of the cluster, for more.
         heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
@@ -44,7 +42,6 @@ class FlinkOptions:
     max_failures: int = 10
     failure_interval: int = 10 * MINUTE
     restart_delay: int = 1 * SECOND
-    idle_shutdown: int | None = None
     bounded: bool = False
     state_backend: str = "hashmap"
     heap_mb: int = 1_024
@@ -83,8 +80,6 @@ class FlinkOptions:
         }
         if self.resume_from is not None and self.master is not None:
             options["savepoint_path"] = as_uri(self.resume_from)
-        if self.idle_shutdown is not None:
-            options["shutdown_sources_after_idle_ms"] = _millis(self.idle_shutdown)
         return options
 
     def for_flink(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from apache_beam.runners.runner import PipelineState
 
 from runners.flink.bounded import Drain
 from runners.flink.job_server import JobServer, job_server
+from runners.flink.metrics import live_metrics
 from runners.flink.options import FlinkOptions, as_uri
 from runners.flink.rest import ENDED, FlinkRest
 from runners.flink.workers import WorkerPool, worker_pool
@@ -101,6 +102,15 @@ class FlinkRunner(PortableRunner):
     def job(self) -> str | None:
         """The id of its job in Flink, once that is there; the embedded cluster starts with the job."""
         return self.rest.job(self.job_name) if listens(self._server.rest) else None
+
+    def live_metrics(self) -> dict[str, int]:
+        """What its job has counted so far, by name; nothing before it runs.
+
+        Raises:
+            ServiceError: The cluster does not answer.
+        """
+        job = self.job
+        return live_metrics(self.rest, job) if job else {}
 
     def worker_pids(self) -> list[int]:
         """Process ids of the Python workers that live."""

@@ -302,7 +302,8 @@ def test_help_names_unit_and_default_of_every_option(
     assert len(options) >= 4
     for line in options:
         takes_value = re.search(
-            r"--[a-z-]+\s+\S*(N|URI|FILE|DIR|GLOB|DATE|TIME|SHARE|FORMAT|DURATION|ENGINE|MODE|RUNNER|PORT|T|WHERE|GROUP|FOLDER|SUBSCRIPTION|NAME)\b", line
+            r"--[a-z-]+\s+\S*(N|URI|FILE|DIR|GLOB|DATE|TIME|SHARE|FORMAT|DURATION|ENGINE|MODE|RUNNER|PORT|T|WHERE|GROUP|FOLDER|SUBSCRIPTION|NAME)\b",
+            line,
         )
         is_switch = re.search(r"--(json|csv|verbose|onto-existing)\b", line)
         assert takes_value or is_switch, line

@@ -6,8 +6,8 @@ import threading
 import pytest
 from rich.console import Console
 
-from pipelines.watch import watch
 from pipelines.report import RunReport, format_bytes
+from pipelines.watch import watch
 
 COUNTERS = {
     "events_read": 1_234_567,

@@ -12,15 +12,10 @@ from schemas.errors import OptionError
 
 
 def test_durations_go_to_beam_in_milliseconds() -> None:
-    options = FlinkOptions(checkpoint_interval=3 * SECOND, bundle_time=250 * MILLISECOND, idle_shutdown=MINUTE)
+    options = FlinkOptions(checkpoint_interval=3 * SECOND, bundle_time=250 * MILLISECOND)
     told = options.for_beam()
     assert told["checkpointing_interval"] == "3000"
     assert told["max_bundle_time_mills"] == "250"
-    assert told["shutdown_sources_after_idle_ms"] == "60000"
-
-
-def test_unbounded_run_keeps_its_sources() -> None:
-    assert "shutdown_sources_after_idle_ms" not in FlinkOptions().for_beam()
 
 
 def test_restore_is_told_where_it_works(tmp_path: Path) -> None:

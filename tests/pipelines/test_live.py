@@ -1,0 +1,275 @@
+"""The main job on a real broker and real Flink, held against a batch replay of its own raw log."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from deltalake import DeltaTable
+
+from pipelines.generate import GenerateOptions, GenerateSummary, generate
+from runners.services import FlinkCluster, KafkaService
+from runners.services.processes import birth_of
+from schemas.events import EVENT
+from schemas.records import Record
+from schemas.secrets import USER_KEY_VARIABLE
+from schemas.sessions import SESSION
+from stores.device_store import open_device_store
+from stores.lake_sql import connect
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 150.0
+EVENTS = 12_000
+HISTORY = ("pane_timing", "pane_index")
+"""How a session came to be what it is; a replay has another history and ends in the same session."""
+SENTINEL = "sentinel"
+"""Device of the event that moves the watermark past all others' sessions."""
+
+
+class Live:
+    """A topic, a live run of the job on it, and a batch replay of the raw log that it keeps."""
+
+    def __init__(self, folder: Path, kafka: KafkaService) -> None:
+        self.folder, self.kafka = folder, kafka
+        self.topic = f"clicks-{uuid.uuid4().hex[:8]}"
+        self.log = folder / "run.log"
+
+    def clickstream(self, *arguments: object) -> "subprocess.Popen[bytes]":
+        """A command in a process of its own."""
+        settings = {**os.environ, USER_KEY_VARIABLE: "for tests", "XDG_STATE_HOME": str(self.folder / "state")}
+        with open(self.log, "ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pipelines.cli", *map(str, arguments)], cwd=ROOT, env=settings, stdout=output,
+                stderr=output, start_new_session=True,
+            )  # fmt: skip
+
+    def done(self, *arguments: object) -> None:
+        """A command, to its end."""
+        assert self.clickstream(*arguments).wait(DEADLINE) == 0, self.log.read_text()
+
+    def stores(self, name: str) -> list[str]:
+        return [f"--lake={self.folder / name / 'lake'}", f"--devices=rocksdb:{self.folder / name / 'devices'}"]
+
+    @contextmanager
+    def running(self, *more: object) -> Iterator["subprocess.Popen[bytes]"]:
+        """The live job, until the block ends."""
+        process = self.clickstream(
+            "run", "--runner=flink", f"--kafka={self.kafka.address}", f"--topic={self.topic}", *self.stores("live"),
+            f"--archive={self.folder / 'raw'}", f"--checkpoints={self.folder / 'checkpoints'}",
+            # the traffic is days in minutes: what it calls late is late by minutes of event time, or by hours
+            "--idle-timeout=2s", "--allowed-lateness=1d", "--shards=2", "--checkpoint-interval=1s", "--json", *more,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(DEADLINE)
+            finally:
+                process.kill()
+
+    def create_topic(self, partitions: int) -> None:
+        admin = AdminClient({"bootstrap.servers": self.kafka.address})
+        for future in admin.create_topics([NewTopic(self.topic, partitions)]).values():
+            future.result()
+
+    def add_partitions(self, total: int) -> None:
+        admin = AdminClient({"bootstrap.servers": self.kafka.address})
+        for future in admin.create_partitions([NewPartitions(self.topic, total)]).values():
+            future.result()
+
+    def produce(self, *arguments: object) -> None:
+        self.done("produce", f"--kafka={self.kafka.address}", f"--topic={self.topic}", *arguments)
+
+    def end_sessions(self, after: str) -> None:
+        """Send the sentinel: one event at this time."""
+        event = {"event_id": "end", "event_type": "ping", "timestamp": after, "device_id": SENTINEL}
+        path = self.folder / "sentinel.jsonl"
+        path.write_text(json.dumps(event) + "\n", encoding="utf-8")
+        self.produce(f"--input={path}")
+
+    def replay(self) -> None:
+        """Replay the raw log into stores of its own."""
+        self.done("run", f"--input={self.folder / 'raw'}", *self.stores("replayed"))
+
+    def ask(self, name: str, sql: str) -> list[tuple[Any, ...]]:
+        if not DeltaTable.is_deltatable(str(self.folder / name / "lake" / "dead_letters")):
+            return []
+        with connect(str(self.folder / name / "lake")) as lake:
+            return lake.sql(sql).fetchall()
+
+    def wait_until(self, holds: Callable[[], Any], what: str, process: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not holds():
+            assert process.poll() is None, f"the job ended: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"not within {DEADLINE:.0f} s: {what}; {self.log.read_text()}"
+            time.sleep(0.2)
+
+    def events(self) -> int:
+        found = self.ask("live", "SELECT count(*) FROM fact_events")
+        return int(found[0][0]) if found else 0
+
+    def open_sessions(self) -> int:
+        found = self.ask(
+            "live", f"SELECT count(*) FROM fact_sessions WHERE pane_timing = 'EARLY' AND device_id <> '{SENTINEL}'"
+        )
+        return int(found[0][0])
+
+    def everything(self, name: str) -> dict[str, list[tuple[Any, ...]]]:
+        """The tables and the devices' rows, less the sentinel's and the panes' history."""
+
+        def columns(record: Record) -> str:
+            return ", ".join(name for name in record.names if name not in HISTORY)
+
+        others = f"WHERE device_id <> '{SENTINEL}' ORDER BY ALL"
+        found = {
+            "events": self.ask(name, f"SELECT {columns(EVENT)} FROM fact_events {others}"),
+            "sessions": self.ask(name, f"SELECT {columns(SESSION)} FROM fact_sessions {others}"),
+            "dead letters": self.ask(name, "SELECT * FROM dead_letters ORDER BY ALL"),
+        }
+        devices = self.ask(name, f"SELECT DISTINCT device_id FROM fact_events {others}")
+        with open_device_store(str(self.folder / name / "devices")) as store:
+            for (device,) in devices:
+                events, sessions = store.recent_events(device, limit=10**6), store.recent_sessions(device, limit=10**6)
+                found[f"device {device}"] = [
+                    *map(tuple, map(dict.values, events.to_pylist())),
+                    *map(tuple, map(dict.values, sessions.drop_columns(list(HISTORY)).to_pylist())),
+                ]
+        return found
+
+
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
+    """A day of events: a tick of the sessions is some 50 ms of work, and each five minutes of event time have one."""
+    out = tmp_path_factory.mktemp("live") / "events"
+    return generate(
+        GenerateOptions(
+            events=EVENTS, out=out, devices=400, days=1, duplicate_share=0.05, broken_share=0.01, events_per_file=4_000
+        )
+    )
+
+
+@pytest.fixture
+def live(kafka_service: KafkaService, tmp_path: Path) -> Live:
+    return Live(tmp_path, kafka_service)
+
+
+def assert_live_equals_replay(live: Live, traffic: GenerateSummary) -> None:
+    """Both stores, row by row; and nothing of the traffic is missing or there twice."""
+    live.replay()
+    found, expected = live.everything("live"), live.everything("replayed")
+    for name, rows in expected.items():
+        assert found[name] == rows, f"{name} differ"
+    assert found.keys() == expected.keys()
+    ids = live.ask("live", f"SELECT device_id, event_id FROM fact_events WHERE device_id <> '{SENTINEL}' ORDER BY ALL")
+    truth = pq.read_table(traffic.truth / "events.parquet", columns=["device_id", "event_id"])
+    assert ids == sorted(zip(*map(pa.ChunkedArray.to_pylist, truth.columns), strict=True))
+
+
+def processes_below(pid: int) -> dict[int, str]:
+    """Processes that descend from one, with their command lines."""
+    found: dict[int, str] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            command = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            child = int(status.parent.name)
+            found |= {child: command} | processes_below(child)
+    return found
+
+
+def test_live_run_ends_in_the_stores_of_a_batch_replay_of_its_raw_log(live: Live, traffic: GenerateSummary) -> None:
+    live.create_topic(3)
+    with live.running() as job:
+        live.produce(f"--input={traffic.files[0].parent}")
+        live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
+        live.end_sessions("2026-06-01T00:00:00Z")
+        live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+        panes = dict(live.ask("live", "SELECT pane_timing, count(*) FROM fact_sessions GROUP BY 1"))
+        assert panes.get("ON_TIME", 0) > 100
+    assert_live_equals_replay(live, traffic)
+
+
+def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
+    live: Live, flink_cluster: FlinkCluster, traffic: GenerateSummary
+) -> None:
+    live.create_topic(3)
+    with live.running(f"--flink-master={flink_cluster.up()}") as job:
+        producer = live.clickstream(
+            "produce", f"--kafka={live.kafka.address}", f"--topic={live.topic}",
+            f"--input={traffic.files[0].parent}", "--rate=400",
+        )  # fmt: skip
+        live.wait_until(lambda: live.events() > 1_000, "the first events in the lake", job)
+
+        (worker,) = (pid for pid, command in processes_below(job.pid).items() if "SdkHarness" in command)
+        os.kill(worker, signal.SIGKILL)
+        seen = live.events()
+        live.wait_until(lambda: live.events() > seen + 1_000, "more events after the worker's death", job)
+
+        task_manager = flink_cluster.task_manager.pid
+        assert task_manager is not None
+        os.kill(task_manager, signal.SIGKILL)
+        flink_cluster.up()
+        seen = live.events()
+        live.wait_until(lambda: live.events() > seen + 1_000, "more events after the TaskManager's death", job)
+
+        broker = live.kafka.process.pid
+        assert broker is not None
+        os.kill(broker, signal.SIGKILL)
+        live.kafka.up()
+        assert producer.wait(DEADLINE) == 0, live.log.read_text()
+        live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
+        live.end_sessions("2026-06-01T00:00:00Z")
+        live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+    assert_live_equals_replay(live, traffic)
+
+
+def test_run_resumed_from_its_newest_checkpoint_goes_on_where_it_stood(live: Live, traffic: GenerateSummary) -> None:
+    first, *others = traffic.files
+    live.create_topic(3)
+    with live.running() as job:
+        live.produce(f"--input={first}")
+        live.wait_until(lambda: live.events() > 1_000, "events in the lake", job)
+    assert birth_of(job.pid) is None
+    live.produce(*(f"--input={path}" for path in others))
+    with live.running("--resume=latest") as job:
+        live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
+        live.end_sessions("2026-06-01T00:00:00Z")
+        live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+    assert_live_equals_replay(live, traffic)
+
+
+def test_fresh_start_on_a_lake_with_rows_of_another_run_is_refused(live: Live, traffic: GenerateSummary) -> None:
+    live.create_topic(1)
+    live.done("run", f"--input={traffic.files[0]}", *live.stores("live"))
+    live.produce(f"--input={traffic.files[1]}")
+    with live.running() as job:
+        assert job.wait(DEADLINE) == 1
+    assert "onto-existing" in live.log.read_text()
+
+
+def test_partition_added_while_the_job_runs_is_read(live: Live, traffic: GenerateSummary) -> None:
+    first, *others = traffic.files
+    live.create_topic(1)
+    with live.running() as job:
+        live.produce(f"--input={first}")
+        live.wait_until(lambda: live.events() > 1_000, "events in the lake", job)
+        live.add_partitions(3)
+        live.produce(*(f"--input={path}" for path in others))
+        live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
+    partitions = live.ask("live", "SELECT count(DISTINCT partition) FROM dead_letters")
+    assert partitions == [(3,)]
