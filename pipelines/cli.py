@@ -10,6 +10,7 @@ from pipelines.commands.produce import produce
 from pipelines.commands.recent import recent
 from pipelines.commands.run import run
 from pipelines.commands.services import services
+from pipelines.commands.sessions_dim import sessions_dim
 from pipelines.commands.sql import sql
 from pipelines.terminal import print_error
 from schemas.errors import ClickstreamError, OptionError
@@ -31,6 +32,7 @@ app.command()(produce)
 app.command()(recent)
 app.command()(sql)
 app.command()(compact)
+app.command()(sessions_dim)
 app.add_typer(services, name="services")
 
 

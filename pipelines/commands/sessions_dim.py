@@ -1,0 +1,82 @@
+"""The command `sessions-dim`: the numbered sessions of each user."""
+
+import json
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.options import Problems, Stores, known, parse_count
+from pipelines.terminal import OUT, configure_logging
+from schemas.errors import OptionError
+
+
+def sessions_dim(
+    lake: Lake = None,
+    config: Config = None,
+    days: Annotated[
+        str,
+        typer.Option(
+            metavar="N", help="Start dates to compute again, or all. A first run takes all whatever this says."
+        ),
+    ] = "7",
+    time_zone: Annotated[
+        str, typer.Option(metavar="NAME", help="The reporting time zone, whose dates sessions end with.")
+    ] = "UTC",
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="The last start date. Else the last that has ended in the time zone.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Number each user's sessions 1, 2, 3 …, and give each event of these dates its place in one.
+
+    Replaces the dates whose sessions have become others, late events counted in, and commits nothing where none have.
+    """
+    configure_logging(False)
+    problems = Problems()
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    count = problems.attempt("--days", lambda: None if days == "all" else parse_count(days))
+    last = problems.attempt("--as-of", lambda: parse_date(as_of) if as_of else None)
+
+    from transforms.session_dates import parse_zone
+
+    zone = problems.attempt("--time-zone", lambda: parse_zone(time_zone))
+    problems.raise_any()
+
+    from pipelines.sessions_dim import run_sessions_dim
+    from pipelines.sessions_dim_plan import SessionsDimOptions
+
+    report = run_sessions_dim(SessionsDimOptions(known(uri), known(zone), count, last, datetime.now(UTC)))
+    if as_json:
+        OUT.print_json(json.dumps(report.as_json()))
+    elif report.first_date is None:
+        OUT.print("no events on these dates", highlight=False)
+    else:
+        OUT.print(
+            f"{report.first_date} to {report.last_date}: {report.sessions:,} sessions of {report.events:,} events; "
+            f"{report.dates_changed:,} dates replaced, {report.seconds:.1f} s",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def parse_date(text: str) -> date:
+    """A date as RFC 3339 writes it.
+
+    Raises:
+        OptionError: It is none.
+
+    >>> parse_date("2026-04-12")
+    datetime.date(2026, 4, 12)
+    """
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError as error:
+        raise OptionError(f"{text!r} is not a date: write it like 2026-04-12") from error

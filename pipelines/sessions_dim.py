@@ -1,0 +1,146 @@
+"""The session dimension of a lake: the graph, the run, its report."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.run import _first_cause
+from pipelines.sessions_dim_plan import (
+    DEVICES,
+    Live,
+    SessionsDimOptions,
+    SessionsDimPlan,
+    partition_of,
+    plan_sessions_dim,
+)
+from runners.direct import direct_runner
+from schemas.events import EVENT
+from schemas.records import Record
+from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
+from stores.lake import table_uri
+from stores.lake_commit import PartitionWrite, fingerprint
+from stores.lake_files import Place
+from transforms.build_session_dimension import BuildSessionDimension, Counted, Files
+from transforms.commit_session_dimension import CommitSessionDimension
+from transforms.metrics import read_counters
+from transforms.overwrite_partitions import OverwritePartitions
+
+_ROWS_AT_ONCE = 250_000
+"""Rows of small files that one worker reads one after the other."""
+_ROWS_A_SHARD = 250_000
+_LEAST_SHARDS = 4
+
+
+@dataclass(frozen=True)
+class SessionsDimReport:
+    """What a run did.
+
+    Attributes:
+        first_date: The first start date computed; None where there was nothing to compute.
+        last_date: The last one.
+        events: Events on them.
+        sessions: Sessions on them.
+        dates_changed: Dates whose sessions became others, and were replaced.
+        files_read: Files of events and dimensions that were read.
+        bytes_read: Their size; of a file only some columns are read.
+        seconds: How long it took.
+    """
+
+    first_date: str | None = None
+    last_date: str | None = None
+    events: int = 0
+    sessions: int = 0
+    dates_changed: int = 0
+    files_read: int = 0
+    bytes_read: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, object]:
+        """The same for a program."""
+        return asdict(self)
+
+
+def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
+    """The graph: compute, write the dates that became others, commit."""
+    rows = sum(file.rows for files in plan.events.values() for file in files)
+    built = pipeline | "Build" >> BuildSessionDimension(
+        plan.dates,
+        tuple(_groups(plan.lake, EVENT, plan.events)),
+        tuple(_groups(plan.lake, DEVICES, plan.devices)),
+        tuple(_before(plan)),
+        shards=max(_LEAST_SHARDS, -(-rows // _ROWS_A_SHARD)),
+    )
+    writes = [
+        built.sessions | "WriteSessions" >> OverwritePartitions(DIM_SESSIONS, plan.lake, plan.sessions),
+        built.places | "WritePlaces" >> OverwritePartitions(EVENT_SESSIONS, plan.lake, plan.places),
+    ]
+    if plan.moves_bridge:
+        live = {**plan.bridge, partition_of(plan.dates.first): plan.bridge.get(partition_of(plan.dates.first), [])}
+        writes.append(built.bridge | "WriteBridge" >> OverwritePartitions(SESSION_BRIDGE, plan.lake, live))
+    guards = tuple(
+        PartitionWrite(partition, (), seen=fingerprint(files))
+        for partition, files in plan.counted.items()
+        if partition not in plan.sessions
+    )
+    _ = writes | "AllWrites" >> beam.Flatten() | CommitSessionDimension(plan.lake, plan.dates.first, guards)
+
+
+def run_sessions_dim(options: SessionsDimOptions) -> SessionsDimReport:
+    """Compute the last start dates again, and replace those whose sessions have become others.
+
+    Raises:
+        ClickstreamError: As `plan_sessions_dim`; or a file cannot be read or written, or another run committed at
+            the same time. The same run again mends what one that died has left.
+    """
+    began = time.monotonic()
+    plan = plan_sessions_dim(options)
+    if plan is None:
+        return SessionsDimReport(seconds=time.monotonic() - began)
+    beam_options = PipelineOptions([])
+    with direct_runner(beam_options) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=beam_options)
+        compose(pipeline, plan)
+        try:
+            result = pipeline.run()
+            result.wait_until_finish()
+        except Exception as error:  # the runner wraps what a step raises
+            raise _first_cause(error) from error
+    counters = read_counters(result.metrics())
+    return SessionsDimReport(
+        plan.dates.first.isoformat(),
+        plan.dates.last.isoformat(),
+        counters.get("events_placed", 0),
+        counters.get("sessions_numbered", 0),
+        counters.get(f"changed_{DIM_SESSIONS.name}_partitions", 0),
+        len(plan.read_files),
+        sum(file.size for file in plan.read_files),
+        time.monotonic() - began,
+    )
+
+
+def _before(plan: SessionsDimPlan) -> Iterable[Counted]:
+    """What the users had before the dates: the bridge, and the dates between them and it, added or taken off."""
+    if plan.continues:
+        for group in _groups(plan.lake, SESSION_BRIDGE, plan.bridge):
+            yield Counted(group, 1)
+        for group in _groups(plan.lake, DIM_SESSIONS, plan.counted):
+            yield Counted(group, plan.sign)
+
+
+def _groups(lake: str, record: Record, live: Live) -> Iterable[Files]:
+    """The files in groups of one partition each, small ones together."""
+    for partition, files in live.items():
+        place = Place(table_uri(lake, record.name), record, partition)
+        paths: list[str] = []
+        rows = 0
+        for file in files:
+            if paths and rows + file.rows > _ROWS_AT_ONCE:
+                yield Files(place, tuple(paths))
+                paths, rows = [], 0
+            paths.append(file.path)
+            rows += file.rows
+        if paths:
+            yield Files(place, tuple(paths))

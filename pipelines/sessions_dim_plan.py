@@ -1,0 +1,182 @@
+"""What a run of the session dimension has to read and to replace: worked out from the tables' logs alone."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from schemas.errors import OptionError, StoreError
+from schemas.events import EVENT
+from schemas.records import Field, Record
+from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
+from stores.lake import LiveFile, create_tables, find_table, live_files, table_uri
+from stores.lake_files import Partition, Place, read_files
+from transforms.session_dates import StartDates, closed_date, dates_to_build
+
+DEVICES = Record(
+    "dim_devices",
+    "one device",
+    (Field("device_id", pa.string(), "the device"), Field("resolved_user_key", pa.string(), "its user")),
+)
+"""The part of the table that is read here; it may not be there."""
+
+Live = dict[Partition, list[LiveFile]]
+
+
+@dataclass(frozen=True)
+class SessionsDimOptions:
+    """What is asked of a run.
+
+    Attributes:
+        lake: The lake's URI.
+        zone: The reporting time zone.
+        days: How many start dates up to `as_of` to compute again; None for all.
+        as_of: The last start date; None for the last that has ended in the zone.
+        now: The present time: a date that it lies on is not closed.
+    """
+
+    lake: str
+    zone: ZoneInfo
+    days: int | None
+    as_of: date | None
+    now: datetime
+
+    @property
+    def last_date(self) -> date:
+        """The last start date asked for.
+
+        Raises:
+            OptionError: It has not ended.
+        """
+        closed = closed_date(self.now, self.zone)
+        if self.as_of is not None and self.as_of > closed:
+            raise OptionError(f"{self.as_of} has not ended in {self.zone.key}: the last date that has is {closed}")
+        return self.as_of or closed
+
+
+@dataclass(frozen=True)
+class SessionsDimPlan:
+    """What a run computes, and the state of the lake that it computes from.
+
+    Attributes:
+        lake: The lake's URI.
+        dates: The start dates that it computes.
+        sessions: The files of dim_sessions that the dates have, to be replaced.
+        places: Those of event_sessions.
+        events: The files that hold the events of the dates, of fact_events.
+        devices: The files of dim_devices.
+        bridge: All files of the bridge; none while nobody had sessions before the dates of the last run.
+        continues: Whether users may have sessions before the dates: else the numbers begin at 1.
+        counted: Files of dim_sessions between the bridge's date and the first of the dates, by start date.
+        sign: What those add to the bridge's numbers: 1, or -1 where its date is the later.
+    """
+
+    lake: str
+    dates: StartDates
+    sessions: Live
+    places: Live
+    events: Live
+    devices: Live
+    bridge: Live
+    continues: bool
+    counted: Live
+    sign: int
+
+    @property
+    def moves_bridge(self) -> bool:
+        """Whether the bridge is of another date than the first of the dates."""
+        if not self.continues:
+            return bool(self.bridge)
+        return bool(self.counted) or any(key != partition_of(self.dates.first) for key in self.bridge)
+
+    @property
+    def read_files(self) -> list[LiveFile]:
+        """The files that the run computes from, those of the dates that it replaces aside."""
+        before = (self.bridge, self.counted) if self.continues else ()
+        return [file for live in (self.events, self.devices, *before) for files in live.values() for file in files]
+
+
+def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
+    """Find out what a run has to do; reads the tables' logs, and one value of one file.
+
+    Returns:
+        The plan; None where the lake has no events that could lie on the dates.
+
+    Raises:
+        OptionError: The last date asked for has not ended, or the table is of another time zone.
+        StoreError: There are no events in the lake, or a table cannot be read or made.
+    """
+    lake, last_date = options.lake, options.last_date
+    events = _live(lake, EVENT.name)
+    if events is None:
+        raise StoreError(f"{EVENT.name}: there is no such table in {lake}")
+    create_tables(lake, (DIM_SESSIONS, SESSION_BRIDGE, EVENT_SESSIONS))
+    sessions, places = _live(lake, DIM_SESSIONS.name) or {}, _live(lake, EVENT_SESSIONS.name) or {}
+    if options.days is not None:
+        _check_zone(lake, sessions, options.zone)
+    built, with_events = _dates(sessions), _dates(events)
+    if not (built or with_events):
+        return None
+    span = (built[0], built[-1]) if built else None
+    dates = dates_to_build(options.days, last_date, options.zone, min([*with_events, *built]), span)
+    if dates is None:
+        return None
+    bridge = _live(lake, SESSION_BRIDGE.name) or {}
+    continues = bool(built) and built[0] < dates.first
+    counted: list[date] = []
+    sign = 1
+    if continues:
+        before = _bridge_date(bridge)
+        low, high = sorted((before, dates.first))
+        counted = [day for day in built if low <= day < high]
+        sign = 1 if before <= dates.first else -1
+    return SessionsDimPlan(
+        lake=lake,
+        dates=dates,
+        sessions=_on(dates, sessions),
+        places=_on(dates, places),
+        events={key: events[key] for key in map(partition_of, dates.utc_dates()) if key in events},
+        devices=_live(lake, DEVICES.name) or {},
+        bridge=bridge,
+        continues=continues,
+        counted={partition_of(day): sessions[partition_of(day)] for day in counted},
+        sign=sign,
+    )
+
+
+def _live(lake: str, name: str) -> Live | None:
+    table = find_table(lake, name)
+    return None if table is None else live_files(table)
+
+
+def partition_of(day: date) -> Partition:
+    """The partition of a date."""
+    return (day.isoformat(),)
+
+
+def _on(dates: StartDates, live: Live) -> Live:
+    return {partition_of(day): live.get(partition_of(day), []) for day in dates}
+
+
+def _dates(live: Live) -> list[date]:
+    return sorted(date.fromisoformat(str(value)) for (value,) in live)
+
+
+def _bridge_date(bridge: Live) -> date:
+    """The date that the bridge is of. Without a row it is of the beginning, when nobody had a session."""
+    if len(bridge) > 1:
+        raise StoreError(f"{SESSION_BRIDGE.name}: it is of {len(bridge)} dates; --days all makes it anew")
+    return next(iter(_dates(bridge)), date.min)
+
+
+def _check_zone(lake: str, sessions: Live, zone: ZoneInfo) -> None:
+    """The zone of the table's dates, which one row of it tells."""
+    for partition, files in sessions.items():
+        place = Place(table_uri(lake, DIM_SESSIONS.name), DIM_SESSIONS, partition)
+        (there,) = read_files(place, [files[0].path], ["time_zone"]).column(0).unique().to_pylist()
+        if there != zone.key:
+            raise OptionError(
+                f"{DIM_SESSIONS.name} is of the time zone {there}; --days all makes it anew in {zone.key}"
+            )
+        return
