@@ -12,10 +12,12 @@ from transforms.archive import Archive
 from transforms.beam_sessions import BeamSessions
 from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
+from transforms.pages import PageRules
 from transforms.read_files import RawInput
 from transforms.sessionize import Sessionize
 from transforms.unique_dead_letters import UniqueDeadLetters
 from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
+from transforms.write_dimensions import WriteDimensions
 from transforms.write_lake import WriteLake, WriteSessions
 
 
@@ -45,6 +47,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
 
     _ = unique | "EventsToLake" >> WriteLake(EVENT, **into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
+    _ = unique | "Dimensions" >> WriteDimensions(options.lake, PageRules.load(), stable_input=options.stable_input)
     _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)
     _ = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
     _ = letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)

@@ -1,7 +1,9 @@
 """Merging rows into one partition of a table by their keys: existing rows win, or new ones do."""
 
+import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
@@ -10,6 +12,9 @@ from stores.lake import LiveFile
 from stores.lake_commit import PartitionWrite, fingerprint
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
 from stores.parquet_files import plain_type
+
+MergeRows = Callable[[pa.Table, pa.Table], pa.Table]
+"""From rows that are there and new ones, those of the same keys, to the rows that are to be there: all new ones' keys."""
 
 KEYS_HELD = 4_000_000
 """Keys of existing rows held at once, 16 bytes each; those of a larger partition are read again for each table."""
@@ -105,6 +110,7 @@ def replace_changed(
     rows: pa.Table,
     withdrawn: pa.Table,
     target_bytes: int = TARGET_FILE_BYTES,
+    merge: MergeRows | None = None,
 ) -> PartitionWrite:
     """Put rows in the place of those with the same key, and take withdrawn ones out.
 
@@ -116,36 +122,43 @@ def replace_changed(
         rows: New rows, unique by key.
         withdrawn: Key columns of rows that no longer exist; none of them a key of `rows`.
         target_bytes: Size of a file, roughly.
+        merge: What a new row and the one that is there come to; None where the new one holds.
 
     Raises:
         StoreError: A file cannot be read or written.
     """
-    seen = fingerprint(live)
-    key, names = list(place.record.key), place.record.names
-    fresh = rows
-    touched: list[str] = []
-    kept: list[pa.Table] = []
-    if live:
-        fresh = rows
-        for file in live:
-            fresh = without_keys(fresh, read_files(place, [file.path]), names)
-        going = pa.concat_tables([fresh.select(key), withdrawn.select(key)])
-        for file in live if going.num_rows else ():
-            existing = read_files(place, [file.path])
-            staying = without_keys(existing, going, place.record.key)
-            if staying.num_rows < existing.num_rows:
-                touched.append(file.path)
-                kept.append(staying)
-    files = write_files(place, [fresh, *kept], target_bytes)
-    return PartitionWrite(place.partition, tuple(files), tuple(touched), seen, rows.num_rows - fresh.num_rows)
+    key, names = place.record.key, place.record.names
+    rows = rows.select(names)
+    going = pa.concat_tables([rows.select(list(key)), withdrawn.select(list(key))])
+    there = {file.path: with_keys(read_files(place, [file.path]), going, key) for file in live if going.num_rows}
+    existing = pa.concat_tables([rows.slice(0, 0), *there.values()])
+    if merge is not None and existing.num_rows:
+        rows = merge(existing, rows)
+    fresh = without_keys(rows, existing, names)
+    leaving = pa.concat_tables([fresh.select(list(key)), withdrawn.select(list(key))])
+    touched = [path for path, found in there.items() if with_keys(found, leaving, key).num_rows]
+    kept = (without_keys(read_files(place, [path]), leaving, key) for path in touched)
+    files = write_files(place, itertools.chain([fresh], kept), target_bytes)
+    return PartitionWrite(
+        place.partition, tuple(files), tuple(touched), fingerprint(live), rows.num_rows - fresh.num_rows
+    )
+
+
+def with_keys(rows: pa.Table, keys: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The rows whose key is among the keys, in their order."""
+    return _joined(rows, keys, key, "semi")
 
 
 def without_keys(rows: pa.Table, keys: pa.Table, key: Sequence[str]) -> pa.Table:
     """The rows whose key is not among the keys, in their order."""
+    return _joined(rows, keys, key, "anti")
+
+
+def _joined(rows: pa.Table, keys: pa.Table, key: Sequence[str], how: Literal["semi", "anti"]) -> pa.Table:
     if rows.num_rows == 0 or keys.num_rows == 0:
-        return rows
+        return rows if how == "anti" else rows.slice(0, 0)
     names = list(key)
     wanted = pl.DataFrame(pl.from_arrow(rows.select(names))).with_row_index("__row")
     known = pl.DataFrame(pl.from_arrow(keys.select(names).cast(rows.select(names).schema)))
-    left = wanted.join(known, on=names, how="anti", nulls_equal=True, maintain_order="left")["__row"]
-    return rows if len(left) == rows.num_rows else rows.take(left.to_arrow())
+    found = wanted.join(known, on=names, how=how, nulls_equal=True, maintain_order="left")["__row"]
+    return rows if len(found) == rows.num_rows else rows.take(found.to_arrow())

@@ -16,7 +16,7 @@ from schemas.records import Record
 from stores.lake import live_files, table_uri
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, delete_files, read_files
-from stores.lake_merge import replace_changed
+from stores.lake_merge import MergeRows, replace_changed
 
 STAGING = "changes"
 """Folder in a table's for files of changes (session panes) between being written and merged. In no version of it."""
@@ -40,10 +40,17 @@ class Numbered(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """How files of changes become rows: the record they are written as, and their fold."""
+    """How files of changes become rows.
+
+    Attributes:
+        record: What the changes are written as.
+        fold: What a set of changes comes to.
+        merge: What a row that is there and one that changes leave come to; None where the latter holds.
+    """
 
     record: Record
     fold: Fold
+    merge: MergeRows | None = None
 
     def place(self, lake_uri: str, record: Record, partition: Partition) -> Place:
         """Where changes of a partition of a record's table are staged."""
@@ -118,5 +125,6 @@ def _merge(
     merged: list[PartitionWrite] = []
     for partition, paths in staged.items():
         rows, gone = changes.fold(read_files(changes.place(lake_uri, record, partition), paths))
-        merged.append(replace_changed(Place(uri, record, partition), live.get(partition, []), rows, gone))
+        place = Place(uri, record, partition)
+        merged.append(replace_changed(place, live.get(partition, []), rows, gone, merge=changes.merge))
     return merged

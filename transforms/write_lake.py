@@ -258,7 +258,8 @@ class _WriteFiles(beam.DoFn):
         changes = pa.concat_tables(tables)
         rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
         if self._mode is WriteMode.MERGE:
-            return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes)
+            merge = self._changes.merge if self._changes else None
+            return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes, merge)
         return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
 
 

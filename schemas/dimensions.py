@@ -1,0 +1,203 @@
+"""The dimensions that both facts share: devices, users, pages. A row sums up events, and rows of a key merge in any order.
+
+A value that one event decides (the first country, the user of the last login) is kept with that event's time and id, so
+that two summaries come to the same whichever came first and however often.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from schemas.records import TIMESTAMP, Field, Record
+
+KEYS_KEPT = 100
+"""Users of a device, and devices of a user, that are told apart; a count of so many means so many or more."""
+
+PUBLIC_DEVICE_USERS = 10
+"""A device on which more users than these have logged in is nobody's: a kiosk, a till, a test rig."""
+
+
+class ResolutionReason(StrEnum):
+    """Why a device's anonymous sessions are given to a user, or to nobody though users have logged in."""
+
+    ONE_USER = "one_user"
+    LAST_LOGIN = "last_login"
+    PUBLIC_DEVICE = "public_device"
+
+
+class IdentityReason(StrEnum):
+    """What became of the users whom logins on the same devices connect."""
+
+    SHARED_DEVICES = "shared_devices"
+    TOO_MANY_USERS = "too_many_users"
+    TOO_MANY_DEVICES = "too_many_devices"
+
+
+class Observed(NamedTuple):
+    """A column that one event decides.
+
+    Attributes:
+        name: The column.
+        source: The event's column.
+        keep: ``first`` or ``last``: which non-null value, in order of (event_time, event_id).
+        at: The column that says when it was seen.
+        event: The column that says in which event.
+        brief: Whether `at` and `event` are null where that is the row's own first (last) event, as it nearly always is.
+    """
+
+    name: str
+    source: str
+    keep: str
+    at: str
+    event: str
+    brief: bool = True
+
+
+class Keys(NamedTuple):
+    """A set of keys in a row.
+
+    Attributes:
+        name: The column that holds them: the `KEYS_KEPT` least in order, comma between them.
+        number: The column of how many they are.
+    """
+
+    name: str
+    number: str
+
+
+class Dimension(NamedTuple):
+    """A record, and how rows of a key merge.
+
+    The row's own first and last event are in `first_seen_at`, `first_event_id`, `last_seen_at`, `last_event_id`.
+
+    Attributes:
+        record: The record.
+        observed: Columns that one event decides.
+        least: Columns of which the least counts.
+        keys: A set of keys.
+        given: Columns that at most one of the rows has, or all the same.
+    """
+
+    record: Record
+    observed: tuple[Observed, ...]
+    least: tuple[str, ...]
+    keys: Keys
+    given: tuple[str, ...]
+
+
+def _observed(keep: str, *sources: str) -> tuple[Observed, ...]:
+    names = {source: f"{'latest' if keep == 'last' else 'first'}_{source}" for source in sources}
+    return tuple(Observed(name, source, keep, f"{name}_at", f"{name}_event_id") for source, name in names.items())
+
+
+def _values(observed: tuple[Observed, ...]) -> Iterator[Field]:
+    for column in observed:
+        doc = f"{'first non-null, never overwritten' if column.keep == 'first' else 'last non-null (SCD type 1)'}"
+        yield Field(column.name, pa.string(), f"{column.source}: the {doc}")
+
+
+def _seen(observed: tuple[Observed, ...]) -> Iterator[Field]:
+    for column in observed:
+        own = f"null: in the {column.keep} event, or never"
+        yield Field(column.at, TIMESTAMP, f"bookkeeping: event_time that {column.name} was seen at; {own}")
+        yield Field(column.event, pa.string(), f"bookkeeping: event_id that {column.name} was seen in; {own}")
+
+
+_ATTRIBUTES = ("country", "device_type", "os", "app_version")
+_FIRST, _LATEST = _observed("first", *_ATTRIBUTES), _observed("last", *_ATTRIBUTES)
+_OF_USER = _observed("last", "country", "device_type", "os")
+_LOGIN = Observed("last_login_user_key", "user_key", "last", "last_login_at", "last_login_event_id", brief=False)
+_OWN_EVENTS = (
+    Field("first_event_id", pa.string(), "bookkeeping: event_id of the first event", nullable=False),
+    Field("last_event_id", pa.string(), "bookkeeping: event_id of the last event", nullable=False),
+)
+
+DEVICE = Dimension(
+    Record(
+        name="dim_devices",
+        grain="one device",
+        fields=(
+            Field("device_id", pa.string(), "the device", nullable=False),
+            Field("first_seen_at", TIMESTAMP, "event_time of its first event", nullable=False),
+            Field("last_seen_at", TIMESTAMP, "event_time of its last event", nullable=False),
+            Field("first_login_at", TIMESTAMP, "event_time of the first event that carries a user"),
+            Field("last_login_at", TIMESTAMP, "event_time of the last event that carries a user"),
+            Field("last_login_user_key", pa.string(), "user_key of that event"),
+            Field(
+                "resolved_user_key", pa.string(), "user whom its anonymous sessions belong to: that of the last login"
+            ),
+            Field(
+                "resolution_reason", pa.string(), "one_user, last_login; public_device: more users than are one's own"
+            ),
+            Field(
+                "users_seen",
+                pa.int32(),
+                f"users that have logged in; {KEYS_KEPT} means as many or more",
+                nullable=False,
+            ),
+            *_values(_FIRST),
+            *_values(_LATEST),
+            Field(
+                "identity_key", pa.string(), "the person, where shared devices make several users one: least user_key"
+            ),
+            Field("identity_reason", pa.string(), "shared_devices; too_many_users, too_many_devices: users stay apart"),
+            Field("stitched_user_key", pa.string(), "user whom its anonymous sessions were last given to by stitching"),
+            Field("stitched_from", TIMESTAMP, "earliest session_start that was given; null: from the first on"),
+            Field("user_keys", pa.string(), f"the users seen, comma between; the {KEYS_KEPT} least by order"),
+            *_OWN_EVENTS,
+            Field("last_login_event_id", pa.string(), "bookkeeping: event_id of the last login"),
+            *_seen(_FIRST),
+            *_seen(_LATEST),
+        ),
+        sort_by=("device_id",),
+        key=("device_id",),
+    ),
+    observed=(_LOGIN, *_FIRST, *_LATEST),
+    least=("first_login_at",),
+    keys=Keys("user_keys", "users_seen"),
+    given=("identity_key", "identity_reason", "stitched_user_key", "stitched_from"),
+)
+
+USER = Dimension(
+    Record(
+        name="dim_users",
+        grain="one user, as last seen",
+        fields=(
+            Field("user_key", pa.string(), "keyed hash of user_id, 32 hexadecimal digits", nullable=False),
+            Field("user_id", pa.string(), "the user's id as the envelope has it"),
+            Field("first_seen_at", TIMESTAMP, "event_time of the first event that carries the user", nullable=False),
+            Field("last_seen_at", TIMESTAMP, "event_time of the last event that carries the user", nullable=False),
+            Field("devices_seen", pa.int32(), f"devices used; {KEYS_KEPT} means as many or more", nullable=False),
+            *_values(_OF_USER),
+            Field("device_keys", pa.string(), f"bookkeeping: hashes of the devices; the {KEYS_KEPT} least by order"),
+            *_OWN_EVENTS,
+            *_seen(_OF_USER),
+        ),
+        sort_by=("user_key",),
+        key=("user_key",),
+    ),
+    observed=_OF_USER,
+    least=(),
+    keys=Keys("device_keys", "devices_seen"),
+    given=("user_id",),
+)
+
+PAGE = Record(
+    name="dim_pages",
+    grain="one page: a URL as docs/identity.md normalises it",
+    fields=(
+        Field("page_key", pa.string(), "hash of url, 32 hexadecimal digits", nullable=False),
+        Field("url", pa.string(), "host and path, and the parameters that tell pages apart", nullable=False),
+        Field("host", pa.string(), "lower case; null where the tracker gave a path alone"),
+        Field("path", pa.string(), "from the first slash, without a slash at its end", nullable=False),
+        Field("category", pa.string(), "the first of the configured rules that its path matches", nullable=False),
+        Field("first_seen_at", TIMESTAMP, "event_time of the first event on it", nullable=False),
+    ),
+    sort_by=("page_key",),
+    key=("page_key",),
+)
+
+EVENT_COLUMNS = ("event_id", "event_time", "device_id", "user_id", "user_key", "page_url", *_ATTRIBUTES)
+"""The columns of an event batch that the dimensions are made of."""

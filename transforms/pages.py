@@ -1,0 +1,162 @@
+"""dim_pages: which URLs are one page, and which category it has. docs/identity.md tells the rules to a reader."""
+
+import hashlib
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from schemas.dimensions import PAGE
+from schemas.errors import OptionError
+from transforms.cells import to_arrow
+
+RULES_VARIABLE = "CLICKSTREAM_PAGE_RULES"
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class PageRules:
+    """What tells pages apart, and their categories.
+
+    Attributes:
+        keep_parameters: Names of the query parameters that name another page, in the order they are written in.
+        categories: Name and pattern of each category; the first whose pattern is found in a path holds.
+    """
+
+    keep_parameters: tuple[str, ...] = ()
+    categories: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def load(cls) -> "PageRules":
+        """The rules of the file that CLICKSTREAM_PAGE_RULES names, else those that come with the program.
+
+        Raises:
+            OptionError: The file cannot be read, or is not as transforms/page_rules.toml shows.
+        """
+        named = os.environ.get(RULES_VARIABLE)
+        try:
+            text = Path(named).read_text(encoding="utf-8") if named else _DEFAULT.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"cannot read the page rules {named}: {error}") from error
+        return cls.parse(text)
+
+    @classmethod
+    def parse(cls, text: str) -> "PageRules":
+        """Read rules written in TOML.
+
+        Raises:
+            OptionError: It is not TOML, or not of this shape, or a pattern is no regular expression.
+        """
+        try:
+            found = tomllib.loads(text)
+            unknown = set(found) - {"keep_parameters", "category"}
+            if unknown:
+                raise OptionError(f"page rules: unknown setting {', '.join(sorted(unknown))}")
+            categories = tuple(
+                (rule["name"], "|".join(f"(?:{p})" for p in rule["paths"])) for rule in found["category"]
+            )
+            keep = tuple(found["keep_parameters"])
+            if not all(isinstance(name, str) and name for name in (*keep, *(name for name, _ in categories))):
+                raise OptionError("page rules: names of parameters and categories are text")
+            for _, pattern in categories:
+                pl.Series([""]).str.contains(f"(?i){pattern}")
+        except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+            raise OptionError(f"page rules: {type(error).__name__}: {error}") from error
+        except pl.exceptions.ComputeError as error:
+            raise OptionError(f"page rules: not a regular expression: {error}") from error
+        return cls(keep, categories)
+
+
+_DEFAULT = files(__package__) / "page_rules.toml"
+
+
+def normalise(urls: pl.Series, rules: PageRules) -> pl.DataFrame:
+    """The page of each URL.
+
+    Scheme, user information, default port, query and fragment are dropped, save the parameters that the rules keep; the
+    host is in lower case; the path is as it is, without a slash at its end or two in a row.
+
+    Args:
+        urls: Absolute URLs, URLs without a scheme (``//host/path``), or paths.
+        rules: What tells pages apart.
+
+    Returns:
+        Columns url, host (null for a path), path; a row a URL; null where there is no URL.
+
+    >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm_source=x#top", "/cart/"]), PageRules())["url"].to_list()
+    ['shop.example/Tea', '/cart']
+    """
+    bare = pl.col("given").str.strip_chars().str.replace("#.*$", "", literal=False)
+    before, query = bare.str.replace(r"(?s)\?.*$", ""), bare.str.extract(r"(?s)\?(.*)$")
+    authority = before.str.extract(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/]*)")
+    host = authority.str.replace(r"^.*@", "").str.to_lowercase().str.replace(r":(80|443)?$", "")
+    path = before.str.replace(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/]*", "").str.replace_all("/{2,}", "/")
+    path = pl.concat_str(pl.lit("/"), path.str.strip_chars_start("/").str.strip_chars_end("/"))
+    kept = [
+        pl.concat_str(pl.lit(f"{name}="), query.str.extract(rf"(?:^|&){re.escape(name)}=([^&]*)"))
+        for name in rules.keep_parameters
+    ]
+    parts = pl.DataFrame({"given": urls.cast(pl.String)}).select(
+        "given",
+        pl.when(host != "").then(host).alias("host"),
+        path.alias("path"),
+        (pl.concat_str(kept, separator="&", ignore_nulls=True) if kept else pl.lit("")).alias("query"),
+    )
+    there = pl.col("given").str.strip_chars() != ""
+    question = pl.when(pl.col("query") != "").then(pl.concat_str(pl.lit("?"), "query")).otherwise(pl.lit(""))
+    url = pl.concat_str(pl.col("host").fill_null(""), "path", question)
+    return parts.select(pl.when(there).then(column) for column in (url.alias("url"), pl.col("host"), pl.col("path")))
+
+
+def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
+    """The category of each path.
+
+    >>> categories(pl.Series(["/tea", "/Cart/2"]), PageRules(categories=(("cart", "^/cart"),))).to_list()
+    ['other', 'cart']
+    """
+    chosen = pl.lit(OTHER)
+    for name, pattern in reversed(rules.categories):
+        chosen = pl.when(pl.col("path").str.contains(f"(?i){pattern}")).then(pl.lit(name)).otherwise(chosen)
+    return pl.DataFrame({"path": paths}).select(chosen.alias("category")).to_series()
+
+
+def page_keys(urls: pl.Series) -> pl.Series:
+    """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null. One step of Python a distinct URL."""
+    digests = [None if url is None else hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
+    return pl.Series(digests, dtype=pl.String)
+
+
+def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
+    """The pages of some events.
+
+    Args:
+        events: A table with page_url and event_time, any order.
+        rules: What tells pages apart.
+
+    Returns:
+        Rows of PAGE, one a page.
+    """
+    frame = pl.DataFrame(pl.from_arrow(events.select(["page_url", "event_time"]))).drop_nulls("page_url")
+    given = frame.group_by("page_url").agg(pl.col("event_time").min().alias("first_seen_at"))
+    pages = pl.concat([normalise(given["page_url"], rules), given.select("first_seen_at")], how="horizontal")
+    pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
+    pages = pages.with_columns(page_keys(pages["url"]).alias("page_key"))
+    return merge_pages(to_arrow(pages, PAGE.schema), rules)
+
+
+def merge_pages(rows: pa.Table, rules: PageRules) -> pa.Table:
+    """Merge rows of the same page, in any order and grouping; the category is what the rules now say.
+
+    Args:
+        rows: Rows of PAGE.
+        rules: Their categories.
+    """
+    frame = pl.DataFrame(pl.from_arrow(rows))
+    merged = frame.group_by("page_key").agg(pl.col("url", "host", "path").first(), pl.col("first_seen_at").min())
+    merged = merged.with_columns(categories(merged["path"], rules).alias("category")).sort("page_key")
+    return to_arrow(merged, PAGE.schema)

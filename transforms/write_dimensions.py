@@ -1,0 +1,164 @@
+"""The dimensions, kept by the main graph: each bundle's events summed up, and merged into the lake's rows."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms import trigger, window
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
+from schemas.records import Record
+from stores.lake_commit import CommitResult, Wins, WriteMode
+from stores.lake_stream import Changes
+from transforms.devices import device_rows, merge_devices
+from transforms.dimensions import deciding_events
+from transforms.pages import PageRules, merge_pages, page_rows
+from transforms.users import merge_users, user_rows
+from transforms.write_lake import WriteLake
+
+_GATHERED_ROWS = 150_000
+_DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
+COMMIT_SECONDS = 10
+"""Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
+
+
+class DimensionTables(NamedTuple):
+    """Tables of the rows that changed of each dimension, or what became of them."""
+
+    devices: "beam.PCollection[pa.Table]"
+    users: "beam.PCollection[pa.Table]"
+    pages: "beam.PCollection[pa.Table]"
+
+
+@dataclass(eq=False)
+class WriteDimensions(beam.PTransform):
+    """Keeps dim_devices, dim_users and dim_pages.
+
+    Input elements: tables with the columns of `EVENT_COLUMNS`, each event once or several times: rows are summaries
+    that merge in any order and any number of times. Output: what was committed, one `CommitResult` a transaction.
+
+    Attributes:
+        lake: The lake's root, a path or URI.
+        page_rules: Which URLs are one page, and the categories.
+        stable_input: As of `WriteLake`.
+        commit_seconds: Of an unbounded input, the time between two commits of a table.
+    """
+
+    lake: str
+    page_rules: PageRules
+    stable_input: bool = False
+    commit_seconds: int = COMMIT_SECONDS
+
+    def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
+        """Sum up, merge, commit each table."""
+        summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
+            USER.record.name, PAGE.name, main=DEVICE.record.name
+        )
+        merge_pages_here = partial(merge_pages, rules=self.page_rules)
+        commits = [
+            self._write(summed[DEVICE.record.name], DEVICE.record, merge_devices, "Devices"),
+            self._write(summed[USER.record.name], USER.record, merge_users, "Users"),
+            self._write(summed[PAGE.name], PAGE, merge_pages_here, "Pages"),
+        ]
+        return commits | "AllCommits" >> beam.Flatten()
+
+    def _write(
+        self, tables: beam.PCollection[pa.Table], record: Record, merge: "_Merge", label: str
+    ) -> beam.PCollection[CommitResult]:
+        if not tables.is_bounded:
+            tables = tables | f"Gather{label}" >> _Gather(merge, self.commit_seconds)
+        return tables | f"{label}ToLake" >> WriteLake(
+            record,
+            self.lake,
+            WriteMode.MERGE,
+            wins=Wins.NEW,
+            changes=Changes(record, partial(_fold, merge), partial(_into_existing, merge)),
+            onto_existing=True,
+            stable_input=self.stable_input,
+        )
+
+
+_Merge = Callable[[pa.Table], pa.Table]
+
+
+def _fold(merge: _Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    return merge(rows), rows.slice(0, 0)
+
+
+def _into_existing(merge: _Merge, existing: pa.Table, rows: pa.Table) -> pa.Table:
+    return merge(pa.concat_tables([existing, rows]))
+
+
+@beam.typehints.with_output_types(pa.Table)
+class _SumUp(beam.DoFn):
+    """A bundle's events to one small table a dimension, before anything is shuffled."""
+
+    def __init__(self, page_rules: PageRules) -> None:
+        self._page_rules = page_rules
+
+    def start_bundle(self) -> None:
+        self._gathered: list[pa.Table] = []
+        self._rows = 0
+        self._devices: list[pa.Table] = []
+        self._users: list[pa.Table] = []
+        self._pages: list[pa.Table] = []
+
+    def process(self, events: pa.Table) -> None:
+        self._gathered.append(events.select(EVENT_COLUMNS))
+        self._rows += events.num_rows
+        if self._rows >= _GATHERED_ROWS:
+            self._sum_up()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._rows:
+            self._sum_up()
+        for name, tables, merge in (
+            (None, self._devices, merge_devices),
+            (USER.record.name, self._users, merge_users),
+            (PAGE.name, self._pages, partial(merge_pages, rules=self._page_rules)),
+        ):
+            table = merge(pa.concat_tables(tables)) if tables else None
+            if table is not None and table.num_rows:
+                # the end of time: a dimension is never late, and holds no watermark back
+                value = WindowedValue(table, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+                yield value if name is None else beam.pvalue.TaggedOutput(name, value)
+        self._devices, self._users, self._pages = [], [], []
+
+    def _sum_up(self) -> None:
+        events = pa.concat_tables(self._gathered)
+        self._gathered, self._rows = [], 0
+        deciding = deciding_events(events, _DECIDED_BY)
+        self._devices.append(device_rows(deciding))
+        self._users.append(user_rows(deciding))
+        self._pages.append(page_rows(events, self._page_rules))
+
+
+@dataclass(eq=False)
+class _Gather(beam.PTransform):
+    """Tables of an endless input into one each few seconds, of the processing time: every commit reads the table."""
+
+    merge: _Merge
+    seconds: int
+
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
+        """Key, hold back, merge. What is held is in the runner's checkpoint; the end of the input lets it go."""
+        now_and_then = trigger.AfterAny(trigger.AfterProcessingTime(self.seconds), trigger.AfterWatermark())
+        return (
+            tables
+            | "OneKey" >> beam.WithKeys("")
+            | "NowAndThen"
+            >> beam.WindowInto(
+                window.GlobalWindows(),
+                trigger=trigger.Repeatedly(now_and_then),
+                accumulation_mode=trigger.AccumulationMode.DISCARDING,
+            )
+            | "Together" >> beam.GroupByKey()
+            | "Merge" >> beam.MapTuple(self._merged).with_output_types(pa.Table)
+        )
+
+    def _merged(self, _: str, tables: Iterable[pa.Table]) -> pa.Table:
+        return self.merge(pa.concat_tables(list(tables)))
