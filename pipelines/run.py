@@ -14,16 +14,19 @@ from pipelines.report import RunReport
 from pipelines.tables import TABLES
 from schemas.errors import ClickstreamError
 from stores.device_store import open_device_store
-from stores.lake import check_lake, create_tables
+from stores.lake import check_fresh, check_lake, create_tables
 from transforms.metrics import SEEN_HERE, read_counters
 
 
-def check_stores(options: RunOptions) -> list[Callable[[], object]]:
-    """Checks that both stores can be written, each to be called before anything starts."""
-    return [
+def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object]]:
+    """Checks that both stores can be written as the run is going to, each to be called before anything starts."""
+    checks: list[Callable[[], object]] = [
         lambda: check_lake(options.lake, TABLES),
         lambda: open_device_store(options.devices).close(),
     ]
+    if endless and not options.onto_existing:
+        checks.append(lambda: check_fresh(options.lake, TABLES))
+    return checks
 
 
 OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
@@ -32,12 +35,17 @@ OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
 Follow = Callable[[Callable[[], dict[str, int]]], AbstractContextManager[None]]
 
 
+def unseen(_: Callable[[], dict[str, int]]) -> AbstractContextManager[None]:
+    """Shows nothing while a job runs."""
+    return nullcontext()
+
+
 def run(
     options: RunOptions,
     source: beam.PTransform,
     beam_options: PipelineOptions,
     open_runner: OpenRunner,
-    follow: Follow = nullcontext,
+    follow: Follow = unseen,
 ) -> RunReport:
     """Run the main job until its input ends, or it is interrupted.
 

@@ -59,6 +59,21 @@ def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
             _check_schema(existing, record)
 
 
+def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
+    """Find out before a run starts anew on an endless input whether it would add to the rows of another run.
+
+    Raises:
+        StoreError: A table has rows.
+    """
+    for record in records:
+        table = find_table(lake_uri, record.name)
+        if table is not None and live_files(table):
+            raise StoreError(
+                f"{lake_uri}: {record.name} has rows of another run; go on from its checkpoint with --resume, "
+                "or let this one add to them with --onto-existing"
+            )
+
+
 def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
     """Make the tables that do not exist, empty, so that a query finds each table whatever the run brought.
 

@@ -184,7 +184,7 @@ def run(  # noqa: PLR0915
         open_runner = _dataflow
     opened = problems.attempt("", open_runner)
     if not problems.found:
-        for check in check_stores(options):
+        for check in check_stores(options, endless):
             problems.attempt("", check)
     problems.raise_any()
     if secret.is_default:

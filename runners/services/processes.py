@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,21 +90,23 @@ class DetachedProcess:
 
     def stop(self) -> None:
         """End it if it lives: politely, and by force if it does not listen."""
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            self.kill(sent)
-            deadline = time.monotonic() + STOP_SECONDS
-            while self.pid is not None and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
+        self._end(signal.SIGTERM)
+        self.kill()
         self._file.unlink(missing_ok=True)
 
-    def kill(self, sent: signal.Signals = signal.SIGKILL) -> None:
-        """Send it a signal if it lives."""
+    def kill(self) -> None:
+        """End it at once if it lives, and wait until it has gone with all that it held."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, sent: signal.Signals) -> None:
         pid = self.pid
-        if pid is not None:
-            try:
-                os.kill(pid, sent)
-            except ProcessLookupError:  # it ended between
-                return
+        if pid is None:
+            return
+        with suppress(ProcessLookupError):  # it ended between
+            os.kill(pid, sent)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.pid is not None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def failure(self, what: str) -> ServiceError:
         """An error about it in one line, with the last lines of its log."""

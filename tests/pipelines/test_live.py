@@ -207,31 +207,28 @@ def test_live_run_ends_in_the_stores_of_a_batch_replay_of_its_raw_log(live: Live
 def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
     live: Live, flink_cluster: FlinkCluster, traffic: GenerateSummary
 ) -> None:
-    live.create_topic(3)
-    with live.running(f"--flink-master={flink_cluster.up()}") as job:
-        producer = live.clickstream(
-            "produce", f"--kafka={live.kafka.address}", f"--topic={live.topic}",
-            f"--input={traffic.files[0].parent}", "--rate=400",
-        )  # fmt: skip
-        live.wait_until(lambda: live.events() > 1_000, "the first events in the lake", job)
-
+    def kill_worker() -> None:
         (worker,) = (pid for pid, command in processes_below(job.pid).items() if "SdkHarness" in command)
         os.kill(worker, signal.SIGKILL)
-        seen = live.events()
-        live.wait_until(lambda: live.events() > seen + 1_000, "more events after the worker's death", job)
 
-        task_manager = flink_cluster.task_manager.pid
-        assert task_manager is not None
-        os.kill(task_manager, signal.SIGKILL)
+    def kill_task_manager() -> None:
+        flink_cluster.task_manager.kill()
         flink_cluster.up()
-        seen = live.events()
-        live.wait_until(lambda: live.events() > seen + 1_000, "more events after the TaskManager's death", job)
 
-        broker = live.kafka.process.pid
-        assert broker is not None
-        os.kill(broker, signal.SIGKILL)
+    def kill_broker() -> None:
+        live.kafka.process.kill()
         live.kafka.up()
-        assert producer.wait(DEADLINE) == 0, live.log.read_text()
+
+    live.create_topic(3)
+    first, *others = traffic.files
+    with live.running(f"--flink-master={flink_cluster.up()}") as job:
+        live.produce(f"--input={first}")
+        live.wait_until(lambda: live.events() > 1_000, "the first events in the lake", job)
+        for path, kill in zip(others, (kill_worker, kill_task_manager, kill_broker), strict=True):
+            seen = live.events()
+            live.produce(f"--input={path}")
+            kill()
+            live.wait_until(lambda seen=seen: live.events() > seen, f"more events after {kill.__name__}", job)
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions("2026-06-01T00:00:00Z")
         live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
@@ -253,13 +250,16 @@ def test_run_resumed_from_its_newest_checkpoint_goes_on_where_it_stood(live: Liv
     assert_live_equals_replay(live, traffic)
 
 
-def test_fresh_start_on_a_lake_with_rows_of_another_run_is_refused(live: Live, traffic: GenerateSummary) -> None:
+def test_fresh_start_on_a_lake_with_rows_of_another_run_is_refused_before_anything_starts(
+    live: Live, traffic: GenerateSummary
+) -> None:
     live.create_topic(1)
     live.done("run", f"--input={traffic.files[0]}", *live.stores("live"))
-    live.produce(f"--input={traffic.files[1]}")
     with live.running() as job:
-        assert job.wait(DEADLINE) == 1
-    assert "onto-existing" in live.log.read_text()
+        assert job.wait(DEADLINE) == 2
+    refusal = live.log.read_text().splitlines()[-1]
+    assert "fact_events has rows of another run" in refusal
+    assert "--onto-existing" in refusal
 
 
 def test_partition_added_while_the_job_runs_is_read(live: Live, traffic: GenerateSummary) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def test_id_that_another_process_has_by_now_is_left_alone(process: DetachedProce
     recorded = {"pid": os.getpid(), "birth": "long ago"}
     (process.folder / "sleeper.pid").write_text(json.dumps(recorded))
     assert process.pid is None
-    process.kill(signal.SIGKILL)  # would end this test
+    process.kill()  # would end this test
     process.stop()
 
 
