@@ -12,6 +12,7 @@ from pipelines.commands.run import run
 from pipelines.commands.services import services
 from pipelines.commands.sessions_dim import sessions_dim
 from pipelines.commands.sql import sql
+from pipelines.commands.stitch import stitch
 from pipelines.terminal import print_error
 from schemas.errors import ClickstreamError, OptionError
 
@@ -32,6 +33,7 @@ app.command()(produce)
 app.command()(recent)
 app.command()(sql)
 app.command()(compact)
+app.command()(stitch)
 app.command()(sessions_dim)
 app.add_typer(services, name="services")
 

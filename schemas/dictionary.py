@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from schemas.dead_letters import DEAD_LETTER
+from schemas.dimensions import DEVICE, PAGE, USER
 from schemas.events import EVENT
 from schemas.records import Record
 from schemas.sessions import SESSION
 
-TABLES = (EVENT, SESSION, DEAD_LETTER)
+TABLES = (EVENT, SESSION, DEVICE.record, USER.record, PAGE, DEAD_LETTER)
 
 _INTRODUCTION = """\
 # Data dictionary

@@ -1,4 +1,4 @@
-"""The dimensions that both facts share: devices, users, pages. A row sums up events, and rows of a key merge in any order.
+"""The dimensions that both facts share: devices, users, pages. A row sums up events; rows of a key merge in any order.
 
 A value that one event decides (the first country, the user of the last login) is kept with that event's time and id, so
 that two summaries come to the same whichever came first and however often.

@@ -49,6 +49,7 @@ SESSION = Record(
             "pane_timing", pa.string(), "timing of the pane this state came from: EARLY, ON_TIME, LATE", nullable=False
         ),
         Field("pane_index", pa.int32(), "how many panes of this session fired before it", nullable=False),
+        Field("resolved_user_key", pa.string(), "user that stitching gave an anonymous session to; null until then"),
     ),
     partition_by=("start_date",),
     sort_by=("device_id", "session_start"),

@@ -14,7 +14,7 @@ from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, w
 from stores.parquet_files import plain_type
 
 MergeRows = Callable[[pa.Table, pa.Table], pa.Table]
-"""From rows that are there and new ones, those of the same keys, to the rows that are to be there: all new ones' keys."""
+"""From rows that are there and new ones, those of the same keys, to the rows that are to be there."""
 
 KEYS_HELD = 4_000_000
 """Keys of existing rows held at once, 16 bytes each; those of a larger partition are read again for each table."""

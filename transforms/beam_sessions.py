@@ -105,6 +105,7 @@ class _Summarize(beam.DoFn):
             "had_purchase": any(event["event_type"] == "purchase" for event in events),
             "revenue": sum((event["revenue"] or Decimal(0) for event in events), Decimal("0.0000")),
             "cut_reason": None,
+            "resolved_user_key": None,
             "pane_timing": _TIMINGS[pane.timing].value,
             "pane_index": pane.index,
             "is_retraction": False,

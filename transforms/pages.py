@@ -88,7 +88,7 @@ def normalise(urls: pl.Series, rules: PageRules) -> pl.DataFrame:
     Returns:
         Columns url, host (null for a path), path; a row a URL; null where there is no URL.
 
-    >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm_source=x#top", "/cart/"]), PageRules())["url"].to_list()
+    >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm=x#top", "/cart/"]), PageRules())["url"].to_list()
     ['shop.example/Tea', '/cart']
     """
     bare = pl.col("given").str.strip_chars().str.replace("#.*$", "", literal=False)
@@ -126,7 +126,7 @@ def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
 
 
 def page_keys(urls: pl.Series) -> pl.Series:
-    """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null. One step of Python a distinct URL."""
+    """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null."""
     digests = [None if url is None else hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
     return pl.Series(digests, dtype=pl.String)
 

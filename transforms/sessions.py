@@ -153,6 +153,8 @@ def describe(cells: pl.DataFrame, spans: Spans) -> pl.DataFrame:
     }
     for name, _, keep in ATTRIBUTES:
         columns[name] = gather(cells[name], _decided(cells[name], spans, keep))
+    # whose an anonymous session is may be known days later
+    columns["resolved_user_key"] = pl.repeat(None, len(starts), dtype=pl.String, eager=True)
     return pl.DataFrame(columns)
 
 

@@ -30,6 +30,7 @@ from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.background import Background
 from transforms.panes import fold_panes
+from transforms.stitching import keep_resolution
 from transforms.stream_lake import StreamToLake, count_commit
 from transforms.tables import TableCoder
 
@@ -140,7 +141,7 @@ class WriteSessions(beam.PTransform):
             self.lake,
             self.mode,
             wins=Wins.NEW,
-            changes=Changes(SESSION_PANE, fold_panes),
+            changes=Changes(SESSION_PANE, fold_panes, keep_resolution),
             target_file_bytes=self.target_file_bytes,
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,

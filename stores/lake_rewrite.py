@@ -1,0 +1,35 @@
+"""Changing rows of a table in their places: only the files that hold one are written anew."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import pyarrow as pa
+
+from stores.lake import LiveFile
+from stores.lake_commit import PartitionWrite
+from stores.lake_files import Place, read_files, write_files
+
+Change = Callable[[pa.Table], pa.Table | None]
+"""Rows of a file, of some columns or all, to the same rows in the same order as they are to be; None: as they are."""
+
+
+def rewrite_changed(place: Place, files: Iterable[LiveFile], columns: Sequence[str], change: Change) -> PartitionWrite:
+    """Write the files of a partition anew that hold a row which changes.
+
+    Args:
+        place: The partition.
+        files: Live files of it to look at.
+        columns: The columns that the change depends on and makes: of a file without a change no other is read.
+        change: Says what the rows are to be.
+
+    Raises:
+        StoreError: A file cannot be read or written.
+    """
+    changed: list[str] = []
+    rewritten: list[pa.Table] = []
+    for file in files:
+        if change(read_files(place, [file.path], columns)) is not None:
+            rows = change(read_files(place, [file.path]))
+            assert rows is not None
+            changed.append(file.path)
+            rewritten.append(rows)
+    return PartitionWrite(place.partition, tuple(write_files(place, rewritten)), tuple(changed))

@@ -1,0 +1,236 @@
+"""Whose an anonymous session was, though the login came later; and which users are one person (docs/identity.md).
+
+A session with a login of its own is that user's and is never given to another. Any other is the user's whom its
+device belongs to, if it began no longer than the lookback before the first login on the device.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from schemas.dimensions import PUBLIC_DEVICE_USERS, IdentityReason
+from transforms.runs import Integers
+
+SESSION_COLUMNS = ("device_id", "session_start", "user_key", "resolved_user_key")
+"""What of a session its resolution depends on, and the resolution."""
+
+DEVICE_COLUMNS = (
+    "device_id",
+    "first_seen_at",
+    "last_seen_at",
+    "first_login_at",
+    "resolved_user_key",
+    "users_seen",
+    "user_keys",
+    "identity_key",
+    "identity_reason",
+    "stitched_user_key",
+    "stitched_from",
+)
+"""What of a device stitching depends on, and what it leaves there."""
+
+STITCHED = ("identity_key", "identity_reason", "stitched_user_key", "stitched_from")
+
+
+@dataclass(frozen=True)
+class Caps:
+    """How many users and devices logins may weld into one person.
+
+    Attributes:
+        users: Of a component.
+        devices: Of a component; a user with more devices welds nothing at all.
+    """
+
+    users: int = PUBLIC_DEVICE_USERS
+    devices: int = 100
+
+
+def keep_resolution(existing: pa.Table, sessions: pa.Table) -> pa.Table:
+    """New states of sessions, those still anonymous with the user that stitching had given them.
+
+    Args:
+        existing: Rows of SESSION that are in the table.
+        sessions: Rows of SESSION that take their places.
+    """
+    given = _frame(existing.select(["session_id", "resolved_user_key"]))
+    new = _frame(sessions.select(["session_id", "user_key"])).join(
+        given, on="session_id", how="left", maintain_order="left"
+    )
+    anonymous = pl.when(pl.col("user_key").is_null()).then(pl.col("resolved_user_key"))
+    return _replaced(sessions, new.select(anonymous.alias("resolved_user_key")))
+
+
+def stitched_devices(devices: pa.Table, lookback: int | None, caps: Caps | None = None) -> pa.Table:
+    """What stitching is to leave on each device.
+
+    Args:
+        devices: Rows with `DEVICE_COLUMNS`.
+        lookback: How long before the first login an anonymous session may have begun, microseconds; None for any time.
+        caps: Of a component.
+
+    Returns:
+        The same rows: stitched_user_key and stitched_from say whom sessions go to and from when on, identity_key and
+        identity_reason which users are one person.
+    """
+    frame = _frame(devices)
+    back = pl.lit(None, pl.Duration("us")) if lookback is None else pl.duration(microseconds=lookback)
+    known = pl.col("resolved_user_key").is_not_null()
+    rule = frame.select(
+        pl.col("resolved_user_key").alias("stitched_user_key"),
+        pl.when(known).then(pl.col("first_login_at") - back).alias("stitched_from"),
+    )
+    identities = _identities(frame.select("users_seen", "user_keys"), caps or Caps())
+    return _replaced(devices, pl.concat([rule, identities], how="horizontal"))
+
+
+def stitched_sessions(sessions: pa.Table, devices: pa.Table) -> pa.Table | None:
+    """Give anonymous sessions to the users of their devices.
+
+    Args:
+        sessions: Rows with `SESSION_COLUMNS`.
+        devices: device_id, stitched_user_key and stitched_from of `stitched_devices`, unique by device_id.
+
+    Returns:
+        The same rows in their order with the user that each now has; None where none changes.
+    """
+    rules = _frame(devices.select(["device_id", "stitched_user_key", "stitched_from"]))
+    frame = _frame(sessions.select(list(SESSION_COLUMNS))).join(
+        rules, on="device_id", how="left", maintain_order="left"
+    )
+    in_time = (pl.col("session_start") >= pl.col("stitched_from")).fill_null(value=True)
+    found = frame.select(
+        pl.when(pl.col("user_key").is_null() & in_time).then(pl.col("stitched_user_key")).alias("resolved_user_key")
+    )
+    if frame["resolved_user_key"].eq_missing(found["resolved_user_key"]).all():
+        return None
+    return _replaced(sessions, found)
+
+
+def changed_devices(before: pa.Table, after: pa.Table) -> pa.Table:
+    """The rows of `after` that are other than before; both tables have the same devices in order."""
+    old, new = _frame(before.select(list(STITCHED))), _frame(after.select(list(STITCHED)))
+    differs = pl.Series(np.zeros(old.height, bool))
+    for name in STITCHED:
+        differs |= old[name].ne_missing(new[name])
+    return after.filter(differs.to_arrow())
+
+
+def apply_stitched(devices: pa.Table, changed: pa.Table) -> pa.Table | None:
+    """Rows of dim_devices with what stitching has worked out for some of them; None where no row is among those.
+
+    Args:
+        devices: Rows with device_id and `STITCHED`, others kept as they are.
+        changed: Rows of `changed_devices`.
+    """
+    update = _frame(changed.select(["device_id", *STITCHED])).with_columns(pl.lit(value=True).alias("__there"))
+    frame = _frame(devices.select(["device_id", *STITCHED])).join(
+        update, on="device_id", how="left", maintain_order="left", suffix="__new"
+    )
+    there = pl.col("__there").fill_null(value=False)
+    new = frame.select(
+        pl.when(there).then(pl.col(f"{name}__new")).otherwise(pl.col(name)).alias(name) for name in STITCHED
+    )
+    if all(frame[name].eq_missing(new[name]).all() for name in STITCHED):
+        return None
+    return _replaced(devices, new)
+
+
+def _identities(devices: pl.DataFrame, caps: Caps) -> pl.DataFrame:
+    """The person of each device's users, and why they are one or not; nulls where logins connect no two users."""
+    pairs = (
+        devices.with_row_index("device")
+        .filter(pl.col("user_keys").is_not_null(), pl.col("users_seen") <= PUBLIC_DEVICE_USERS)
+        .select("device", pl.col("user_keys").str.split(",").alias("user"))
+        .explode("user")
+        .with_columns(pl.len().over("user").alias("on_devices"))
+    )
+    welding = pairs.filter(pl.col("on_devices") <= caps.devices)
+    users = welding["user"].unique().sort()
+    user = np.searchsorted(users.to_numpy(), welding["user"].to_numpy())
+    components = welding.with_columns(pl.Series("component", components_of(welding["device"].to_numpy(), user)))
+    sizes = components.group_by("component").agg(pl.col("user", "device").n_unique().name.prefix("count_"))
+    reason = (
+        pl.when(pl.col("count_user") < 2)
+        .then(pl.lit(None))
+        .when(pl.col("count_user") > caps.users)
+        .then(pl.lit(IdentityReason.TOO_MANY_USERS.value))
+        .when(pl.col("count_device") > caps.devices)
+        .then(pl.lit(IdentityReason.TOO_MANY_DEVICES.value))
+        .otherwise(pl.lit(IdentityReason.SHARED_DEVICES.value))
+    )
+    least = pl.DataFrame({"component": np.arange(len(users)), "least": users})
+    of_device = (
+        components.select("device", "component")
+        .unique()
+        .join(sizes.with_columns(reason.alias("identity_reason")), on="component")
+        .join(least, on="component")
+        .select(
+            "device",
+            "identity_reason",
+            pl.when(pl.col("identity_reason") == IdentityReason.SHARED_DEVICES.value)
+            .then(pl.col("least"))
+            .alias("identity_key"),
+        )
+    )
+    busy = (
+        pairs.filter(pl.col("on_devices") > caps.devices)
+        .select("device")
+        .unique()
+        .with_columns(busy=pl.lit(value=True))
+    )
+    apart = pl.col("busy").fill_null(value=False) & (pl.col("users_seen") > 1) & pl.col("identity_reason").is_null()
+    return (
+        devices.with_row_index("device")
+        .join(of_device, on="device", how="left", maintain_order="left")
+        .join(busy, on="device", how="left", maintain_order="left")
+        .select(
+            pl.col("identity_key").cast(pl.String),
+            pl.when(apart)
+            .then(pl.lit(IdentityReason.TOO_MANY_DEVICES.value))
+            .otherwise(pl.col("identity_reason"))
+            .cast(pl.String)
+            .alias("identity_reason"),
+        )
+    )
+
+
+def components_of(devices: Integers, users: Integers) -> Integers:
+    """The least user of each pair's connected component.
+
+    Args:
+        devices: A device's number for each pair.
+        users: A user's number for each pair, from 0.
+
+    >>> components_of(np.array([7, 7, 8, 9]), np.array([3, 1, 2, 3])).tolist()
+    [1, 1, 2, 1]
+    """
+    if len(users) == 0:
+        return users
+    _, devices = np.unique(devices, return_inverse=True)
+    least = np.arange(users.max() + 1)
+    while True:
+        of_device = np.full(devices.max() + 1, len(least))
+        np.minimum.at(of_device, devices, least[users])
+        found = least.copy()
+        np.minimum.at(found, users, of_device[devices])
+        found = found[found]  # half of the way at a time: a chain of n devices takes about log n rounds
+        if np.array_equal(found, least):
+            return np.asarray(least[users])
+        least = found
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(table))
+
+
+def _replaced(table: pa.Table, columns: pl.DataFrame) -> pa.Table:
+    """The table with some columns replaced."""
+    for name in columns.columns:
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        table = table.set_column(
+            place, field, columns[name].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(field.type)
+        )
+    return table
