@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo-data
+DEMO_LIVE := demo-live-data
 
-.PHONY: help setup demo test check unit bench docs lock clean
+.PHONY: help setup demo demo-live test check unit bench bench-live docs lock clean
 
 help:  ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## A virtual environment with locked versions; the command is then .venv/bin/clickstream
 
@@ -22,6 +23,9 @@ $(STAMP): requirements.lock pyproject.toml setup.py
 
 demo: $(STAMP)  ## Generate events, replay them into both stores, and ask what an analyst and an engineer would
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh $(DEMO)
+
+demo-live: $(STAMP)  ## The same job on a live topic: broker, producer and Flink on this machine, and what they do (needs Java, Maven)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo-live.sh $(DEMO_LIVE)
 
 test: check unit  ## Everything that must pass
 
@@ -36,6 +40,9 @@ unit: $(STAMP)  ## All tests
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py
 
+bench-live: $(STAMP)  ## The live job: the rate it keeps up with, and how long until an event is in each store
+	$(BIN)/python benchmarks/live.py
+
 docs: $(STAMP)  ## Rewrite docs/data-dictionary.md from schemas/
 	$(BIN)/python -m schemas.dictionary > docs/data-dictionary.md.new
 	mv docs/data-dictionary.md.new docs/data-dictionary.md
@@ -49,4 +56,4 @@ lock: ## Renew requirements.lock to the newest versions that pyproject.toml allo
 	rm -rf $(VENV)-lock
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) $(DEMO) benchmarks/work build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(DEMO_LIVE) benchmarks/work build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runners.flink import FlinkRunner
 from schemas.durations import MILLISECOND, format_duration
 from schemas.errors import ClickstreamError
 
@@ -32,15 +33,9 @@ class Rates(NamedTuple):
 
 
 @contextmanager
-def follow(read: Callable[[], Counters], console: Console, enabled: bool) -> Iterator[None]:
-    """Show the counters until the block ends; nothing where `console` is no terminal.
-
-    Args:
-        read: Gives the counters so far; an error of ours says that they cannot be had just now.
-        console: Where to.
-        enabled: Whether to show anything.
-    """
-    if not (enabled and console.is_terminal):
+def follow(runner: FlinkRunner, console: Console) -> Iterator[None]:
+    """Show what a runner's job has counted until the block ends; nothing where `console` is no terminal."""
+    if not console.is_terminal:
         yield
         return
     ended = threading.Event()
@@ -50,12 +45,12 @@ def follow(read: Callable[[], Counters], console: Console, enabled: bool) -> Ite
             before, seen_at = Counters(), time.monotonic()
             while not ended.wait(REFRESH_SECONDS):
                 try:
-                    now = read()
+                    now = runner.live_metrics()
                 except ClickstreamError as error:
                     live.update(Text(f"no figures: {error}", style="yellow"), refresh=True)
                     continue
                 at = time.monotonic()
-                live.update(live_table(Rates(now, before, at - seen_at)), refresh=True)
+                live.update(live_table(Rates(now, before, at - seen_at), runner.rest.address), refresh=True)
                 before, seen_at = now, at
 
         thread = threading.Thread(target=renew, name="live-view", daemon=True)
@@ -67,8 +62,8 @@ def follow(read: Callable[[], Counters], console: Console, enabled: bool) -> Ite
             thread.join()
 
 
-def live_table(rates: Rates) -> Group:
-    """The figures as a person reads them."""
+def live_table(rates: Rates, page: str) -> Group:
+    """The figures as a person reads them, and the address of Flink's page with more of them."""
     now = rates.now
 
     def total(*names: str) -> int:
@@ -103,4 +98,4 @@ def live_table(rates: Rates) -> Group:
         f"{rates.per_second('lake_fact_events_rows'):,.0f} events/s, {total('lake_fact_events_commits'):,} commits",
     )
     row("device rows", total("device_events_written", "device_sessions_written"))
-    return Group(table, Text("Ctrl-C ends the run", style="dim"))
+    return Group(table, Text(f"Flink's page is http://{page}; Ctrl-C ends the run", style="dim"))

@@ -32,10 +32,10 @@ def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object
 OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
 
 
-Follow = Callable[[Callable[[], dict[str, int]]], AbstractContextManager[None]]
+Follow = Callable[[PipelineRunner], AbstractContextManager[None]]
 
 
-def unseen(_: Callable[[], dict[str, int]]) -> AbstractContextManager[None]:
+def unseen(_: PipelineRunner) -> AbstractContextManager[None]:
     """Shows nothing while a job runs."""
     return nullcontext()
 
@@ -54,7 +54,7 @@ def run(
         source: Gives `RawInput`.
         beam_options: Beam's and the runner's.
         open_runner: Makes the runner ready, and cleans up after it.
-        follow: Given what reads the counters so far, shows them while the job runs.
+        follow: Shows what the runner's job does while it runs.
 
     Raises:
         ClickstreamError: An input, a store or the runner failed; the message is one line. Nothing of a bounded run is
@@ -70,7 +70,7 @@ def run(
         read_live = getattr(runner, "live_metrics", lambda: dict(SEEN_HERE))
         try:
             result = pipeline.run()
-            with follow(read_live):
+            with follow(runner):
                 result.wait_until_finish()
             counters = read_counters(result.metrics())
         except KeyboardInterrupt:

@@ -58,7 +58,7 @@ from transforms.kafka_positions import parse_start, parse_until
 from transforms.policy import SessionPolicy
 
 if TYPE_CHECKING:
-    from pipelines.run import OpenRunner
+    from pipelines.run import Follow, OpenRunner
 
 
 def run(  # noqa: PLR0915
@@ -130,7 +130,6 @@ def run(  # noqa: PLR0915
     # What is wrong with the options themselves is said without waiting for Beam to load
     problems.raise_any()
 
-    from pipelines.live_view import follow
     from pipelines.run import check_stores, submit
     from pipelines.run import run as start_job
     from pipelines.watch import watch
@@ -196,9 +195,8 @@ def run(  # noqa: PLR0915
         job = submit(options, source, known(beam_options), known(opened))
         OUT.print_json(json.dumps({"job": job})) if as_json else OUT.print(f"submitted as job {job}")
         return
-    show = partial(follow, console=ERR, enabled=not as_json)
     with watch(input_bytes, ERR, enabled=not as_json):
-        report = start_job(options, source, known(beam_options), known(opened), follow=show)
+        report = start_job(options, source, known(beam_options), known(opened), follow=_view(endless and not as_json))
     if as_json:
         OUT.print_json(json.dumps(report.as_json()))
     else:
@@ -235,6 +233,13 @@ def _require_one_input(
     problems.require(len(given) < 2, f"give one input, not {' and '.join(given)}")
     problems.require(bool(kafka) == bool(topic), "--kafka and --topic go together")
     problems.require(not (input and archive), "--archive is for a bus; files are their own archive")
+
+
+def _view(enabled: bool) -> "Follow":
+    from pipelines.live_view import follow
+    from pipelines.run import unseen
+
+    return partial(follow, console=ERR) if enabled else unseen
 
 
 def _direct() -> "OpenRunner":
