@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from schemas.dimensions import DEVICE
 from schemas.records import Record
 from schemas.sessions import SESSION
 from stores.lake import LiveFile, live_files, open_table, table_uri
-from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
+from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, read_files
 from stores.lake_rewrite import rewrite_changed
 from transforms.stitching import (
@@ -29,8 +28,9 @@ from transforms.stitching import (
     stitched_sessions,
 )
 
-STITCH_ID = f"{SESSION.name}:stitch"
-"""Application id of a stitch's commits of fact_sessions: its version is the table's, up to which all is stitched."""
+SESSIONS_ID, DEVICES_ID = f"{SESSION.name}:stitch", f"{DEVICE.record.name}:stitch"
+"""Application ids of a stitch's commits of the two tables. The version of both is that of fact_sessions up to which all
+files have been looked at, so that the next stitch need not look again."""
 
 Files = dict[Partition, list[LiveFile]]
 
@@ -69,14 +69,16 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
         StoreBusyError: Other runs kept committing: run again.
         StoreError: A table cannot be read or written.
     """
-    before = _read_devices(lake_uri)
+    devices = open_table(lake_uri, DEVICE.record)
+    looked_up_to = devices.transaction_version(DEVICES_ID) or 0
+    before = _read_devices(lake_uri, devices)
     after = stitched_devices(before, lookback)
     changed = changed_devices(before, after)
     looked_at: list[int] = []
     dates: list[str] = []
 
     def plan_sessions(table: DeltaTable, done: int) -> Planned:
-        files = _to_look_at(table, done, pa.concat_tables([_of(before, changed), changed]))
+        files = _to_look_at(table, max(done, looked_up_to), pa.concat_tables([_of(before, changed), changed]))
         writes = [_stitch_partition(lake_uri, partition, found, after) for partition, found in files.items()]
         writes = [write for write in writes if write.removed]
         looked_at[:] = [sum(map(len, files.values()))]
@@ -86,19 +88,19 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
 
     def plan_devices(table: DeltaTable, _: int) -> Planned:
         writes = [_note_stitched(lake_uri, files, changed) for files in live_files(table).values()]
-        return Planned(1, [write for write in writes if write.removed])
+        return Planned(sessions.version, [write for write in writes if write.removed])
 
-    done: list[CommitResult] = [commit_planned(lake_uri, SESSION, WriteMode.MERGE, STITCH_ID, plan_sessions)]
+    sessions = commit_planned(lake_uri, SESSION, WriteMode.MERGE, SESSIONS_ID, plan_sessions)
+    results = [sessions]
     if changed.num_rows:
-        app_id = f"{DEVICE.record.name}:stitch-{uuid4()}"
-        done.append(commit_planned(lake_uri, DEVICE.record, WriteMode.MERGE, app_id, plan_devices))
-    return StitchReport(changed.num_rows, looked_at[0], dates, [result.table for result in done if result.committed])
+        results.append(commit_planned(lake_uri, DEVICE.record, WriteMode.MERGE, DEVICES_ID, plan_devices))
+    return StitchReport(changed.num_rows, looked_at[0], dates, [result.table for result in results if result.committed])
 
 
-def _read_devices(lake_uri: str) -> pa.Table:
+def _read_devices(lake_uri: str, table: DeltaTable) -> pa.Table:
     """The devices that a user is known of, or was."""
     record = DEVICE.record
-    paths = [file.path for files in live_files(open_table(lake_uri, record)).values() for file in files]
+    paths = [file.path for files in live_files(table).values() for file in files]
     rows = read_files(_place(lake_uri, record, ()), paths, DEVICE_COLUMNS)
     return rows.filter(pc.or_(rows["user_keys"].is_valid(), rows["stitched_user_key"].is_valid()))
 

@@ -189,7 +189,7 @@ PAGE = Record(
     grain="one page: a URL as docs/identity.md normalises it",
     fields=(
         Field("page_key", pa.string(), "hash of url, 32 hexadecimal digits", nullable=False),
-        Field("url", pa.string(), "host and path, and the parameters that tell pages apart", nullable=False),
+        Field("url", pa.string(), "host and path", nullable=False),
         Field("host", pa.string(), "lower case; null where the tracker gave a path alone"),
         Field("path", pa.string(), "from the first slash, without a slash at its end", nullable=False),
         Field("category", pa.string(), "the first of the configured rules that its path matches", nullable=False),

@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from types import TracebackType
 
 import duckdb
@@ -15,6 +16,11 @@ from pyarrow.fs import LocalFileSystem
 from schemas.errors import InputError, StoreError
 from stores.lake import file_path, find_table, live_files, table_names
 from stores.lake_files import first_line, open_location
+
+_MACROS = resources.files(__package__) / "page_key.sql"
+_VIEWS = resources.files(__package__) / "lake_views.sql"
+_VIEWED = {"fact_events", "fact_sessions", "dim_devices"}
+"""The tables that the views are of; a lake without them has no such views."""
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE)
 _ARROW_TO_SQL = {
@@ -36,8 +42,9 @@ _ARROW_TO_SQL = {
 class LakeConnection:
     """Reads a lake as it was when the connection was made; cannot write.
 
-    Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one. Times are in
-    UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
+    Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one; beside them are the
+    views of lake_views.sql. Times are in UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but
+    those of the lake.
     """
 
     def __init__(self, lake_uri: str) -> None:
@@ -53,11 +60,15 @@ class LakeConnection:
             self._duckdb.execute(f"SET temp_directory = {_literal(self._spill.name)}")
             # else a large result is held in memory until it is in order
             self._duckdb.execute("SET preserve_insertion_order = false")
+            self._duckdb.execute(_MACROS.read_text(encoding="utf-8"))
             files: list[str] = []
-            for name in table_names(lake_uri):
+            names = table_names(lake_uri)
+            for name in names:
                 table = find_table(lake_uri, name)
                 if table is not None:
                     files += self._add_view(lake_uri, name, table)
+            if set(names) >= _VIEWED:
+                self._duckdb.execute(_VIEWS.read_text(encoding="utf-8"))
             if isinstance(open_location(lake_uri)[0], LocalFileSystem):
                 self._duckdb.execute(f"SET allowed_paths = [{', '.join(map(_literal, files))}]")
                 self._duckdb.execute("SET enable_external_access = false")

@@ -15,7 +15,10 @@ MAY_IMPORT = {
     "runners": {"schemas", "stores", "transforms"},
     "pipelines": {"schemas", "stores", "transforms", "runners"},
 }
-RULES = ("cells", "compact_archive", "duplicates", "envelope", "panes", "policy", "raw_files", "runs", "session_state", "sessions")
+RULES = (
+    "cells", "compact_archive", "devices", "dimensions", "duplicates", "envelope", "pages", "panes", "policy", "raw_files",
+    "runs", "session_state", "sessions", "stitching", "users",
+)  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

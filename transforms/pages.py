@@ -17,18 +17,18 @@ from transforms.cells import to_arrow
 
 RULES_VARIABLE = "CLICKSTREAM_PAGE_RULES"
 OTHER = "other"
+_BLANKS = " \t\r\n"
+_SCHEME = "^(?:[A-Za-z][A-Za-z0-9+.-]*:)?"
 
 
 @dataclass(frozen=True)
 class PageRules:
-    """What tells pages apart, and their categories.
+    """The categories of pages.
 
     Attributes:
-        keep_parameters: Names of the query parameters that name another page, in the order they are written in.
         categories: Name and pattern of each category; the first whose pattern is found in a path holds.
     """
 
-    keep_parameters: tuple[str, ...] = ()
     categories: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -54,69 +54,67 @@ class PageRules:
         """
         try:
             found = tomllib.loads(text)
-            unknown = set(found) - {"keep_parameters", "category"}
+            unknown = set(found) - {"category"}
             if unknown:
                 raise OptionError(f"page rules: unknown setting {', '.join(sorted(unknown))}")
             categories = tuple(
                 (rule["name"], "|".join(f"(?:{p})" for p in rule["paths"])) for rule in found["category"]
             )
-            keep = tuple(found["keep_parameters"])
-            if not all(isinstance(name, str) and name for name in (*keep, *(name for name, _ in categories))):
-                raise OptionError("page rules: names of parameters and categories are text")
-            for _, pattern in categories:
-                pl.Series([""]).str.contains(f"(?i){pattern}")
+            if not all(isinstance(name, str) and name for name, _ in categories):
+                raise OptionError("page rules: the name of a category is text")
+            for name, pattern in categories:
+                _check_pattern(name, pattern)
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise OptionError(f"page rules: {type(error).__name__}: {error}") from error
-        except pl.exceptions.ComputeError as error:
-            raise OptionError(f"page rules: not a regular expression: {error}") from error
-        return cls(keep, categories)
+        return cls(categories)
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    try:
+        pl.Series([""]).str.contains(f"(?i){pattern}")
+    except pl.exceptions.ComputeError as error:
+        reason = re.search(r"error: (.*)", str(error).partition("regex parse error:")[2])
+        raise OptionError(
+            f"page rules: a path of {name} is not a regular expression: {reason[1] if reason else 'too large'}"
+        ) from error
 
 
 _DEFAULT = files(__package__) / "page_rules.toml"
 
 
-def normalise(urls: pl.Series, rules: PageRules) -> pl.DataFrame:
+def normalise(urls: pl.Series) -> pl.DataFrame:
     """The page of each URL.
 
-    Scheme, user information, default port, query and fragment are dropped, save the parameters that the rules keep; the
-    host is in lower case; the path is as it is, without a slash at its end or two in a row.
+    Scheme, user information, default port, query and fragment are dropped; the host is in lower case; the path is as
+    it is, without a slash at its end or two in a row. stores/page_key.sql says the same to a query.
 
     Args:
         urls: Absolute URLs, URLs without a scheme (``//host/path``), or paths.
-        rules: What tells pages apart.
 
     Returns:
         Columns url, host (null for a path), path; a row a URL; null where there is no URL.
 
-    >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm=x#top", "/cart/"]), PageRules())["url"].to_list()
+    >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm=x#top", "/cart/"]))["url"].to_list()
     ['shop.example/Tea', '/cart']
     """
-    bare = pl.col("given").str.strip_chars().str.replace("#.*$", "", literal=False)
-    before, query = bare.str.replace(r"(?s)\?.*$", ""), bare.str.extract(r"(?s)\?(.*)$")
-    authority = before.str.extract(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/]*)")
-    host = authority.str.replace(r"^.*@", "").str.to_lowercase().str.replace(r":(80|443)?$", "")
-    path = before.str.replace(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/]*", "").str.replace_all("/{2,}", "/")
-    path = pl.concat_str(pl.lit("/"), path.str.strip_chars_start("/").str.strip_chars_end("/"))
-    kept = [
-        pl.concat_str(pl.lit(f"{name}="), query.str.extract(rf"(?:^|&){re.escape(name)}=([^&]*)"))
-        for name in rules.keep_parameters
-    ]
-    parts = pl.DataFrame({"given": urls.cast(pl.String)}).select(
-        "given",
-        pl.when(host != "").then(host).alias("host"),
-        path.alias("path"),
-        (pl.concat_str(kept, separator="&", ignore_nulls=True) if kept else pl.lit("")).alias("query"),
+    given = pl.col("given").str.strip_chars(_BLANKS)
+    bare = given.str.replace(r"(?s)[?#].*$", "")
+    host = bare.str.extract(rf"{_SCHEME}//([^/]*)").fill_null("").str.to_lowercase()
+    host = host.str.replace(r"^.*@", "").str.replace(r":(80|443)?$", "")
+    path = bare.str.replace(rf"{_SCHEME}//[^/]*", "").str.replace_all("/{2,}", "/")
+    path = pl.concat_str(pl.lit("/"), path.str.strip_chars("/"))
+    there = given != ""
+    return pl.DataFrame({"given": urls.cast(pl.String)}).select(
+        pl.when(there).then(pl.concat_str(host, path)).alias("url"),
+        pl.when(there & (host != "")).then(host).alias("host"),
+        pl.when(there).then(path).alias("path"),
     )
-    there = pl.col("given").str.strip_chars() != ""
-    question = pl.when(pl.col("query") != "").then(pl.concat_str(pl.lit("?"), "query")).otherwise(pl.lit(""))
-    url = pl.concat_str(pl.col("host").fill_null(""), "path", question)
-    return parts.select(pl.when(there).then(column) for column in (url.alias("url"), pl.col("host"), pl.col("path")))
 
 
 def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
     """The category of each path.
 
-    >>> categories(pl.Series(["/tea", "/Cart/2"]), PageRules(categories=(("cart", "^/cart"),))).to_list()
+    >>> categories(pl.Series(["/tea", "/Cart/2"]), PageRules((("cart", "^/cart"),))).to_list()
     ['other', 'cart']
     """
     chosen = pl.lit(OTHER)
@@ -136,14 +134,14 @@ def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
 
     Args:
         events: A table with page_url and event_time, any order.
-        rules: What tells pages apart.
+        rules: Their categories.
 
     Returns:
         Rows of PAGE, one a page.
     """
     frame = pl.DataFrame(pl.from_arrow(events.select(["page_url", "event_time"]))).drop_nulls("page_url")
     given = frame.group_by("page_url").agg(pl.col("event_time").min().alias("first_seen_at"))
-    pages = pl.concat([normalise(given["page_url"], rules), given.select("first_seen_at")], how="horizontal")
+    pages = pl.concat([normalise(given["page_url"]), given.select("first_seen_at")], how="horizontal")
     pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
     pages = pages.with_columns(page_keys(pages["url"]).alias("page_key"))
     return merge_pages(to_arrow(pages, PAGE.schema), rules)

@@ -1,0 +1,232 @@
+"""The command `stitch` on lakes that the main job wrote."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.stitch import stitch
+from schemas.dimensions import DEVICE
+from schemas.durations import DAY
+from schemas.sessions import SESSION
+from stores.lake import find_table, live_files, read_table
+from stores.lake_sql import query
+
+MORNING = datetime(2026, 4, 1, 9, tzinfo=UTC)
+
+
+class Shop:
+    """A lake and a device store, filled by `clickstream run`."""
+
+    def __init__(self, folder: Path, command_line: Any) -> None:
+        self.lake = str(folder / "lake")
+        self._folder, self._command_line, self._runs = folder, command_line, 0
+
+    def visit(self, *events: tuple[str, datetime, str | None]) -> None:
+        """Run the main job over some page views: device, time, user."""
+        self._runs += 1
+        file = self._folder / f"events-{self._runs}.jsonl"
+        lines = [
+            {
+                "event_id": f"{device}@{time.isoformat()}",
+                "event_type": "page_view",
+                "timestamp": time.isoformat(),
+                "device_id": device,
+                "user_id": user,
+                "properties": {"page_url": f"https://shop.example/product/{time:%H}?utm=x"},
+                "context": {"country": "DE", "device_type": "mobile"},
+            }
+            for device, time, user in events
+        ]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        devices = f"rocksdb:{self._folder / 'devices'}"
+        ended = self._command_line("run", "--input", file, "--lake", self.lake, "--devices", devices, "--json")
+        assert ended.code == 0, ended.err
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        with query(self.lake, sql) as reader:
+            return reader.read_all().to_pylist()
+
+    def whose(self) -> dict[tuple[str, int], tuple[str | None, str | None]]:
+        """The own and the resolved user of each session, by device and day of the month."""
+        sql = """
+            SELECT device_id, day(session_start) AS day, o.user_id AS own, r.user_id AS resolved FROM fact_sessions s
+            LEFT JOIN dim_users o ON o.user_key = s.user_key
+            LEFT JOIN dim_users r ON r.user_key = s.resolved_user_key"""
+        return {(row["device_id"], row["day"]): (row["own"], row["resolved"]) for row in self.rows(sql)}
+
+    def versions(self) -> dict[str, int]:
+        tables = {name: find_table(self.lake, name) for name in (SESSION.name, DEVICE.record.name)}
+        return {name: table.version() for name, table in tables.items() if table is not None}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, command_line: Any) -> Shop:
+    return Shop(tmp_path, command_line)
+
+
+def on_day(day: int, **hours: int) -> datetime:
+    return MORNING + timedelta(days=day - 1, **hours)
+
+
+def files_by_date(lake: str) -> dict[str, list[str]]:
+    table = find_table(lake, SESSION.name)
+    assert table is not None
+    return {str(partition[0]): [file.path for file in files] for partition, files in live_files(table).items()}
+
+
+def test_login_on_day_four_tells_whose_day_one_was_and_nothing_else_changes(shop: Shop) -> None:
+    shop.visit(
+        ("phone", on_day(1), None),
+        ("phone", on_day(4), "ann"),
+        ("other", on_day(1), None),
+        ("other", on_day(2), None),
+        ("desk", on_day(2), "bob"),
+    )
+    before = read_table(shop.lake, SESSION.name).sort_by("session_id")
+    files = files_by_date(shop.lake)
+    versions = shop.versions()
+
+    report = stitch(shop.lake, 30 * DAY)
+
+    assert report.dates_changed == ["2026-04-01"]
+    assert shop.versions()[SESSION.name] == versions[SESSION.name] + 1
+    assert shop.whose() == {
+        ("phone", 1): (None, "ann"),
+        ("phone", 4): ("ann", None),
+        ("other", 1): (None, None),
+        ("other", 2): (None, None),
+        ("desk", 2): ("bob", None),
+    }
+    after = read_table(shop.lake, SESSION.name).sort_by("session_id")
+    others = [name for name in SESSION.names if name != "resolved_user_key"]
+    assert after.select(others).equals(before.select(others))
+    changed = {date for date, paths in files_by_date(shop.lake).items() if paths != files[date]}
+    assert changed == {"2026-04-01"}
+
+    versions = shop.versions()
+    again = stitch(shop.lake, 30 * DAY)
+    assert (again.devices_changed, again.files_read, again.committed) == (0, 0, [])
+    assert shop.versions() == versions
+
+
+def test_stitching_outlives_a_replay_and_takes_in_what_came_since(shop: Shop) -> None:
+    first = [("phone", on_day(1), None), ("phone", on_day(4), "ann")]
+    shop.visit(*first)
+    stitch(shop.lake, 30 * DAY)
+    versions = shop.versions()
+    shop.visit(*first)
+    assert shop.versions() == versions
+    # the device's user is known by now, and no resolution changes
+    shop.visit(("phone", on_day(6), None))
+    report = stitch(shop.lake, 30 * DAY)
+    assert (report.devices_changed, report.files_read, report.dates_changed) == (0, 1, ["2026-04-06"])
+    assert shop.whose()["phone", 6] == (None, "ann")
+
+
+def test_another_lookback_reaches_further_and_less_far_again(shop: Shop) -> None:
+    shop.visit(("phone", on_day(1), None), ("phone", on_day(8), None), ("phone", on_day(10), "ann"))
+    assert stitch(shop.lake, 3 * DAY).dates_changed == ["2026-04-08"]
+    assert stitch(shop.lake, None).dates_changed == ["2026-04-01"]
+    assert stitch(shop.lake, 3 * DAY).dates_changed == ["2026-04-01"]
+    assert shop.whose()["phone", 1] == (None, None)
+
+
+def test_shared_device_is_the_last_users_for_anonymous_sessions_alone(shop: Shop) -> None:
+    shop.visit(("tablet", on_day(1), None), ("tablet", on_day(2), "ann"), ("tablet", on_day(3), None))
+    stitch(shop.lake, 30 * DAY)
+    assert shop.whose()["tablet", 3] == (None, "ann")
+    shop.visit(("tablet", on_day(5), "bob"))
+    stitch(shop.lake, 30 * DAY)
+    assert shop.whose() == {
+        ("tablet", 1): (None, "bob"),
+        ("tablet", 2): ("ann", None),
+        ("tablet", 3): (None, "bob"),
+        ("tablet", 5): ("bob", None),
+    }
+
+
+@pytest.mark.parametrize(("silence", "own"), [(30 * 60_000_000, "ann"), (30 * 60_000_000 + 1, None)])
+def test_login_at_the_sessions_edge_is_its_own_or_stitched(shop: Shop, silence: int, own: str | None) -> None:
+    shop.visit(("phone", MORNING, None), ("phone", MORNING + timedelta(microseconds=silence), "ann"))
+    stitch(shop.lake, 30 * DAY)
+    first = read_table(shop.lake, SESSION.name).sort_by("session_start").to_pylist()[0]
+    (user,) = shop.rows("SELECT user_key FROM dim_users")
+    own_key, resolved = (user["user_key"], None) if own else (None, user["user_key"])
+    assert (first["user_key"], first["resolved_user_key"]) == (own_key, resolved)
+
+
+def test_forty_users_of_one_device_and_forty_devices_of_one_user(shop: Shop) -> None:
+    kiosk = [("kiosk", on_day(2, minutes=n), f"user {n:02d}") for n in range(40)]
+    collector = [(f"d{n:02d}", on_day(2), "collector") for n in range(40)]
+    anonymous = [(device, on_day(1), None) for device in ("kiosk", "d00", "d39")]
+    shop.visit(*kiosk, *collector, *anonymous)
+    stitch(shop.lake, 30 * DAY)
+    whose = shop.whose()
+    assert [whose[device, 1][1] for device in ("kiosk", "d00", "d39")] == [None, "collector", "collector"]
+    assert shop.rows("SELECT devices_seen FROM dim_users WHERE user_id = 'collector'") == [{"devices_seen": 40}]
+    assert shop.rows("SELECT users_seen, resolution_reason FROM dim_devices WHERE device_id = 'kiosk'") == [
+        {"users_seen": 40, "resolution_reason": "public_device"}
+    ]
+    assert shop.rows("SELECT count(identity_key) AS welded FROM dim_devices") == [{"welded": 0}]
+
+
+def test_stitch_that_died_between_its_commits_is_done_again(shop: Shop, tmp_path: Path) -> None:
+    shop.visit(("phone", on_day(1), None), ("phone", on_day(4), "ann"))
+    saved = tmp_path / "dim_devices before"
+    shutil.copytree(Path(shop.lake) / DEVICE.record.name, saved)
+    stitch(shop.lake, 30 * DAY)
+    done = read_table(shop.lake, SESSION.name)
+    shutil.rmtree(Path(shop.lake) / DEVICE.record.name)
+    saved.rename(Path(shop.lake) / DEVICE.record.name)
+    report = stitch(shop.lake, 30 * DAY)
+    assert (report.dates_changed, report.committed) == ([], [DEVICE.record.name])
+    assert read_table(shop.lake, SESSION.name).equals(done)
+    assert read_table(shop.lake, DEVICE.record.name, ["stitched_user_key"]).column(0).null_count == 0
+
+
+def test_only_dates_of_devices_that_changed_are_read(shop: Shop) -> None:
+    shop.visit(*((f"d{day}", on_day(day), "ann") for day in range(1, 11)), ("late", on_day(9), None))
+    stitch(shop.lake, 30 * DAY)
+    shop.visit(("late", on_day(10, hours=3), "bob"))
+    report = stitch(shop.lake, 30 * DAY)
+    assert report.dates_changed == ["2026-04-09"]
+    assert report.files_read == 3, "that of day 9, and those of day 10"
+
+
+def test_command_says_what_it_did(shop: Shop, command_line: Any) -> None:
+    shop.visit(("phone", on_day(1), None), ("phone", on_day(4), "ann"))
+    ended = command_line("stitch", "--lake", shop.lake, "--lookback", "off", "--json")
+    assert json.loads(ended.out) == {
+        "devices_changed": 1,
+        "files_read": 2,
+        "dates_changed": ["2026-04-01"],
+        "committed": ["fact_sessions", "dim_devices"],
+    }
+    ended = command_line("stitch", "--lake", shop.lake, "--lookback", "off")
+    assert ended.out.strip() == "0 devices changed, sessions of 0 dates stitched, 0 files read"
+
+
+def test_wrong_options_are_told_together(command_line: Any) -> None:
+    ended = command_line("stitch", "--lookback", "a while", "--every", "0s")
+    assert ended.code == 2
+    assert [line.split(":")[1].strip() for line in ended.err.splitlines()] == ["--lake", "--lookback", "--every"]
+
+
+def test_dimensions_of_the_main_job_are_those_of_its_events(shop: Shop) -> None:
+    shop.visit(("phone", on_day(1), None), ("phone", on_day(4), "ann"), ("desk", on_day(2), "ann"))
+    assert shop.rows("SELECT user_id, devices_seen, latest_country FROM dim_users") == [
+        {"user_id": "ann", "devices_seen": 2, "latest_country": "DE"}
+    ]
+    assert shop.rows("SELECT url, host, path, category, first_seen_at FROM dim_pages") == [
+        {
+            "url": "shop.example/product/09",
+            "host": "shop.example",
+            "path": "/product/09",
+            "category": "product",
+            "first_seen_at": MORNING,
+        }
+    ]
