@@ -99,8 +99,14 @@ def expect(cells: pa.Table, marks: Marks, policy: SessionPolicy) -> Marks:
 
 
 def idle(tick: int, marks: Marks, policy: SessionPolicy) -> Marks:
-    """The marks after a tick before the due one: nothing but the time has changed."""
-    return marks._replace(last=tick, armed=tick + policy.cell)
+    """The marks after a tick before the due one: nothing but the time has changed.
+
+    The longer nothing is due, the further apart such ticks are: a shard that catches up with hours in which it has
+    nothing to do is through in a few steps. What `last` is behind by meanwhile only makes it more lenient.
+    """
+    step = policy.cell if marks.last is None else 2 * (tick - marks.last)
+    following = tick + step if marks.due is None else min(tick + step, marks.due)
+    return marks._replace(last=tick, armed=following)
 
 
 def needs_cold(tick: int, pending: pa.Table, marks: Marks) -> bool:

@@ -1,5 +1,6 @@
 """Ticks held against a plain walk over events that forgets nothing and knows no cells."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -225,11 +226,17 @@ def test_shard_that_fell_silent_keeps_nothing_and_stops_ticking():
     assert ticks[-1] <= at(5, 35)
 
 
-def test_shard_ticks_on_every_mark_while_anything_is_kept():
+def test_shard_with_nothing_due_ticks_ever_more_seldom_and_misses_nothing():
     shard = Shard(SessionPolicy())
     shard.add([click(at(0))])
     ticks = shard.advance(at(48))
-    assert ticks == list(range(at(minutes=5), ticks[-1] + 1, 5 * MINUTE))
+    # shown at 10:05 and closed at 10:35, the first tick after half an hour of silence
+    assert {at(minutes=5), at(minutes=35)} < set(ticks)
+    assert all(tick % (5 * MINUTE) == 0 for tick in ticks)
+    idle = [tick for tick in ticks if tick > at(minutes=35)]
+    steps = [later - earlier for earlier, later in itertools.pairwise(idle[:-1])]
+    assert steps == [2 ** (n + 1) * 5 * MINUTE for n in range(len(steps))]
+    assert len(ticks) < 15
 
 
 def test_event_far_ahead_waits_without_ticks():
