@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from pipelines.commands.ask import ask
 from pipelines.commands.compact import compact
 from pipelines.commands.generate import generate
 from pipelines.commands.produce import produce
@@ -35,6 +36,7 @@ app.command()(sql)
 app.command()(compact)
 app.command()(stitch)
 app.command()(sessions_dim)
+app.command()(ask)
 app.add_typer(services, name="services")
 
 

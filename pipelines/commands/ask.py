@@ -1,0 +1,51 @@
+"""The command `ask`: a question about sessions, by its name."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.commands.sessions_dim import parse_date
+from pipelines.options import Problems, Stores, known, parse_count
+from pipelines.terminal import OUT
+
+
+def ask(
+    name: Annotated[
+        str | None, typer.Argument(help="The question's name. Without one, all are listed.", show_default=False)
+    ] = None,
+    lake: Lake = None,
+    config: Config = None,
+    days: Annotated[str, typer.Option(metavar="N", help="The last N start dates of sessions.")] = "7",
+    as_of: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="The last start date. Else the last that has sessions.", show_default=False),
+    ] = None,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Answer a named question about the numbered sessions, which sessions-dim makes."""
+    from pipelines.questions.catalogue import dates_asked, find_question, questions
+
+    if name is None:
+        for question in questions().values():
+            OUT.print(f"[bold]{question.name}[/]", question.summary, highlight=False)
+        return
+    problems = Problems()
+    problems.require(as_json + as_csv + show_sql <= 1, "give --json, --csv or --sql, one of them")
+    asked = problems.attempt("", lambda: find_question(name))
+    count = problems.attempt("--days", lambda: parse_count(days))
+    last = problems.attempt("--as-of", lambda: parse_date(as_of) if as_of else None)
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    problems.raise_any()
+    sql = known(asked).sql(*dates_asked(known(uri), known(count), last))
+    if show_sql:
+        sys.stdout.write(sql)
+        return
+
+    from pipelines.ask import show_query
+
+    show_query(known(uri), sql, "json" if as_json else "csv" if as_csv else "table", OUT)
