@@ -16,8 +16,8 @@ MAY_IMPORT = {
     "pipelines": {"schemas", "stores", "transforms", "runners"},
 }
 RULES = (
-    "cells", "compact_archive", "devices", "dimensions", "duplicates", "envelope", "pages", "panes", "policy", "raw_files",
-    "runs", "session_state", "sessions", "stitching", "users",
+    "cells", "compact_archive", "devices", "dimensions", "duplicates", "envelope", "pages", "panes", "policy",
+    "raw_files", "runs", "session_state", "sessions", "stitching", "users",
 )  # fmt: skip
 
 

@@ -5,8 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.dimensions import DEVICE, PUBLIC_DEVICE_USERS, ResolutionReason
-from schemas.records import TIMESTAMP
-from transforms.dimensions import merge_rows, rows_of_events
+from transforms.dimensions import merge_rows, sum_up
 
 
 def device_rows(events: pa.Table) -> pa.Table:
@@ -18,15 +17,14 @@ def device_rows(events: pa.Table) -> pa.Table:
     Returns:
         Rows of DEVICE's record, one a device.
     """
-    logins = events.column("user_key").is_valid()
-    never = pa.scalar(None, TIMESTAMP)
-    columns = {
-        "device_id": events.column("device_id"),
-        "first_login_at": pc.if_else(logins, events.column("event_time"), never),
-        "user_keys": events.column("user_key"),
-        "users_seen": logins.cast(pa.int32()),
-    }
-    return merge_devices(rows_of_events(events, DEVICE, columns))
+    if events.num_rows == 0:
+        return DEVICE.record.empty()
+    rows = sum_up(events, "device_id", events.column("user_key").combine_chunks(), DEVICE)
+    logins = events.filter(events.column("user_key").is_valid())
+    first = logins.group_by("device_id").aggregate([("event_time", "min")])
+    places = pc.index_in(rows.column("device_id"), first.column("device_id").combine_chunks())
+    place = rows.schema.get_field_index("first_login_at")
+    return _resolved(rows.set_column(place, rows.schema.field(place), first.column("event_time_min").take(places)))
 
 
 def merge_devices(rows: pa.Table) -> pa.Table:
@@ -38,9 +36,10 @@ def merge_devices(rows: pa.Table) -> pa.Table:
     Args:
         rows: Rows of DEVICE's record.
     """
-    merged = merge_rows(rows, DEVICE)
-    if merged.num_rows == 0:
-        return merged
+    return _resolved(merge_rows(rows, DEVICE))
+
+
+def _resolved(merged: pa.Table) -> pa.Table:
     users = pl.col("users_seen")
     public = users > PUBLIC_DEVICE_USERS
     frame = pl.DataFrame(pl.from_arrow(merged.select(["users_seen", "last_login_user_key"])))

@@ -13,34 +13,45 @@ import pyarrow.compute as pc
 
 from schemas.dimensions import KEYS_KEPT, Dimension
 from schemas.records import TIMESTAMP, Record
-from transforms.runs import NONE, Flags, Integers, Runs, ranks, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
 
 _SEPARATOR = ","
 
 
-def deciding_events(events: pa.Table, by: Sequence[str]) -> pa.Table:
-    """Of each combination of some columns' values the first and the last event, those of the same instant all.
+def deciding_events(events: pa.Table, *combinations: Sequence[str]) -> pa.Table:
+    """The events that alone decide what rows of dimensions are: of each combination's values the first and the last.
 
-    They alone decide what a dimension's rows are; of a batch they are a tenth.
+    Of the same instant all are kept. Of a large batch they are a tenth.
 
     Args:
         events: A table with event_time and the columns, in any order.
-        by: Text columns.
+        combinations: Names of text columns whose values together are one.
     """
     events = events.combine_chunks()
-    combination = np.zeros(events.num_rows, np.int64)
-    distinct = 1
-    for name in by:
-        codes, count = _codes(events.column(name))
-        if distinct * count > np.iinfo(np.int64).max:
-            combination = np.unique(combination, return_inverse=True)[1]
-            distinct = int(combination.max(initial=0)) + 1
-        combination, distinct = combination * count + codes, distinct * count
     times = events.column("event_time").cast(pa.int64()).to_numpy()
-    time = pl.col("time")
-    first, last = time.min().over("combination"), time.max().over("combination")
-    frame = pl.DataFrame({"combination": combination, "time": times})
-    return events.take(frame.select(pl.arg_where((time == first) | (time == last))).to_series().to_arrow())
+    order = np.argsort(times, kind="stable")
+    decides = np.zeros(len(times), bool)
+    for names in combinations:
+        combined = pa.array(_combined(events, names)).dictionary_encode()
+        numbers, bound = combined.indices.to_numpy(), np.empty(len(combined.dictionary), np.int64)
+        for rows in (order, order[::-1]):
+            bound[numbers[rows]] = times[rows]  # of several rows for one number the last that is assigned stays
+            decides |= times == bound[numbers]
+    return events.filter(pa.array(decides))
+
+
+def _combined(events: pa.Table, names: Sequence[str]) -> Integers:
+    """A number for each combination of values."""
+    combined, distinct = np.zeros(events.num_rows, np.int64), 1
+    for name in names:
+        encoded = events.column(name).combine_chunks().dictionary_encode()
+        count = len(encoded.dictionary) + 1
+        if distinct * count > np.iinfo(np.int64).max:
+            combined = np.unique(combined, return_inverse=True)[1]
+            distinct = int(combined.max(initial=0)) + 1
+        combined = combined * count + pc.fill_null(encoded.indices, count - 1).to_numpy()
+        distinct *= count
+    return combined
 
 
 def merge_rows(rows: pa.Table, dimension: Dimension) -> pa.Table:
@@ -70,24 +81,46 @@ def merge_rows(rows: pa.Table, dimension: Dimension) -> pa.Table:
     return rows.take(chosen)
 
 
-def rows_of_events(events: pa.Table, dimension: Dimension, columns: Mapping[str, Any]) -> pa.Table:
-    """Each event as a row of the dimension.
+def sum_up(events: pa.Table, key: str, keys: pa.Array | pa.ChunkedArray, dimension: Dimension) -> pa.Table:
+    """The rows that events come to.
 
     Args:
-        events: A table with the columns of events that the dimension observes.
-        dimension: The dimension.
-        columns: The record's columns that are no observation: its key, its set of keys, what is given.
+        events: A table with the columns of events that the dimension observes, at least one row.
+        key: The column that is the record's key, never null.
+        keys: The key of each event that goes into the row's set; null for none.
+        dimension: The dimension; what is given is null in the rows, save what is a column of the events.
+
+    Returns:
+        Rows of the record, one a key, ordered by it; `least` columns are null.
     """
-    times, ids = events.column("event_time"), events.column("event_id")
-    own = {"first_seen_at": times, "last_seen_at": times, "first_event_id": ids, "last_event_id": ids}
-    found: dict[str, Any] = {**own, **columns}
+    events = events.combine_chunks()
+    group, ids = ranks(events.column(key)), events.column("event_id")
+    times = events.column("event_time").cast(pa.int64()).to_numpy()
+    order = in_order(group, times, ids)
+    runs = runs_of(order, group)
+    first, last = order[runs.starts], order[runs.ends - 1]
+    when = events.column("event_time")
+    columns: dict[str, Any] = {
+        key: events.column(key).take(first),
+        "first_seen_at": when.take(first),
+        "first_event_id": ids.take(first),
+        "last_seen_at": when.take(last),
+        "last_event_id": ids.take(last),
+    }
     for column in dimension.observed:
-        values = events.column(column.source)
-        found[column.name] = values
-        if not column.brief:
-            found[column.at] = pc.if_else(values.is_valid(), times, pa.scalar(None, TIMESTAMP))
-            found[column.event] = pc.if_else(values.is_valid(), ids, pa.scalar(None, pa.string()))
-    return _table(found, dimension.record, events.num_rows)
+        values, own = events.column(column.source), first if column.keep == "first" else last
+        found = own
+        if values.null_count:
+            known = values.is_valid().to_numpy()[order]
+            places = (first_true if column.keep == "first" else last_true)(known, runs.starts, runs.ends)
+            found = np.where(places == NONE, NONE, order[places])
+        columns[column.name] = _take(values, found)
+        apart = np.where(found == own, NONE, found) if column.brief else found
+        columns[column.at], columns[column.event] = _take(when, apart), _take(ids, apart)
+    for name in {*dimension.given} & {*events.column_names}:
+        columns[name] = events.column(name).take(first)
+    columns[dimension.keys.name], columns[dimension.keys.number] = _union(pa.chunked_array([keys]), runs)
+    return _table(columns, dimension.record, len(runs.starts))
 
 
 def _reduce(rows: pa.Table, runs: Runs, dimension: Dimension) -> pa.Table:
@@ -144,11 +177,12 @@ def _any_valid(valid: Flags, runs: Runs) -> Integers:
 
 def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
     """The union of the sets of each run, as text and number."""
-    # The keys with the least hash are a sample of all, and the least of a union are those of its parts' least
-    frame = pl.DataFrame({"run": runs.of_place, "key": pl.Series(pl.from_arrow(keys.take(pa.array(runs.order))))})
-    each = (
-        frame.drop_nulls().with_columns(pl.col("key").str.split(_SEPARATOR)).explode("key").unique().sort("run", "key")
-    )
+    encoded = keys.combine_chunks().dictionary_encode()
+    pairs = pl.DataFrame({"run": runs.of_place, "set": pl.Series(pl.from_arrow(encoded.indices))[runs.order]})
+    texts = pl.DataFrame({"key": pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)}).with_row_index("set")
+    each = pairs.drop_nulls().unique().join(texts.cast({"set": pairs.schema["set"]}), on="set").drop("set")
+    each = each.with_columns(pl.col("key").str.split(_SEPARATOR)).explode("key").unique().sort("run", "key")
+    # The least of a union are the least of its parts' least: cut short in any order, a set comes to the same
     least = each.group_by("run", maintain_order=True).head(KEYS_KEPT).group_by("run").agg("key")
     sets = pl.DataFrame({"run": np.arange(len(runs.starts))}).join(least, on="run", how="left", maintain_order="left")
     count = sets["key"].list.len().fill_null(0).cast(pl.Int32)
@@ -158,16 +192,11 @@ def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
 def _take(values: pa.ChunkedArray, rows: Integers) -> pa.ChunkedArray:
     """The values at some rows, null where the row is `NONE`."""
     missing = rows == NONE
+    if missing.all():
+        return pa.chunked_array([pa.nulls(len(rows), values.type)])
     return values.take(pa.array(rows, mask=missing) if missing.any() else rows)
 
 
 def _table(columns: Mapping[str, Any], record: Record, rows: int) -> pa.Table:
     """The columns as a table of the record; those that are not named are null."""
     return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in record}, schema=record.schema)
-
-
-def _codes(values: pa.ChunkedArray) -> tuple[Integers, int]:
-    """A number for each text, null the highest; and how many there are."""
-    encoded = values.combine_chunks().dictionary_encode()
-    count = len(encoded.dictionary) + 1
-    return pc.fill_null(encoded.indices, count - 1).to_numpy().astype(np.int64), count

@@ -139,8 +139,12 @@ def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
     Returns:
         Rows of PAGE, one a page.
     """
-    frame = pl.DataFrame(pl.from_arrow(events.select(["page_url", "event_time"]))).drop_nulls("page_url")
-    given = frame.group_by("page_url").agg(pl.col("event_time").min().alias("first_seen_at"))
+    urls = events.column("page_url").combine_chunks().dictionary_encode()
+    times = pl.Series(pl.from_arrow(events.column("event_time"))).alias("first_seen_at")
+    first = pl.DataFrame([pl.Series(pl.from_arrow(urls.indices)).alias("url"), times]).drop_nulls("url")
+    first = first.group_by("url").agg(pl.col("first_seen_at").min())
+    texts = pl.Series(pl.from_arrow(urls.dictionary), dtype=pl.String)
+    given = first.select(texts[first["url"]].alias("page_url"), "first_seen_at")
     pages = pl.concat([normalise(given["page_url"]), given.select("first_seen_at")], how="horizontal")
     pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
     pages = pages.with_columns(page_keys(pages["url"]).alias("page_key"))

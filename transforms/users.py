@@ -5,7 +5,7 @@ import hashlib
 import pyarrow as pa
 
 from schemas.dimensions import USER
-from transforms.dimensions import merge_rows, rows_of_events
+from transforms.dimensions import merge_rows, sum_up
 
 
 def user_rows(events: pa.Table) -> pa.Table:
@@ -18,13 +18,9 @@ def user_rows(events: pa.Table) -> pa.Table:
         Rows of USER's record, one a user.
     """
     logins = events.filter(events.column("user_key").is_valid())
-    columns = {
-        "user_key": logins.column("user_key"),
-        "user_id": logins.column("user_id"),
-        "device_keys": device_keys(logins.column("device_id")),
-        "devices_seen": pa.repeat(pa.scalar(1, pa.int32()), logins.num_rows),
-    }
-    return merge_users(rows_of_events(logins, USER, columns))
+    if logins.num_rows == 0:
+        return USER.record.empty()
+    return sum_up(logins, "user_key", device_keys(logins.column("device_id")), USER)
 
 
 def merge_users(rows: pa.Table) -> pa.Table:

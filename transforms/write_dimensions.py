@@ -55,23 +55,22 @@ class WriteDimensions(beam.PTransform):
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
         """Sum up, merge, commit each table."""
+        if not events.is_bounded:
+            # each commit reads the tables: what decides is held back a few seconds, and summed up once
+            events = events | "KeepDeciding" >> beam.ParDo(_KeepDeciding()) | "Gather" >> _Gather(self.commit_seconds)
         summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
             USER.record.name, PAGE.name, main=DEVICE.record.name
         )
         merge_pages_here = partial(merge_pages, rules=self.page_rules)
         commits = [
-            self._write(summed[DEVICE.record.name], DEVICE.record, merge_devices, "Devices"),
-            self._write(summed[USER.record.name], USER.record, merge_users, "Users"),
-            self._write(summed[PAGE.name], PAGE, merge_pages_here, "Pages"),
+            summed[DEVICE.record.name] | "DevicesToLake" >> self._write(DEVICE.record, merge_devices),
+            summed[USER.record.name] | "UsersToLake" >> self._write(USER.record, merge_users),
+            summed[PAGE.name] | "PagesToLake" >> self._write(PAGE, merge_pages_here),
         ]
         return commits | "AllCommits" >> beam.Flatten()
 
-    def _write(
-        self, tables: beam.PCollection[pa.Table], record: Record, merge: "_Merge", label: str
-    ) -> beam.PCollection[CommitResult]:
-        if not tables.is_bounded:
-            tables = tables | f"Gather{label}" >> _Gather(merge, self.commit_seconds)
-        return tables | f"{label}ToLake" >> WriteLake(
+    def _write(self, record: Record, merge: "_Merge") -> WriteLake:
+        return WriteLake(
             record,
             self.lake,
             WriteMode.MERGE,
@@ -129,23 +128,33 @@ class _SumUp(beam.DoFn):
         self._devices, self._users, self._pages = [], [], []
 
     def _sum_up(self) -> None:
-        events = pa.concat_tables(self._gathered)
+        events = _deciding(pa.concat_tables(self._gathered))
         self._gathered, self._rows = [], 0
-        deciding = deciding_events(events, _DECIDED_BY)
-        self._devices.append(device_rows(deciding))
-        self._users.append(user_rows(deciding))
+        self._devices.append(device_rows(events))
+        self._users.append(user_rows(events))
         self._pages.append(page_rows(events, self._page_rules))
+
+
+@beam.typehints.with_output_types(pa.Table)
+class _KeepDeciding(beam.DoFn):
+    """Of a batch of events those that decide a row of a dimension."""
+
+    def process(self, events: pa.Table) -> Iterator[pa.Table]:
+        yield _deciding(events.select(EVENT_COLUMNS))
+
+
+def _deciding(events: pa.Table) -> pa.Table:
+    return deciding_events(events, _DECIDED_BY, ("page_url",))
 
 
 @dataclass(eq=False)
 class _Gather(beam.PTransform):
-    """Tables of an endless input into one each few seconds, of the processing time: every commit reads the table."""
+    """Tables of an endless input as one every few seconds of the processing time."""
 
-    merge: _Merge
     seconds: int
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Key, hold back, merge. What is held is in the runner's checkpoint; the end of the input lets it go."""
+        """Key, hold back, join. What is held is in the runner's checkpoint; the end of the input lets it go."""
         now_and_then = trigger.AfterAny(trigger.AfterProcessingTime(self.seconds), trigger.AfterWatermark())
         return (
             tables
@@ -157,8 +166,9 @@ class _Gather(beam.PTransform):
                 accumulation_mode=trigger.AccumulationMode.DISCARDING,
             )
             | "Together" >> beam.GroupByKey()
-            | "Merge" >> beam.MapTuple(self._merged).with_output_types(pa.Table)
+            | "Join" >> beam.MapTuple(_joined).with_output_types(pa.Table)
         )
 
-    def _merged(self, _: str, tables: Iterable[pa.Table]) -> pa.Table:
-        return self.merge(pa.concat_tables(list(tables)))
+
+def _joined(_: str, tables: Iterable[pa.Table]) -> pa.Table:
+    return pa.concat_tables(list(tables))
