@@ -1,5 +1,6 @@
 """What a run of the session dimension has to read and to replace: worked out from the tables' logs alone."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
@@ -62,7 +63,7 @@ class SessionsDimPlan:
     Attributes:
         lake: The lake's URI.
         dates: The start dates that it computes.
-        sessions: The files of dim_sessions that the dates have, to be replaced.
+        sessions: The files of dim_sessions to be replaced: those of the dates that have events or sessions.
         places: Those of event_sessions.
         events: The files that hold the events of the dates, of fact_events.
         devices: The files of dim_devices.
@@ -122,6 +123,9 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
     dates = dates_to_build(options.days, last_date, options.zone, min([*with_events, *built]), span)
     if dates is None:
         return None
+    first_utc, last_utc = dates.utc_span()
+    read = {partition_of(day): events[partition_of(day)] for day in with_events if first_utc <= day <= last_utc}
+    with_rows = _start_dates(dates, [*_dates(read), *built, *_dates(places)])
     bridge = _live(lake, SESSION_BRIDGE.name) or {}
     continues = bool(built) and built[0] < dates.first
     counted: list[date] = []
@@ -134,9 +138,9 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
     return SessionsDimPlan(
         lake=lake,
         dates=dates,
-        sessions=_on(dates, sessions),
-        places=_on(dates, places),
-        events={key: events[key] for key in map(partition_of, dates.utc_dates()) if key in events},
+        sessions={key: sessions.get(key, []) for key in with_rows},
+        places={key: places.get(key, []) for key in with_rows},
+        events=read,
         devices=_live(lake, DEVICES.name) or {},
         bridge=bridge,
         continues=continues,
@@ -155,8 +159,14 @@ def partition_of(day: date) -> Partition:
     return (day.isoformat(),)
 
 
-def _on(dates: StartDates, live: Live) -> Live:
-    return {partition_of(day): live.get(partition_of(day), []) for day in dates}
+def _start_dates(dates: StartDates, days: Iterable[date]) -> list[Partition]:
+    """The start dates that rows may be of or have been: of an event of a UTC date that is the one beside it, too.
+
+    One event of the year 1970 must not make a partition of every day since.
+    """
+    near = {day.toordinal() + beside for day in days for beside in (-1, 0, 1)}
+    inside = range(dates.first.toordinal(), dates.last.toordinal() + 1)
+    return [partition_of(date.fromordinal(day)) for day in sorted(near) if day in inside]
 
 
 def _dates(live: Live) -> list[date]:

@@ -1,6 +1,5 @@
 """Which start dates a run of the session dimension computes, in the reporting time zone, and what it reads for them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -41,8 +40,8 @@ class StartDates:
         last: The last date.
         zone: The time zone whose dates they are.
 
-    >>> dates = StartDates(date(2026, 4, 12), date(2026, 4, 12), ZoneInfo("America/New_York"))
-    >>> [f"{day:%d}" for day in dates.utc_dates()]
+    >>> date_of_new_york = StartDates(date(2026, 4, 12), date(2026, 4, 12), ZoneInfo("America/New_York"))
+    >>> [f"{day:%d}" for day in date_of_new_york.utc_span()]
     ['12', '13']
     """
 
@@ -50,19 +49,16 @@ class StartDates:
     last: date
     zone: ZoneInfo
 
-    def __iter__(self) -> Iterator[date]:
-        return _days(self.first, self.last)
-
-    def utc_dates(self) -> Iterator[date]:
-        """The UTC dates that their events lie on: they begin or end up to a day apart."""
-        begin = datetime(self.first.year, self.first.month, self.first.day, tzinfo=self.zone)
-        after = self.last + _DAY
-        end = datetime(after.year, after.month, after.day, tzinfo=self.zone)
-        return _days(begin.astimezone(UTC).date(), (end.astimezone(UTC) - timedelta(microseconds=1)).date())
+    def utc_span(self) -> tuple[date, date]:
+        """The first and the last UTC date that their events lie on: they begin or end up to a day apart."""
+        end = _midnight(self.last + _DAY, self.zone).astimezone(UTC)
+        # before the year 1 there is no date
+        first = _midnight(self.first, self.zone).astimezone(UTC).date() if self.first > date.min else self.first
+        return first, (end - timedelta(microseconds=1)).date()
 
 
-def _days(first: date, last: date) -> Iterator[date]:
-    return (first + _DAY * number for number in range((last - first).days + 1))
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=zone)
 
 
 def closed_date(now: datetime, zone: ZoneInfo) -> date:
@@ -82,17 +78,20 @@ def dates_to_build(
         days: How many start dates up to `as_of`; None for all.
         as_of: The last date asked for.
         zone: The reporting time zone.
-        events_from: The first UTC date that has events.
+        events_from: The first UTC date that has events; they may be of the date before in the zone.
         built: The first and last start date of the table; None while it is empty, which takes all dates.
 
     Returns:
         The dates; None where no event can lie on one.
     """
-    earliest = datetime(events_from.year, events_from.month, events_from.day, tzinfo=UTC).astimezone(zone).date()
+    earliest = events_from
+    if events_from > date.min:
+        earliest = _midnight(events_from, ZoneInfo("UTC")).astimezone(zone).date()
     last = as_of
     first = earliest
     if built is not None:
         earliest = min(earliest, built[0])
         last = max(as_of, built[1])
-        first = earliest if days is None else max(earliest, min(as_of - _DAY * (days - 1), built[1] + _DAY))
+        back = _DAY * min((days or 1) - 1, (as_of - date.min).days)
+        first = earliest if days is None else max(earliest, min(as_of - back, built[1] + _DAY))
     return StartDates(first, last, zone) if first <= last else None

@@ -464,6 +464,16 @@ def test_date_that_has_not_ended_in_the_zone_is_refused(lake: Path) -> None:
             _ = SessionsDimOptions(str(lake), ZoneInfo(zone), 7, closed + timedelta(days=1), noon).last_date
 
 
+def test_event_of_long_ago_costs_no_partition_of_the_days_between(tmp_path: Path) -> None:
+    long_ago = datetime(1, 1, 1, 12, tzinfo=UTC)
+    add(tmp_path, EVENT, [event(1, long_ago, "d"), event(2, datetime(2026, 3, 1, 12, tzinfo=UTC), "d")])
+    plan = plan_sessions_dim(options(tmp_path, 7, FIRST, "Asia/Seoul"))
+    assert plan is not None
+    assert len(plan.sessions) == 4
+    run(tmp_path, 7, FIRST, "Asia/Seoul")
+    assert [(row["session_id"], row["start_date"]) for row in rows(tmp_path)] == [(1, date(1, 1, 1)), (2, FIRST)]
+
+
 def test_lake_without_events_is_refused_and_one_with_none_yet_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such table"):
         run(tmp_path)

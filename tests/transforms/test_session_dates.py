@@ -23,10 +23,10 @@ def test_every_hour_of_a_year_lies_on_a_utc_date_that_is_read_for_its_date(zone:
     times = [start + timedelta(hours=n, microseconds=-1) for n in range(24 * 366)]
     found = pl.DataFrame({"time": times}).select(local_dates(pl.col("time"), zone))["time"].to_list()
     assert found == [time.astimezone(ZoneInfo(zone)).date() for time in times]
-    read = {on: set(StartDates(on, on, ZoneInfo(zone)).utc_dates()) for on in set(found)}
+    read = {on: StartDates(on, on, ZoneInfo(zone)).utc_span() for on in set(found)}
     for time, on in zip(times, found, strict=True):
-        assert time.date() in read[on]
-    assert max(map(len, read.values())) <= 2
+        assert read[on][0] <= time.date() <= read[on][1]
+    assert max(last - first for first, last in read.values()) <= timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_every_hour_of_a_year_lies_on_a_utc_date_that_is_read_for_its_date(zone:
         (2, "03-30", ("03-01", "03-10"), ("03-11", "03-30")),  # no date is left out
         (3, "03-20", ("03-01", "03-30"), ("03-18", "03-30")),  # numbers after it may move
         (99, "03-30", ("03-01", "03-30"), ("03-01", "03-30")),
+        (5_000_000_000, "03-30", ("03-01", "03-30"), ("03-01", "03-30")),
         (None, "03-30", ("03-05", "03-30"), ("03-01", "03-30")),
         (None, "03-30", ("02-20", "03-30"), ("02-20", "03-30")),  # its events are gone, so are its sessions
         (7, "02-20", None, None),
@@ -54,6 +55,13 @@ def test_first_events_of_a_utc_date_may_lie_on_the_date_before_in_the_zone() -> 
     found = dates_to_build(7, day("03-05"), ZoneInfo("America/New_York"), day("03-01"), None)
     assert found is not None
     assert found.first == day("02-28")
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Seoul"])
+def test_first_date_of_the_calendar_has_none_before_it(zone: str) -> None:
+    found = dates_to_build(None, date(1, 1, 5), ZoneInfo(zone), date.min, None)
+    assert found is not None
+    assert (found.first, found.utc_span()[0]) == (date.min, date.min)
 
 
 def test_closed_date_is_yesterday_by_the_clocks_of_the_zone() -> None:
