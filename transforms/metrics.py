@@ -1,4 +1,4 @@
-"""Counters and distributions of the graph, all in one namespace. docs/metrics.md says what each means and where it can be seen."""
+"""Counters and distributions of the graph, in one namespace. docs/metrics.md says what each means and where it is seen."""
 
 from collections import Counter
 

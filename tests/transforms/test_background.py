@@ -21,7 +21,7 @@ def test_tasks_return_in_the_order_of_their_start(background):
 
 def test_second_task_waits_for_the_first(background):
     release, order = threading.Event(), []
-    background.start(lambda: release.wait() and order.append("first") or 1)
+    background.start(lambda: (release.wait() and order.append("first")) or 1)
     threading.Timer(0.01, release.set).start()
     background.start(lambda: order.append("second") or 2)
     assert background.finish() == [1, 2]
