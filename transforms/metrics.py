@@ -1,4 +1,4 @@
-"""Counters and distributions of the graph, in one namespace. docs/metrics.md says what each means and where it is seen."""
+"""Counters and distributions of the graph, in one namespace. docs/metrics.md says what each means and where it is."""
 
 from collections import Counter
 
