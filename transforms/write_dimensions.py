@@ -22,7 +22,7 @@ from transforms.write_lake import WriteLake
 
 _GATHERED_ROWS = 150_000
 _DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
-COMMIT_SECONDS = 10
+COMMIT_SECONDS = 30
 """Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
 
 

@@ -8,10 +8,10 @@ import pytest
 from deltalake.transaction import Transaction
 
 from schemas.records import Field, Record
-from stores.lake import live_files, open_table, table_uri
+from stores.lake import live_files, open_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, encode_rows, write_files
-from stores.lake_merge import KnownKeys
+from stores.lake_merge import KnownKeys, replace_changed
 
 DAYS = ["2026-04-12", "2026-04-13"]
 RECORD = Record(
@@ -54,3 +54,26 @@ def test_rows_of_two_dates_with_known_keys_are_left_out_whether_keys_are_held_or
             ):
                 left = known.without_known(incoming, place, live[day,])
                 assert left.column("number").to_pylist() == list(range(max(start, 100), start + 60))
+
+
+def test_rows_merge_with_those_of_their_keys_and_only_files_that_change_are_rewritten(tmp_path: Path) -> None:
+    total = Record(
+        "totals", "one name", (Field("name", pa.string(), "name"), Field("n", pa.int64(), "sum")), key=("name",)
+    )
+    place = Place(table_uri(str(tmp_path), total.name), total, ())
+
+    def totals(**counts: int) -> pa.Table:
+        return pa.table({"name": list(counts), "n": list(counts.values())}, schema=total.schema)
+
+    def greatest(existing: pa.Table, new: pa.Table) -> pa.Table:
+        grouped = pa.concat_tables([existing, new]).group_by("name").aggregate([("n", "max")])
+        return grouped.rename_columns(["name", "n"]).cast(total.schema)
+
+    written = [write_files(place, [table])[0] for table in (totals(a=1, b=9), totals(c=3), totals(d=4))]
+    commit(str(tmp_path), total, [PartitionWrite((), tuple(written))], WriteMode.APPEND, Transaction("one", 1))
+    live = live_files(open_table(str(tmp_path), total))[()]
+    change = replace_changed(place, live, totals(a=2, b=5, c=3, e=1), totals().select(["name"]), merge=greatest)
+    commit(str(tmp_path), total, [change], WriteMode.MERGE, Transaction("two", 1))
+    assert (change.removed, change.skipped) == ((written[0].path,), 2)
+    found = {row["name"]: row["n"] for row in read_table(str(tmp_path), total.name).to_pylist()}
+    assert found == {"a": 2, "b": 9, "c": 3, "d": 4, "e": 1}
