@@ -182,9 +182,8 @@ def run(  # noqa: PLR0915
         problems.found += store_problems(options.lake, options.devices, archive)
         open_runner = _dataflow
     opened = problems.attempt("", open_runner)
-    if not problems.found:
-        for check in check_stores(options, endless):
-            problems.attempt("", check)
+    for check in check_stores(options, endless):
+        problems.attempt("", check)
     problems.raise_any()
     if secret.is_default:
         print_warning(
