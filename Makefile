@@ -35,7 +35,7 @@ check: $(STAMP)  ## Format, lint, types
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## All tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py
