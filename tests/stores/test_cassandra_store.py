@@ -123,7 +123,7 @@ def test_read_only_store_of_no_tables_is_an_error(fresh: str) -> None:
         open_device_store(fresh, read_only=True)
 
 
-@pytest.mark.parametrize("host", [f"127.0.0.1:{free_port()}", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", [f"127.0.0.1:{free_port()}", "no-such-host.invalid"], ids=["refuses", "unknown"])
 def test_unreachable_store_is_an_error_within_seconds(host: str) -> None:
     started = time.monotonic()
     with pytest.raises(StoreError, match=rf"^cassandra:{host.partition(':')[0]}[^\n]+$"):
