@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo-data
 DEMO_LIVE := demo-live-data
+# Each starts a cluster that wants both cores
+FLINK_TESTS := tests/pipelines/test_live.py tests/runners/test_flink_runner.py
 
 .PHONY: help setup demo demo-live test check unit bench bench-live docs lock clean
 
@@ -35,7 +37,8 @@ check: $(STAMP)  ## Format, lint, types
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## All tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FLINK_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest -q $(FLINK_TESTS)
 
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py
