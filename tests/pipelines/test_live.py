@@ -19,7 +19,9 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from deltalake import DeltaTable
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
+from runners.flink.job_server import POM as JOB_SERVER
 from runners.services import FlinkCluster, KafkaService
+from runners.services.jars import resolve_jars
 from runners.services.processes import birth_of
 from schemas.events import EVENT
 from schemas.records import Record
@@ -29,7 +31,7 @@ from stores.device_store import open_device_store
 from stores.lake_sql import connect
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 150.0
+DEADLINE = 240.0
 EVENTS = 12_000
 HISTORY = ("pane_timing", "pane_index")
 """How a session came to be what it is; a replay has another history and ends in the same session."""
@@ -162,6 +164,8 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
 
 @pytest.fixture
 def live(kafka_service: KafkaService, tmp_path: Path) -> Live:
+    # fetched before a test counts the seconds
+    resolve_jars(JOB_SERVER)
     return Live(tmp_path, kafka_service)
 
 

@@ -22,7 +22,7 @@ from runners.services.processes import birth_of, listens
 from schemas.durations import MILLISECOND
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 60.0
+DEADLINE = 180.0
 FAST: dict[str, Any] = {"parallelism": 1, "checkpoint_interval": 300 * MILLISECOND, "restart_delay": 100 * MILLISECOND}
 
 
