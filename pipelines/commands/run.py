@@ -235,10 +235,13 @@ def _require_one_input(
 
 
 def _view(enabled: bool) -> "Follow":
-    from pipelines.live_view import follow
-    from pipelines.run import unseen
+    if not enabled:
+        from pipelines.run import unseen
 
-    return partial(follow, console=ERR) if enabled else unseen
+        return unseen
+    from pipelines.live_view import follow
+
+    return partial(follow, console=ERR)
 
 
 def _direct() -> "OpenRunner":
