@@ -25,7 +25,7 @@ from runners.flink.metrics import live_metrics
 from runners.flink.options import FlinkOptions, as_uri
 from runners.flink.rest import ENDED, FlinkRest
 from runners.flink.workers import WorkerPool, worker_pool
-from runners.services.home import state_home
+from runners.services.home import locked, state_home
 from runners.services.jars import Notify, ServiceError, say
 from runners.services.processes import POLL_SECONDS, listens
 from schemas.errors import ClickstreamError
@@ -259,9 +259,7 @@ def _run_folder() -> Iterator[Path]:
     """A new folder for what a run writes. It stays, for its logs; the oldest of those that nobody holds go."""
     runs = state_home() / "flink-runs"
     folder = runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
-    folder.mkdir(parents=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder):
         for old in sorted(runs.iterdir())[:-RUNS_KEPT]:
             with suppress(OSError), open(old / ".lock") as held:  # another run clears up as well
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

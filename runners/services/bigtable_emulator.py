@@ -1,12 +1,11 @@
 """Google's emulator of Bigtable on this machine, for trying and testing. It keeps its tables in memory."""
 
-import fcntl
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from runners.services.home import cache_home, state_home
+from runners.services.home import cache_home, locked, state_home
 from runners.services.jars import Notify, ServiceError, say
 from runners.services.processes import DetachedProcess, free_port, listens
 
@@ -67,9 +66,7 @@ def install_emulator(notify: Notify = say) -> Path:
         go = shutil.which("go")
         if go is None:
             raise ServiceError("Go (the command go) is needed to build the Bigtable emulator, and is not installed")
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder):
             if not program.exists():
                 notify("building the Bigtable emulator with Go, once; this takes a minute")
                 _build(go, folder)

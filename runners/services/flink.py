@@ -1,14 +1,11 @@
 """A standalone Flink cluster on this machine, of a JobManager and a TaskManager, for trying and testing."""
 
-import fcntl
 import http.client
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from runners.services.home import state_home
+from runners.services.home import locked, state_home
 from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, java, resolve_jars, say
 from runners.services.processes import DetachedProcess, free_port, listens
 
@@ -82,7 +79,7 @@ class FlinkCluster:
             ServiceError: It cannot start; or it runs on another port than the one asked for.
         """
         jars = resolve_jars(POM, self._notify)
-        with self._locked():
+        with locked(self.folder):
             if self.job_manager.pid is None:
                 self.task_manager.stop()  # of a JobManager that has gone
                 self._start_job_manager(jars, port)
@@ -97,7 +94,7 @@ class FlinkCluster:
 
     def down(self) -> None:
         """Stop what runs of the cluster, and its jobs with it."""
-        with self._locked():
+        with locked(self.folder):
             self.task_manager.stop()
             self.job_manager.stop()
 
@@ -154,10 +151,3 @@ class FlinkCluster:
 
     def _record(self, **values: str) -> None:
         (self.folder / "cluster.json").write_text(json.dumps(values), encoding="utf-8")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

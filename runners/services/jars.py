@@ -1,6 +1,5 @@
 """Java programs from Maven: what a pom names is resolved once, into a folder that every later start reads."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from runners.services.home import cache_home
+from runners.services.home import cache_home, locked
 from schemas.errors import ClickstreamError
 
 Notify = Callable[[str], None]
@@ -40,10 +39,8 @@ def resolve_jars(pom: Path, notify: Notify = say) -> list[Path]:
     name = re.sub(rb".*?<artifactId>([\w.-]+)</artifactId>.*", rb"\1", content, flags=re.DOTALL).decode()
     folder = cache_home() / "jars" / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # One lock for all poms: two Mavens must not write one local repository at the same time
-        with open(folder.parent / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder.parent):
             if not folder.exists():
                 notify(f"resolving the jars of {name} with Maven, once; this may take some minutes")
                 _resolve(pom, folder)

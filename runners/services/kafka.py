@@ -1,16 +1,13 @@
 """A Kafka broker on this machine: one process, broker and controller in one, for trying and testing."""
 
 import base64
-import fcntl
 import json
 import logging
 import subprocess
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from runners.services.home import state_home
+from runners.services.home import locked, state_home
 from runners.services.jars import Notify, ServiceError, class_path, java, resolve_jars, say
 from runners.services.processes import DetachedProcess, free_port, listens, tail
 
@@ -75,7 +72,7 @@ class KafkaService:
             ServiceError: It cannot start; or it runs on another port than the one asked for.
         """
         jars = resolve_jars(POM, self._notify)
-        with self._locked():
+        with locked(self.folder):
             if self.process.pid is None:
                 self._start(jars, port)
             address = self.address
@@ -86,7 +83,7 @@ class KafkaService:
 
     def down(self) -> None:
         """Stop the broker if it runs; its topics stay."""
-        with self._locked():
+        with locked(self.folder):
             self.process.stop()
 
     def status(self) -> str | None:
@@ -127,13 +124,6 @@ class KafkaService:
             return int(json.loads((self.folder / "address.json").read_text(encoding="utf-8"))["port"])
         except FileNotFoundError:
             return None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _answers(address: str) -> bool:
