@@ -14,10 +14,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.broken_lines import BrokenLine, broken_line
+from pipelines.deliveries import Broken, deliveries
 from pipelines.envelopes import Envelopes
-from pipelines.traffic import EVENTS_PER_DEVICE_DAY, Events, Ints, Traffic
-from schemas.durations import DAY, SECOND
+from pipelines.traffic import EVENTS_PER_DEVICE_DAY, Ints, Traffic
+from schemas.durations import SECOND
 from schemas.errors import OptionError
 from schemas.raw_log import RAW_LOG_AVRO, RAW_LOG_CODEC
 from schemas.records import TIMESTAMP
@@ -99,6 +99,13 @@ class GenerateOptions:
         start = self.start if self.start.tzinfo else self.start.replace(tzinfo=UTC)
         return int(start.timestamp()) * SECOND
 
+    def traffic(self) -> Traffic:
+        """The plan of the visits."""
+        return Traffic(
+            events=self.events, devices=self.device_count, days=self.days, start=self.start_micros,
+            late_share=self.late_share, duplicate_share=self.duplicate_share, seed=self.seed,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class GenerateSummary:
@@ -144,24 +151,17 @@ def generate(options: GenerateOptions) -> GenerateSummary:
         raise OptionError(f"{options.out} is not empty: name a new folder, or empty this one")
     truth = options.out / TRUTH_FOLDER
     truth.mkdir()
-    traffic = Traffic(
-        events=options.events, devices=options.device_count, days=options.days, start=options.start_micros,
-        late_share=options.late_share, duplicate_share=options.duplicate_share, seed=options.seed,
-    )  # fmt: skip
+    traffic = options.traffic()
     envelopes = Envelopes(traffic)
     _write_sessions(traffic, envelopes, truth / "sessions.parquet")
-    broken = _Broken.make(options, traffic, envelopes)
+    broken = Broken.make(traffic, envelopes, options.broken_share, from_bus=options.format == "avro")
     pq.write_table(broken.truth(), truth / "dead_letters.parquet", compression="zstd")
 
     sink_type = _AvroFiles if options.format == "avro" else _LineFiles
-    waiting = _Deliveries.none()
     lines = 0
     with sink_type(options) as sink, _EventTruth(truth / "events.parquet") as event_truth:
-        for sessions, horizon in traffic.slices(_SLICE):
-            events = traffic.lay_out(sessions)
+        for events, due, horizon in deliveries(traffic, _SLICE):
             event_truth.write(envelopes.truth(events))
-            waiting = waiting.plus(_Deliveries.of(traffic, events))
-            due, waiting = waiting.until(horizon)
             texts, arrivals, devices = broken.between(envelopes, due, horizon)
             sink.write(texts, arrivals, devices)
             lines += len(texts)
@@ -177,99 +177,6 @@ def generate(options: GenerateOptions) -> GenerateSummary:
         size=sum(path.stat().st_size for path in sink.paths),
         seconds=time.monotonic() - began,
     )
-
-
-@dataclass
-class _Deliveries:
-    """Events on their way; an event that is delivered twice is here twice."""
-
-    events: Events
-    nth: Ints
-
-    @classmethod
-    def none(cls) -> Self:
-        nothing = np.zeros(0, np.int64)
-        return cls(Events(*(nothing,) * 10), nothing)
-
-    @classmethod
-    def of(cls, traffic: Traffic, events: Events) -> Self:
-        repeats, nth = traffic.repeats(events)
-        return cls(Events.concat([events, repeats]), np.concatenate([np.zeros(len(events), np.int64), nth]))
-
-    def plus(self, other: Self) -> Self:
-        return type(self)(Events.concat([self.events, other.events]), np.concatenate([self.nth, other.nth]))
-
-    def until(self, horizon: int) -> tuple[Self, Self]:
-        """Those that arrive before the horizon, in order of arrival, and the rest."""
-        arrives = self.events.arrival < horizon
-        rest = np.flatnonzero(~arrives)
-        due = np.flatnonzero(arrives)
-        due = due[np.lexsort((self.nth[due], self.events.number[due], self.events.arrival[due]))]
-        return (
-            type(self)(self.events.take(due), self.nth[due]),
-            type(self)(self.events.take(rest), self.nth[rest]),
-        )
-
-
-@dataclass
-class _Broken:
-    """The broken lines, in order of arrival."""
-
-    lines: list[BrokenLine]
-    arrivals: Ints
-    devices: Ints
-    written: int = 0
-
-    @classmethod
-    def make(cls, options: GenerateOptions, traffic: Traffic, envelopes: Envelopes) -> Self:
-        numbers = np.arange(round(options.events * options.broken_share))
-        span = options.days * DAY
-        arrivals = options.start_micros + np.sort(traffic.dice.below("broken arrival", numbers, span))
-        devices = traffic.dice.below("broken device", numbers, traffic.devices)
-        lines = [
-            broken_line(n, _envelope(n, device_id, arrival), from_bus=options.format == "avro")
-            for n, device_id, arrival in zip(
-                numbers.tolist(), envelopes.device_ids.gather(devices), arrivals.tolist(), strict=True
-            )
-        ]
-        return cls(lines, arrivals, devices)
-
-    def between(self, envelopes: Envelopes, due: _Deliveries, horizon: int) -> tuple[pl.Series, Ints, Ints]:
-        """The due events as lines, and the broken lines that arrive among them; arrivals; devices."""
-        good = envelopes.lines(due.events, due.nth)
-        end = int(np.searchsorted(self.arrivals, horizon))
-        mine = slice(self.written, end)
-        self.written = end
-        bad = pl.Series([_with_end(line.payload) for line in self.lines[mine]], dtype=pl.Binary)
-        where = np.searchsorted(due.events.arrival, self.arrivals[mine], side="right")
-        order = np.insert(np.arange(len(good)), where, len(good) + np.arange(len(bad)))
-        return (
-            pl.concat([good, bad], rechunk=True).gather(order),
-            np.concatenate([due.events.arrival, self.arrivals[mine]])[order],
-            np.concatenate([due.events.device, self.devices[mine]])[order],
-        )
-
-    def truth(self) -> pa.Table:
-        return pa.table({
-            "payload": pa.array([line.payload for line in self.lines], pa.large_binary()),
-            "reason": pa.array([line.reason.value for line in self.lines], pa.string()),
-            "field": pa.array([line.field for line in self.lines], pa.string()),
-            "arrival_time": pa.array(self.arrivals).cast(TIMESTAMP),
-        })  # fmt: skip
-
-
-def _envelope(number: int, device_id: str, micros: int) -> dict[str, object]:
-    """A good event to be broken; its id and place in the shop name it."""
-    stamp = datetime.fromtimestamp(micros // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "event_id": f"broken-{number}", "event_type": "page_view", "timestamp": stamp, "device_id": device_id,
-        "user_id": "user-000000", "session_id": None, "properties": {"page_url": f"https://shop.example/{number}"},
-        "context": {"device_type": "mobile", "country": "US"},
-    }  # fmt: skip
-
-
-def _with_end(payload: bytes | None) -> bytes | None:
-    return None if payload is None else payload + b"\n"
 
 
 class _EventTruth:

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.broken_lines import broken_line
+from pipelines.deliveries import Broken, Deliveries, deliveries, envelope_to_break
 from pipelines.envelopes import Envelopes
-from pipelines.generate import GenerateOptions, _Broken, _Deliveries, _envelope
-from pipelines.traffic import Ints, Traffic
+from pipelines.generate import GenerateOptions
+from pipelines.traffic import Ints
 from schemas.durations import SECOND
 from schemas.errors import InputError
 
@@ -51,8 +52,8 @@ def file_payloads(files: Iterable[str]) -> Iterator[pa.Array]:
 def generated_payloads(events: int, seed: int) -> Iterator[pa.Array]:
     """The events that `clickstream generate --format avro` writes, in order of arrival, broken ones and all."""
     plan = _Plan(events, seed)
-    broken = _Broken.make(plan.options, plan.traffic, plan.envelopes)
-    for due, horizon in plan.deliveries():
+    broken = Broken.make(plan.traffic, plan.envelopes, plan.options.broken_share, from_bus=True)
+    for _, due, horizon in deliveries(plan.traffic, BATCH_ROWS):
         texts, _, _ = broken.between(plan.envelopes, due, horizon)
         if len(texts):
             yield _payloads(texts)
@@ -92,15 +93,12 @@ class _Plan:
     """Traffic as `generate` would write it by default, in the raw log's format."""
 
     def __init__(self, events: int, seed: int) -> None:
-        self.options = options = GenerateOptions(events=events, out=Path(), seed=seed, format="avro")
-        self.traffic = Traffic(
-            events=events, devices=options.device_count, days=options.days, start=options.start_micros,
-            late_share=options.late_share, duplicate_share=options.duplicate_share, seed=seed,
-        )  # fmt: skip
+        self.options = GenerateOptions(events=events, out=Path(), seed=seed, format="avro")
+        self.traffic = self.options.traffic()
         self.envelopes = Envelopes(self.traffic)
         self._times = np.zeros(events, np.int64)
 
-    def times(self, due: _Deliveries, stamps: Ints) -> Ints:
+    def times(self, due: Deliveries, stamps: Ints) -> Ints:
         """When these events happened if they are sent at `stamps`; a repeat says what its first delivery said."""
         first = due.nth == 0
         delays = due.events.arrival - due.events.time
@@ -110,18 +108,12 @@ class _Plan:
     def broken(self, number: int, micros: int) -> bytes | None:
         """The broken event of this number, sent at this time."""
         devices = self.envelopes.device_ids
-        return broken_line(number, _envelope(number, devices[number % len(devices)], micros), from_bus=True).payload
-
-    def deliveries(self) -> Iterator[tuple[_Deliveries, int]]:
-        """What arrives, in its order, piece by piece; with each piece the time that the next one begins after."""
-        waiting = _Deliveries.none()
-        for sessions, horizon in self.traffic.slices(BATCH_ROWS):
-            waiting = waiting.plus(_Deliveries.of(self.traffic, self.traffic.lay_out(sessions)))
-            due, waiting = waiting.until(horizon)
-            yield due, horizon
+        return broken_line(
+            number, envelope_to_break(number, devices[number % len(devices)], micros), from_bus=True
+        ).payload
 
 
-def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[_Plan, _Deliveries]]:
+def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[_Plan, Deliveries]]:
     """Traffic without end in memory that is bounded: round after round of it, each planned while the last is sent."""
     sizes = [_ROUND_EVENTS] * (events // _ROUND_EVENTS) + [events % _ROUND_EVENTS]
     with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
@@ -130,10 +122,10 @@ def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[_Plan, _Deliver
         while planned is not None:
             plan = planned.result()
             planned = next(plans, None)
-            for due, _ in plan.deliveries():
+            for _, due, _ in deliveries(plan.traffic, BATCH_ROWS):
                 for begin in range(0, len(due.nth), rows):
                     part = np.arange(begin, min(begin + rows, len(due.nth)))
-                    yield plan, _Deliveries(due.events.take(part), due.nth[part])
+                    yield plan, Deliveries(due.events.take(part), due.nth[part])
 
 
 def _payloads(lines: pl.Series) -> pa.Array:
