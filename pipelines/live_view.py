@@ -1,6 +1,5 @@
 """What a run that follows a topic is doing, on a terminal: one table, renewed as the job counts."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.terminal import renewed
 from runners.flink import FlinkRunner
 from schemas.durations import MILLISECOND, format_duration
 from schemas.errors import ClickstreamError
@@ -38,28 +38,22 @@ def follow(runner: FlinkRunner, console: Console) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    ended = threading.Event()
+    before, seen_at = Counters(), time.monotonic()
     with Live(Text("the job starts …", style="dim"), console=console, transient=True, auto_refresh=False) as live:
 
         def renew() -> None:
-            before, seen_at = Counters(), time.monotonic()
-            while not ended.wait(REFRESH_SECONDS):
-                try:
-                    now = runner.live_metrics()
-                except ClickstreamError as error:
-                    live.update(Text(f"no figures: {error}", style="yellow"), refresh=True)
-                    continue
-                at = time.monotonic()
-                live.update(live_table(Rates(now, before, at - seen_at), runner.rest.address), refresh=True)
-                before, seen_at = now, at
+            nonlocal before, seen_at
+            try:
+                now = runner.live_metrics()
+            except ClickstreamError as error:
+                live.update(Text(f"no figures: {error}", style="yellow"), refresh=True)
+                return
+            at = time.monotonic()
+            live.update(live_table(Rates(now, before, at - seen_at), runner.rest.address), refresh=True)
+            before, seen_at = now, at
 
-        thread = threading.Thread(target=renew, name="live-view", daemon=True)
-        thread.start()
-        try:
+        with renewed(renew, REFRESH_SECONDS, "live-view"):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 def live_table(rates: Rates, page: str) -> Group:

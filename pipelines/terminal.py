@@ -1,7 +1,10 @@
 """Standard output and standard error of the command line."""
 
 import logging
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,3 +46,21 @@ def configure_logging(verbose: bool) -> None:
         # An error that ends the run is printed once, as one line, by main()
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
+
+
+@contextmanager
+def renewed(show: Callable[[], None], seconds: float, name: str) -> Iterator[None]:
+    """Call `show` every so many seconds, in a thread of this name beside the block, until it ends."""
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.wait(seconds):
+            show()
+
+    thread = threading.Thread(target=go_on, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

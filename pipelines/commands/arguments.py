@@ -30,3 +30,9 @@ Config = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+Every = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION", help="Go on, a pass each time this has gone by. Else one pass.", show_default=False
+    ),
+]

@@ -1,15 +1,15 @@
 """The command `compact`: larger files of the small ones that a run leaves."""
 
 import json
-import time
 from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.commands.arguments import AsJson, Config, Every, Lake
 from pipelines.options import Problems, Stores, known
+from pipelines.passes import repeat
 from pipelines.terminal import OUT, configure_logging
-from schemas.durations import HOUR, SECOND, parse_duration
+from schemas.durations import HOUR, parse_duration
 
 
 def compact(
@@ -25,12 +25,7 @@ def compact(
         str,
         typer.Option(metavar="DURATION", help="How long files stay that are in no table any more; whole hours."),
     ] = "24h",
-    every: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION", help="Go on, a pass each time this has gone by. Else one pass.", show_default=False
-        ),
-    ] = None,
+    every: Every = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge small files and delete abandoned ones. Runs beside a job that writes, and disturbs no reader."""
@@ -45,22 +40,18 @@ def compact(
 
     from pipelines.compact import compact_stores
 
-    try:
-        while True:
-            report = compact_stores(known(uri), archive, known(kept))
-            if as_json:
-                OUT.print_json(json.dumps(report.as_json()), indent=None)
-            else:
-                merged = sum(table["merged"] for table in report.tables.values())
-                written = sum(table["written"] for table in report.tables.values())
-                line = f"lake: {merged:,} files into {written:,}, {report.deleted:,} deleted"
-                if report.busy:
-                    line += f"; busy: {', '.join(report.busy)}"
-                if report.archive:
-                    line += f"; raw log: {report.archive['merged']:,} files into {report.archive['written']:,}"
-                OUT.print(line, highlight=False)
-            if pause is None:
-                return
-            time.sleep(pause / SECOND)
-    except KeyboardInterrupt:
-        return
+    def once() -> None:
+        report = compact_stores(known(uri), archive, known(kept))
+        if as_json:
+            OUT.print_json(json.dumps(report.as_json()), indent=None)
+            return
+        merged = sum(table["merged"] for table in report.tables.values())
+        written = sum(table["written"] for table in report.tables.values())
+        line = f"lake: {merged:,} files into {written:,}, {report.deleted:,} deleted"
+        if report.busy:
+            line += f"; busy: {', '.join(report.busy)}"
+        if report.archive:
+            line += f"; raw log: {report.archive['merged']:,} files into {report.archive['written']:,}"
+        OUT.print(line, highlight=False)
+
+    repeat(once, pause)
