@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from pipelines.tables import TABLES
+from pipelines.tables import SESSION_DIMENSION, TABLES
 from schemas.durations import HOUR
 from schemas.errors import StoreBusyError
+from stores.lake import find_table
 from stores.lake_compact import compact, delete_unreferenced
 from transforms.compact_archive import compact_archive
 
@@ -45,7 +46,8 @@ def compact_stores(lake_uri: str, archive_uri: str | None, keep: int) -> Compact
     tables: dict[str, dict[str, int]] = {}
     busy: list[str] = []
     deleted = 0
-    for record in TABLES:
+    numbered = [record for record in SESSION_DIMENSION if find_table(lake_uri, record.name)]
+    for record in (*TABLES, *numbered):
         try:
             result = compact(lake_uri, record)
         except StoreBusyError:

@@ -4,7 +4,7 @@ import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -179,6 +179,21 @@ def parse_share(text: str) -> float:
     if not 0 <= share <= 1:
         raise OptionError(f"{text!r} is not from 0 to 1")
     return share
+
+
+def parse_date(text: str) -> date:
+    """A date as RFC 3339 writes it.
+
+    Raises:
+        OptionError: It is none.
+
+    >>> parse_date("2026-04-12")
+    datetime.date(2026, 4, 12)
+    """
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError as error:
+        raise OptionError(f"{text!r} is not a date: write it like 2026-04-12") from error
 
 
 def parse_choice(text: str, choices: tuple[str, ...]) -> str:

@@ -77,7 +77,7 @@ def run(
             # An endless input ends like this; the job is cancelled when the runner's context ends
             counters = read_live()
         except Exception as error:  # a runner wraps what a step raises as it likes
-            raise _first_cause(error) from error
+            raise first_cause(error) from error
     return RunReport.of(counters, [record.name for record in TABLES], time.monotonic() - began)
 
 
@@ -94,7 +94,7 @@ def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineO
         return str(pipeline.run().job_id())
 
 
-def _first_cause(error: Exception) -> Exception:
+def first_cause(error: Exception) -> Exception:
     """The error of ours that a runner has wrapped or annotated, if there is one; else the error itself."""
     seen: BaseException | None = error
     while seen is not None:

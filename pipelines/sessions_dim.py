@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.run import _first_cause
+from pipelines.run import first_cause
 from pipelines.sessions_dim_plan import (
-    DEVICES,
     Live,
     SessionsDimOptions,
     SessionsDimPlan,
@@ -17,6 +16,7 @@ from pipelines.sessions_dim_plan import (
     plan_sessions_dim,
 )
 from runners.direct import direct_runner
+from schemas.dimensions import DEVICE
 from schemas.events import EVENT
 from schemas.records import Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
@@ -69,7 +69,7 @@ def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
     built = pipeline | "Build" >> BuildSessionDimension(
         plan.dates,
         tuple(_groups(plan.lake, EVENT, plan.events)),
-        tuple(_groups(plan.lake, DEVICES, plan.devices)),
+        tuple(_groups(plan.lake, DEVICE.record, plan.devices)),
         tuple(_before(plan)),
         shards=max(_LEAST_SHARDS, -(-rows // _ROWS_A_SHARD)),
     )
@@ -107,7 +107,7 @@ def run_sessions_dim(options: SessionsDimOptions) -> SessionsDimReport:
             result = pipeline.run()
             result.wait_until_finish()
         except Exception as error:  # the runner wraps what a step raises
-            raise _first_cause(error) from error
+            raise first_cause(error) from error
     counters = read_counters(result.metrics())
     return SessionsDimReport(
         plan.dates.first.isoformat(),

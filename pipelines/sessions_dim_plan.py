@@ -5,22 +5,14 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
-import pyarrow as pa
-
+from pipelines.tables import SESSION_DIMENSION
+from schemas.dimensions import DEVICE
 from schemas.errors import OptionError, StoreError
 from schemas.events import EVENT
-from schemas.records import Field, Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import LiveFile, create_tables, find_table, live_files, table_uri
 from stores.lake_files import Partition, Place, read_files
 from transforms.session_dates import StartDates, closed_date, dates_to_build
-
-DEVICES = Record(
-    "dim_devices",
-    "one device",
-    (Field("device_id", pa.string(), "the device"), Field("resolved_user_key", pa.string(), "its user")),
-)
-"""The part of the table that is read here; it may not be there."""
 
 Live = dict[Partition, list[LiveFile]]
 
@@ -112,7 +104,7 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
     events = _live(lake, EVENT.name)
     if events is None:
         raise StoreError(f"{EVENT.name}: there is no such table in {lake}")
-    create_tables(lake, (DIM_SESSIONS, SESSION_BRIDGE, EVENT_SESSIONS))
+    create_tables(lake, SESSION_DIMENSION)
     sessions, places = _live(lake, DIM_SESSIONS.name) or {}, _live(lake, EVENT_SESSIONS.name) or {}
     if options.days is not None:
         _check_zone(lake, sessions, options.zone)
@@ -141,7 +133,7 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
         sessions={key: sessions.get(key, []) for key in with_rows},
         places={key: places.get(key, []) for key in with_rows},
         events=read,
-        devices=_live(lake, DEVICES.name) or {},
+        devices=_live(lake, DEVICE.record.name) or {},
         bridge=bridge,
         continues=continues,
         counted={partition_of(day): sessions[partition_of(day)] for day in counted},

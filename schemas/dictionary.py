@@ -9,9 +9,12 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.dimensions import DEVICE, PAGE, USER
 from schemas.events import EVENT
 from schemas.records import Record
+from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from schemas.sessions import SESSION
 
-TABLES = (EVENT, SESSION, DEVICE.record, USER.record, PAGE, DEAD_LETTER)
+TABLES = (
+    EVENT, SESSION, DEVICE.record, USER.record, PAGE, DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER,
+)  # fmt: skip
 
 _INTRODUCTION = """\
 # Data dictionary

@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from schemas.records import MONEY, TIMESTAMP, Field, Record
+from schemas.records import Field, Record
+from schemas.sessions import SESSION
 
 ANONYMOUS_PREFIX = "device:"
 """Of a device that no user is known of: it is a user of its own, `device:` and its id."""
@@ -18,6 +19,12 @@ _SESSION_ID = Field(
 )
 _START_DATE = Field("start_date", pa.date32(), "date of the session in time_zone", nullable=False)
 
+_AS_OF_A_DEVICE = (
+    "session_start", "session_end", "duration_secs", "event_count", "page_view_count", "had_purchase", "revenue",
+    "entry_page", "exit_page", "country", "device_type", "os", "app_version",
+)  # fmt: skip
+"""Columns that mean the same of a user's session as of a device's."""
+
 DIM_SESSIONS = Record(
     name="dim_sessions",
     grain="one session of a user, on whatever devices",
@@ -27,19 +34,7 @@ DIM_SESSIONS = Record(
         _START_DATE,
         Field("end_date", pa.date32(), "start_date: a session ends with its date", nullable=False),
         Field("time_zone", pa.string(), "the reporting time zone, one for the table", nullable=False),
-        Field("session_start", TIMESTAMP, "event_time of the first event", nullable=False),
-        Field("session_end", TIMESTAMP, "event_time of the last event", nullable=False),
-        Field("duration_secs", pa.float64(), "session_end less session_start, seconds", nullable=False),
-        Field("event_count", pa.int64(), "events", nullable=False),
-        Field("page_view_count", pa.int64(), "events of type page_view", nullable=False),
-        Field("had_purchase", pa.bool_(), "whether any event was a purchase", nullable=False),
-        Field("revenue", MONEY, "sum over its purchases; major currency units", nullable=False),
-        Field("entry_page", pa.string(), "first page_url in event-time order"),
-        Field("exit_page", pa.string(), "last page_url in event-time order"),
-        Field("country", pa.string(), "first non-null country, never overwritten (SCD type 0)"),
-        Field("device_type", pa.string(), "first non-null device_type (SCD type 0)"),
-        Field("os", pa.string(), "first non-null os (SCD type 0)"),
-        Field("app_version", pa.string(), "first non-null app_version (SCD type 0)"),
+        *(field for field in SESSION if field.name in _AS_OF_A_DEVICE),
     ),
     partition_by=("start_date",),
     sort_by=("user_key", "session_id"),

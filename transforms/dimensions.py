@@ -199,4 +199,5 @@ def _take(values: pa.ChunkedArray, rows: Integers) -> pa.ChunkedArray:
 
 def _table(columns: Mapping[str, Any], record: Record, rows: int) -> pa.Table:
     """The columns as a table of the record; those that are not named are null."""
-    return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in record}, schema=record.schema)
+    there = {f.name: columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in record}
+    return pa.table(there, schema=record.schema)

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.commands.sessions_dim import parse_date
-from pipelines.options import Problems, Stores, known, parse_count
+from pipelines.options import Problems, Stores, known, parse_count, parse_date
 from pipelines.terminal import OUT
 
 

@@ -1,15 +1,14 @@
 """The command `sessions-dim`: the numbered sessions of each user."""
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known, parse_count
+from pipelines.options import Problems, Stores, known, parse_count, parse_date
 from pipelines.terminal import OUT, configure_logging
-from schemas.errors import OptionError
 
 
 def sessions_dim(
@@ -65,18 +64,3 @@ def sessions_dim(
             soft_wrap=True,
             highlight=False,
         )
-
-
-def parse_date(text: str) -> date:
-    """A date as RFC 3339 writes it.
-
-    Raises:
-        OptionError: It is none.
-
-    >>> parse_date("2026-04-12")
-    datetime.date(2026, 4, 12)
-    """
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError as error:
-        raise OptionError(f"{text!r} is not a date: write it like 2026-04-12") from error

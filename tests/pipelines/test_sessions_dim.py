@@ -18,15 +18,22 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from deltalake.transaction import Transaction
 
 from pipelines.sessions_dim import SessionsDimReport, compose, run_sessions_dim
-from pipelines.sessions_dim_plan import DEVICES, SessionsDimOptions, SessionsDimPlan, plan_sessions_dim
+from pipelines.sessions_dim_plan import SessionsDimOptions, SessionsDimPlan, plan_sessions_dim
 from runners.direct import direct_runner
 from schemas.errors import OptionError, StoreBusyError, StoreError
 from schemas.events import EVENT
-from schemas.records import Record
+from schemas.records import Field, Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import find_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
+
+DEVICES = Record(
+    "dim_devices",
+    "one device",
+    (Field("device_id", pa.string(), "the device"), Field("resolved_user_key", pa.string(), "its user")),
+)
+"""The part of the table that the dimension reads."""
 
 ROOT = Path(__file__).parents[2]
 FIRST, DAYS = date(2026, 3, 1), 30
