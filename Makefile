@@ -19,8 +19,10 @@ setup: $(STAMP)  ## A virtual environment with locked versions; the command is t
 $(STAMP): requirements.lock pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON="; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@# The lock is whole, so no dependency is looked up: pip would seek a package's extras beyond it, where none has a hash
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check --quiet --disable-pip-version-check
 	@touch $@
 
 demo: $(STAMP)  ## Generate events, replay them into both stores, and ask what an analyst and an engineer would

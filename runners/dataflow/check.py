@@ -84,7 +84,8 @@ def resolve_requirements(lock: Path) -> None:
     done = subprocess.run(  # noqa: S603
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
-            *("--disable-pip-version-check", "--require-hashes", "--requirement", str(lock)),
+            # The lock is whole: pip would look for a package's extras beyond it, where none has a hash
+            *("--no-deps", "--disable-pip-version-check", "--require-hashes", "--requirement", str(lock)),
         ],
         capture_output=True,
         text=True,
