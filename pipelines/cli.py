@@ -1,6 +1,8 @@
 """The command line: the commands put together, and how an error ends one."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -14,7 +16,7 @@ from pipelines.commands.services import services
 from pipelines.commands.sessions_dim import sessions_dim
 from pipelines.commands.sql import sql
 from pipelines.commands.stitch import stitch
-from pipelines.terminal import print_error
+from pipelines.terminal import OUT, print_error
 from schemas.errors import ClickstreamError, OptionError
 
 app = typer.Typer(
@@ -25,6 +27,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Clicks into sessions: one Beam graph keeps a Parquet lake for analysts and a store keyed by device.",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        OUT.print(f"clickstream {version('clickstream')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
 app.command()(generate)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -88,6 +88,19 @@ def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:
         StoreBusyError: Another process has the store open for writing, and read_only is false.
         StoreError: The store cannot be opened or, with read_only, does not exist.
     """
+    kind, rest = split_uri(uri)
+    return _OPENERS[kind](uri, rest, read_only)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The kind of store that a URI names, and what names the store among its kind.
+
+    Raises:
+        OptionError: It names no kind of store.
+
+    >>> split_uri("/data/devices")
+    ('rocksdb', '/data/devices')
+    """
     kind, colon, rest = uri.partition(":")
     if not colon or "/" in kind:
         kind, rest = "rocksdb", uri
@@ -96,7 +109,7 @@ def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:
             f"{uri!r}: no device store of kind {kind!r}; use rocksdb:PATH, a path, bigtable:PROJECT/INSTANCE/TABLE, "
             "cassandra:HOST/KEYSPACE or memory:NAME"
         )
-    return _OPENERS[kind](uri, rest, read_only)
+    return kind, rest
 
 
 def _open_memory(uri: str, rest: str, read_only: bool) -> DeviceStore:

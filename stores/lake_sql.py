@@ -51,8 +51,11 @@ class LakeConnection:
         """Open the tables of the lake.
 
         Raises:
-            StoreError: A table cannot be read.
+            StoreError: There is no table, or one cannot be read.
         """
+        names = table_names(lake_uri)
+        if not names:
+            raise StoreError(f"there is no lake at {lake_uri}")
         self._spill = tempfile.TemporaryDirectory(prefix="clickstream-sql-")
         self._duckdb = duckdb.connect()
         try:
@@ -62,7 +65,6 @@ class LakeConnection:
             self._duckdb.execute("SET preserve_insertion_order = false")
             self._duckdb.execute(_MACROS.read_text(encoding="utf-8"))
             files: list[str] = []
-            names = table_names(lake_uri)
             for name in names:
                 table = find_table(lake_uri, name)
                 if table is not None:
@@ -135,7 +137,7 @@ def connect(lake_uri: str) -> LakeConnection:
     """Open a lake for SQL.
 
     Raises:
-        StoreError: A table cannot be read.
+        StoreError: There is no table, or one cannot be read.
     """
     return LakeConnection(lake_uri)
 
@@ -146,7 +148,7 @@ def query(lake_uri: str, sql: str) -> Iterator[pa.RecordBatchReader]:
 
     Raises:
         InputError: The query is not one valid SELECT.
-        StoreError: A table cannot be read.
+        StoreError: There is no table, or one cannot be read.
     """
     with connect(lake_uri) as lake:
         yield lake.sql(sql).to_arrow_reader()

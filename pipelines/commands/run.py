@@ -1,11 +1,9 @@
 """The command `run`: the main job."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -40,8 +38,9 @@ from pipelines.commands.run_arguments import (
     Topic,
     Until,
 )
+from pipelines.commands.run_runner import RunnerArguments
+from pipelines.commands.run_source import SourceArguments
 from pipelines.options import (
-    RUNNERS,
     SESSION_ENGINES,
     WRITE_MODES,
     Problems,
@@ -54,14 +53,14 @@ from pipelines.options import (
 from pipelines.terminal import ERR, OUT, configure_logging, print_warning
 from schemas.durations import parse_duration, parse_optional_duration
 from schemas.secrets import USER_KEY_VARIABLE, UserKeySecret
-from transforms.kafka_positions import parse_start, parse_until
+from stores.device_store import split_uri
 from transforms.policy import SessionPolicy
 
 if TYPE_CHECKING:
-    from pipelines.run import Follow, OpenRunner
+    from pipelines.run import Follow
 
 
-def run(  # noqa: PLR0915
+def run(
     context: typer.Context,
     input: Input = None,
     kafka: Kafka = None,
@@ -103,30 +102,29 @@ def run(  # noqa: PLR0915
     """
     configure_logging(verbose)
     began = datetime.now(UTC)
+    source = SourceArguments(
+        input, kafka, topic, start, until, max_disorder, idle_timeout, kafka_config, kafka_group,
+        pubsub, pubsub_id_attribute, pubsub_timestamp_attribute, archive,
+    )  # fmt: skip
+    where = RunnerArguments(runner, flink_master, checkpoints, checkpoint_interval, resume, parallelism)
     problems = Problems()
+    source.check(problems)
+    where.check(problems)
+    if source.endless:
+        problems.require(runner != "direct", "--runner: direct ends; follow a topic with flink, or say --until now")
+        problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")
+    problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
     policy = _policy(problems, session_gap, max_session, allowed_lateness, early_firing)
     shard_count = problems.attempt("--shards", lambda: parse_count(shards))
     problems.attempt("--session-engine", lambda: parse_choice(session_engine, SESSION_ENGINES))
     problems.attempt("--write-mode", lambda: parse_choice(write_mode, WRITE_MODES))
-    problems.attempt("--runner", lambda: parse_choice(runner, RUNNERS))
     stores = problems.attempt("", lambda: Stores.find(lake, devices, config))
     lake_uri = problems.attempt("--lake", stores.need_lake) if stores else None
     devices_uri = problems.attempt("--devices", stores.need_devices) if stores else None
+    if devices_uri:
+        problems.attempt("--devices", lambda: split_uri(devices_uri))
     secret = UserKeySecret(user_key_secret_file)
     problems.attempt("--user-key-secret-file", secret.read)
-    endless = bool(pubsub) or (bool(kafka) and until is None)
-    _require_one_input(problems, input, kafka, topic, pubsub, archive)
-    if endless:
-        problems.require(runner != "direct", "--runner: direct ends; follow a topic with flink, or say --until now")
-        problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")
-    problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
-    first = problems.attempt("--from", lambda: parse_start(start))
-    last = problems.attempt("--until", lambda: parse_until(until) if until else None)
-    disorder = problems.attempt("--max-disorder", lambda: parse_duration(max_disorder))
-    idle = problems.attempt("--idle-timeout", lambda: parse_duration(idle_timeout))
-    interval = problems.attempt("--checkpoint-interval", lambda: parse_duration(checkpoint_interval))
-    subtasks = problems.attempt("--parallelism", lambda: parse_count(parallelism))
-    problems.require(resume != "latest" or bool(checkpoints), "--resume: latest needs --checkpoints")
     # What is wrong with the options themselves is said without waiting for Beam to load
     problems.raise_any()
 
@@ -135,7 +133,6 @@ def run(  # noqa: PLR0915
     from pipelines.watch import watch
     from runners.beam_options import parse_beam_options
 
-    beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
     options = RunOptions(
         lake=known(lake_uri),
         devices=known(devices_uri),
@@ -147,42 +144,16 @@ def run(  # noqa: PLR0915
         started_at=began,
         archive=archive,
         onto_existing=onto_existing or resume is not None,
-        stable_input=endless and runner == "flink",
+        stable_input=source.endless and runner == "flink",
     )
-    source: Any = None
-    input_bytes = None
-    if kafka:
-        from transforms.read_kafka import ReadKafka
-
-        source = ReadKafka(
-            kafka, known(topic), known(first), last, max_disorder=known(disorder), idle_timeout=known(idle),
-            config=kafka_config, group=kafka_group,
-        )  # fmt: skip
-        problems.attempt("--kafka", source.check)
-    elif pubsub:
-        from transforms.read_pubsub import ReadPubSub
-
-        source = problems.attempt(
-            "--pubsub",
-            lambda: ReadPubSub(
-                pubsub, id_attribute=pubsub_id_attribute, timestamp_attribute=pubsub_timestamp_attribute
-            ),
-        )
-    else:
-        from transforms.read_files import ReadFiles, list_files
-
-        files = problems.attempt("--input", lambda: list_files(known(input))) or {}
-        source, input_bytes = ReadFiles(files, began), sum(files.values())
-    open_runner = _direct
-    if runner == "flink":
-        open_runner = partial(_flink, flink_master, known(subtasks), checkpoints, known(interval), resume, endless)
-    elif runner == "dataflow":
+    beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
+    opened = source.open(problems, began)
+    open_runner = problems.attempt("", lambda: where.open(source.endless))
+    if runner == "dataflow":
         from runners.dataflow.check import store_problems
 
         problems.found += store_problems(options.lake, options.devices, archive)
-        open_runner = _dataflow
-    opened = problems.attempt("", open_runner)
-    for check in check_stores(options, endless):
+    for check in check_stores(options, source.endless):
         problems.attempt("", check)
     problems.raise_any()
     if secret.is_default:
@@ -190,12 +161,14 @@ def run(  # noqa: PLR0915
             "user_key uses the development secret, which anyone knows; "
             f"set {USER_KEY_VARIABLE} or --user-key-secret-file"
         )
+    events, input_bytes = known(opened)
     if runner == "dataflow":
-        job = submit(options, source, known(beam_options), known(opened))
+        job = submit(options, events, known(beam_options), known(open_runner))
         OUT.print_json(json.dumps({"job": job})) if as_json else OUT.print(f"submitted as job {job}")
         return
     with watch(input_bytes, ERR, enabled=not as_json):
-        report = start_job(options, source, known(beam_options), known(opened), follow=_view(endless and not as_json))
+        view = _view(source.endless and not as_json)
+        report = start_job(options, events, known(beam_options), known(open_runner), follow=view)
     if as_json:
         OUT.print_json(json.dumps(report.as_json()))
     else:
@@ -219,21 +192,6 @@ def _policy(problems: Problems, gap: str, cap: str, lateness: str, early: str) -
     )
 
 
-def _require_one_input(
-    problems: Problems,
-    input: list[str] | None,
-    kafka: str | None,
-    topic: str | None,
-    pubsub: str | None,
-    archive: str | None,
-) -> None:
-    given = [name for name, value in (("--input", input), ("--kafka", kafka), ("--pubsub", pubsub)) if value]
-    problems.require(bool(given), "--input: name at least one file, folder or glob; or follow --kafka or --pubsub")
-    problems.require(len(given) < 2, f"give one input, not {' and '.join(given)}")
-    problems.require(bool(kafka) == bool(topic), "--kafka and --topic go together")
-    problems.require(not (input and archive), "--archive is for a bus; files are their own archive")
-
-
 def _view(enabled: bool) -> "Follow":
     if not enabled:
         from pipelines.run import unseen
@@ -242,43 +200,3 @@ def _view(enabled: bool) -> "Follow":
     from pipelines.live_view import follow
 
     return partial(follow, console=ERR)
-
-
-def _direct() -> "OpenRunner":
-    from runners.direct import direct_runner
-
-    return direct_runner
-
-
-def _dataflow() -> "OpenRunner":
-    from runners.dataflow import dataflow_runner
-
-    return dataflow_runner
-
-
-def _flink(
-    master: str | None,
-    parallelism: int,
-    checkpoints: str | None,
-    interval: int,
-    resume: str | None,
-    endless: bool,
-) -> "OpenRunner":
-    from runners.flink import FlinkOptions, flink_runner, newest_checkpoint
-    from schemas.errors import OptionError
-
-    found: str | Path | None = resume
-    if resume == "latest" and checkpoints:
-        found = newest_checkpoint(Path(checkpoints))
-        if found is None:
-            raise OptionError(f"--resume: there is no completed checkpoint below {checkpoints}")
-    flink = FlinkOptions(
-        master=master,
-        parallelism=parallelism,
-        checkpoints=checkpoints,
-        resume_from=found,
-        checkpoint_interval=interval,
-        bounded=not endless,
-    )
-    opened: Callable[..., Any] = partial(flink_runner, flink=flink)
-    return opened

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,15 @@ def test_sql_that_cannot_be_run_fails_in_one_line(command_line: CommandLine, que
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("error: ")
     assert words in err
+
+
+def test_sql_of_a_lake_that_is_not_there_says_so(command_line: CommandLine, tmp_path: Path) -> None:
+    code, out, err = command_line("sql", "SELECT 1", f"--lake={tmp_path}/none")
+    assert (code, out, err) == (1, "", f"error: there is no lake at {tmp_path}/none\n")
+
+
+def test_version_is_that_of_the_package(command_line: CommandLine) -> None:
+    assert command_line("--version").out == f"clickstream {version('clickstream')}\n"
 
 
 def test_sql_refuses_two_forms_and_a_lake_that_nobody_named(

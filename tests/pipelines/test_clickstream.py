@@ -389,10 +389,12 @@ def test_every_wrong_option_is_named_at_once(command_line: Callable[..., Any]) -
         "--write-mode": "maybe",
         "--session-engine": "x",
         "--max-session": "-1h",
+        "--devices": "papyrus:roll",
+        "--checkpoint-interval": "often",
     }
     code, _, errors = command_line("run", *(f"{option}={value}" for option, value in wrong.items()))
     assert code == 2
-    for option in (*wrong, "--lake", "--devices", "--input"):
+    for option in (*wrong, "--lake", "--input"):
         assert f"error: {option}: " in errors
 
 

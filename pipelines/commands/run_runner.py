@@ -1,0 +1,66 @@
+"""Where `run` runs: in this process, on Flink, or on Dataflow."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.options import RUNNERS, Problems, parse_choice, parse_count
+from schemas.durations import parse_duration
+from schemas.errors import OptionError
+
+if TYPE_CHECKING:
+    from pipelines.run import OpenRunner
+
+
+@dataclass(frozen=True)
+class RunnerArguments:
+    """The options that name the runner, as they were written; `pipelines.commands.run_arguments` tells of each."""
+
+    runner: str
+    flink_master: str | None
+    checkpoints: str | None
+    checkpoint_interval: str
+    resume: str | None
+    parallelism: str
+
+    def check(self, problems: Problems) -> None:
+        """Note what can be said of the options by themselves."""
+        problems.attempt("--runner", lambda: parse_choice(self.runner, RUNNERS))
+        problems.attempt("--checkpoint-interval", lambda: parse_duration(self.checkpoint_interval))
+        problems.attempt("--parallelism", lambda: parse_count(self.parallelism))
+        problems.require(self.resume != "latest" or bool(self.checkpoints), "--resume: latest needs --checkpoints")
+
+    def open(self, endless: bool) -> "OpenRunner":
+        """What makes the runner ready, once `check` has found nothing.
+
+        Raises:
+            OptionError: There is no checkpoint to go on from.
+        """
+        if self.runner == "flink":
+            return self._flink(endless)
+        if self.runner == "dataflow":
+            from runners.dataflow import dataflow_runner
+
+            return dataflow_runner
+        from runners.direct import direct_runner
+
+        return direct_runner
+
+    def _flink(self, endless: bool) -> "OpenRunner":
+        from runners.flink import FlinkOptions, flink_runner, newest_checkpoint
+
+        found: str | Path | None = self.resume
+        if self.resume == "latest" and self.checkpoints:
+            found = newest_checkpoint(Path(self.checkpoints))
+            if found is None:
+                raise OptionError(f"--resume: there is no completed checkpoint below {self.checkpoints}")
+        flink = FlinkOptions(
+            master=self.flink_master,
+            parallelism=parse_count(self.parallelism),
+            checkpoints=self.checkpoints,
+            resume_from=found,
+            checkpoint_interval=parse_duration(self.checkpoint_interval),
+            bounded=not endless,
+        )
+        return partial(flink_runner, flink=flink)

@@ -1,0 +1,102 @@
+"""Where the events of `run` come from: files, a topic of Kafka, or a subscription of Pub/Sub."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipelines.options import Problems, known
+from schemas.durations import parse_duration
+from transforms.kafka_positions import parse_start, parse_until
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+
+class Source(NamedTuple):
+    """A source of the graph, and how many bytes it will read where that is known."""
+
+    transform: "beam.PTransform"
+    input_bytes: int | None
+
+
+@dataclass(frozen=True)
+class SourceArguments:
+    """The options that name the input, as they were written; `pipelines.commands.run_arguments` tells of each."""
+
+    input: list[str] | None
+    kafka: str | None
+    topic: str | None
+    start: str
+    until: str | None
+    max_disorder: str
+    idle_timeout: str
+    kafka_config: Path | None
+    kafka_group: str | None
+    pubsub: str | None
+    pubsub_id_attribute: str | None
+    pubsub_timestamp_attribute: str | None
+    archive: str | None
+
+    @property
+    def endless(self) -> bool:
+        """Whether the input is followed until the run is stopped."""
+        return bool(self.pubsub) or (bool(self.kafka) and self.until is None)
+
+    def check(self, problems: Problems) -> None:
+        """Note what can be said of the options without a look at the input."""
+        given = {"--input": self.input, "--kafka": self.kafka, "--pubsub": self.pubsub}
+        named = [name for name, value in given.items() if value]
+        problems.require(bool(named), "--input: name at least one file, folder or glob; or follow --kafka or --pubsub")
+        problems.require(len(named) < 2, f"give one input, not {' and '.join(named)}")
+        problems.require(bool(self.kafka) == bool(self.topic), "--kafka and --topic go together")
+        problems.require(not (self.input and self.archive), "--archive is for a bus; files are their own archive")
+        problems.attempt("--from", lambda: parse_start(self.start))
+        problems.attempt("--until", lambda: parse_until(self.until) if self.until else None)
+        problems.attempt("--max-disorder", lambda: parse_duration(self.max_disorder))
+        problems.attempt("--idle-timeout", lambda: parse_duration(self.idle_timeout))
+
+    def open(self, problems: Problems, began: datetime) -> Source | None:
+        """The source, once `check` has found nothing; or None, and what is wrong with the input is noted."""
+        option, opened = self._opener(began)
+        return problems.attempt(option, opened)
+
+    def _opener(self, began: datetime) -> tuple[str, Callable[[], Source]]:
+        if self.kafka:
+            return "--kafka", self._kafka
+        if self.pubsub:
+            return "--pubsub", self._pubsub
+        return "--input", lambda: self._files(began)
+
+    def _kafka(self) -> Source:
+        from transforms.read_kafka import ReadKafka
+
+        source = ReadKafka(
+            known(self.kafka),
+            known(self.topic),
+            parse_start(self.start),
+            parse_until(self.until) if self.until else None,
+            max_disorder=parse_duration(self.max_disorder),
+            idle_timeout=parse_duration(self.idle_timeout),
+            config=self.kafka_config,
+            group=self.kafka_group,
+        )
+        source.check()
+        return Source(source, None)
+
+    def _pubsub(self) -> Source:
+        from transforms.read_pubsub import ReadPubSub
+
+        source = ReadPubSub(
+            known(self.pubsub),
+            id_attribute=self.pubsub_id_attribute,
+            timestamp_attribute=self.pubsub_timestamp_attribute,
+        )
+        return Source(source, None)
+
+    def _files(self, began: datetime) -> Source:
+        from transforms.read_files import ReadFiles, list_files
+
+        files = list_files(known(self.input))
+        return Source(ReadFiles(files, began), sum(files.values()))
