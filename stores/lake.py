@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from deltalake.schema import Schema
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from schemas.errors import SchemaMismatchError, StoreError
+from schemas.errors import StoreError
 from schemas.records import Record
 from stores.lake_files import Partition, check_partition_columns, first_line, open_location
+from stores.lake_schema import check_evolution, delta_schema, evolve
 
 LOG_FOLDER = "_delta_log"
 CONFIGURATION = {
@@ -45,7 +45,7 @@ def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
     """Find out before a run whether it can write these records; the lake's root is made if it is not there.
 
     Raises:
-        SchemaMismatchError: A table exists with other columns or another partitioning.
+        SchemaMismatchError: A table exists whose columns or partitioning cannot become those of its record.
         StoreError: The root cannot be written, or a table cannot be read.
         OptionError: A record cannot be partitioned as it says.
     """
@@ -56,7 +56,7 @@ def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
     for record in records:
         existing = find_table(lake_uri, record.name)
         if existing is not None:
-            _check_schema(existing, record)
+            check_evolution(existing, record)
 
 
 def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
@@ -76,6 +76,8 @@ def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
 
 def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
     """Make the tables that do not exist, empty, so that a query finds each table whatever the run brought.
+
+    A table of an earlier version of its record is brought up to it, see `stores.lake_schema.evolve`.
 
     Raises:
         StoreError: As `check_lake`, which goes first.
@@ -99,10 +101,10 @@ def find_table(lake_uri: str, name: str) -> DeltaTable | None:
 
 
 def open_table(lake_uri: str, record: Record) -> DeltaTable:
-    """The current version of a record's table, made if there is none.
+    """The current version of a record's table, made if there is none; columns that it lacks are added.
 
     Raises:
-        SchemaMismatchError: It exists with other columns or another partitioning.
+        SchemaMismatchError: It exists with columns or a partitioning that cannot become those of the record.
         StoreError: It can be neither read nor made.
     """
     table = find_table(lake_uri, record.name)
@@ -122,14 +124,8 @@ def open_table(lake_uri: str, record: Record) -> DeltaTable:
             table = find_table(lake_uri, record.name)
             if table is None:
                 raise StoreError(f"{record.name}: cannot make the table at {uri}: {first_line(error)}") from error
-    _check_schema(table, record)
+    evolve(table, record)
     return table
-
-
-def delta_schema(record: Record) -> Schema:
-    """A record's schema as Delta keeps it: each field's meaning is its comment."""
-    fields = [pa.field(f.name, f.type, nullable=f.nullable, metadata={"comment": f.doc}) for f in record.fields]
-    return Schema.from_arrow(pa.schema(fields))
 
 
 def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
@@ -241,31 +237,3 @@ def _check_writable(filesystem: FileSystem, root: str, lake_uri: str) -> None:
         raise StoreError(f"the lake cannot be made at {lake_uri}: {first_line(error)}") from error
     if not writable:
         raise StoreError(f"the lake at {lake_uri} cannot be written: permission denied")
-
-
-def _check_schema(table: DeltaTable, record: Record) -> None:
-    there = {field.name: field for field in table.schema().fields}
-    for field in delta_schema(record).fields:
-        found = there.pop(field.name, None)
-        ours = _type_name(field)
-        if found is None:
-            raise SchemaMismatchError(f"{record.name}: column {field.name} ({ours}) is not in the table")
-        if (found.type, found.nullable) != (field.type, field.nullable):
-            raise SchemaMismatchError(
-                f"{record.name}: column {field.name} is {_type_name(found)} in the table and {ours} in this program"
-            )
-    for name, field in there.items():
-        raise SchemaMismatchError(
-            f"{record.name}: column {name} ({_type_name(field)}) of the table is unknown to this program"
-        )
-    partition_by = table.metadata().partition_columns
-    if partition_by != list(record.partition_by):
-        raise SchemaMismatchError(
-            f"{record.name}: the table is partitioned by {partition_by} and in this program by {[*record.partition_by]}"
-        )
-
-
-def _type_name(field: Any) -> str:
-    text = getattr(field.type, "type", str(field.type))
-    name = text if isinstance(text, str) else str(field.type)
-    return name if field.nullable else f"{name} not null"

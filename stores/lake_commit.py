@@ -12,8 +12,9 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from schemas.errors import StoreBusyError, StoreError
 from schemas.records import Record
-from stores.lake import LiveFile, delta_schema, live_files, open_table
+from stores.lake import LiveFile, live_files, open_table
 from stores.lake_files import DataFile, Partition, first_line
+from stores.lake_schema import delta_schema
 
 COMMIT_ATTEMPTS = 10
 GUARD = "clickstream-writer"

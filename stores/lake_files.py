@@ -203,22 +203,22 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
 
 
 def read_files(place: Place, paths: Iterable[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of some files of one partition, of all columns or those named.
+    """The rows of some files of one partition, of all columns or those named; a column that a file lacks is null.
 
     Raises:
         StoreError: A file cannot be read.
     """
     table_uri, record, partition = place
     names = list(columns or record.names)
-    stored = [name for name in names if name not in record.partition_by]
+    schema = pa.schema([record.schema.field(name) for name in names])
+    stored = pa.schema([(field.name, field.type) for field in schema if field.name not in record.partition_by])
     filesystem, root = open_location(table_uri)
     try:
         tables = [
-            pq.read_table(f"{root}/{path}", columns=stored, filesystem=filesystem, partitioning=None) for path in paths
+            pq.read_table(f"{root}/{path}", schema=stored, filesystem=filesystem, partitioning=None) for path in paths
         ]
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{record.name}: cannot read from {table_uri}: {first_line(error)}") from error
-    schema = pa.schema([record.schema.field(name) for name in names])
     if not tables:
         return schema.empty_table()
     table = pa.concat_tables(tables)

@@ -16,6 +16,7 @@ from pyarrow.fs import LocalFileSystem
 from schemas.errors import InputError, StoreError
 from stores.lake import file_path, find_table, live_files, table_names
 from stores.lake_files import first_line, open_location
+from stores.lake_schema import has_added_columns
 
 _MACROS = resources.files(__package__) / "page_key.sql"
 _VIEWS = resources.files(__package__) / "lake_views.sql"
@@ -127,6 +128,8 @@ class LakeConnection:
         partitions = table.metadata().partition_columns
         hive = ", ".join(f"{_literal(n)}: {_sql_type(schema.field(n).type)}" for n in partitions)
         options = f"hive_partitioning = true, hive_types = {{{hive}}}" if partitions else "hive_partitioning = false"
+        if has_added_columns(table):
+            options += ", union_by_name = true"  # reads each file's columns first
         columns = ", ".join(_quoted(field.name) for field in schema)
         paths = ", ".join(map(_literal, files))
         self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{paths}], {options})")

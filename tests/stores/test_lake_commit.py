@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from deltalake.transaction import Transaction
 
-from schemas.errors import SchemaMismatchError, StoreBusyError, StoreError
+from schemas.errors import StoreBusyError, StoreError
 from schemas.records import TIMESTAMP, Field, Record
 from stores.lake import (
     check_lake,
@@ -187,22 +187,6 @@ def test_a_writer_killed_before_its_commit_leaves_nothing_to_see_and_an_orphan_t
     assert vacuum(str(tmp_path), VISIT.name, timedelta(hours=1)) == []
     assert [Path(path).name for path in vacuum(str(tmp_path), VISIT.name, timedelta(0))] == [orphan.name]
     assert ids_of(tmp_path) == ["a"]
-
-
-def test_a_table_of_other_columns_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    create_tables(str(tmp_path), [VISIT])
-    text = Field("pages", pa.string(), "pages")
-    for fields, words in (
-        ((*VISIT.fields[:3], text), "silver/visits: column pages is long in the table and string in this program"),
-        ((*VISIT.fields, Field("os", pa.string(), "os")), r"silver/visits: column os \(string\) is not in the table"),
-        (VISIT.fields[:3], r"silver/visits: column pages \(long\) of the table is unknown to this program"),
-    ):
-        other = Record(VISIT.name, VISIT.grain, fields, VISIT.partition_by)
-        with pytest.raises(SchemaMismatchError, match=words) as caught:
-            check_lake(str(tmp_path), [other])
-        assert "\n" not in str(caught.value)
-    with pytest.raises(SchemaMismatchError, match="is partitioned by"):
-        check_lake(str(tmp_path), [Record(VISIT.name, VISIT.grain, VISIT.fields)])
 
 
 @pytest.mark.parametrize("root", ["file/lake", "file"])
