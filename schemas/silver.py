@@ -1,0 +1,67 @@
+"""Silver: a typed table per event type, its columns those of every event and the type's properties."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from schemas.event_types import Catalogue, EventType, PropertyType
+from schemas.events import EVENT
+from schemas.records import MONEY, TIMESTAMP, Field, Record
+
+FOLDER = "silver"
+OTHER = "other"
+"""Name of the table of the events whose type is not declared."""
+
+_FROM_EVENT = (
+    "event_id", "event_type", "event_time", "event_date", "device_id", "user_key", "tracker_session_id",
+    "country", "device_type", "os", "app_version",
+)  # fmt: skip
+COMMON = tuple(field for field in EVENT if field.name in _FROM_EVENT)
+"""The columns that each silver table begins with, as fact_events has them."""
+
+EXTRA = Field(
+    "extra_properties", pa.string(), "the properties that are not declared, JSON text; null where there are none"
+)
+
+ARROW_TYPES = {
+    PropertyType.STRING: pa.string(),
+    PropertyType.INTEGER: pa.int64(),
+    PropertyType.NUMBER: pa.float64(),
+    PropertyType.DECIMAL: MONEY,
+    PropertyType.BOOLEAN: pa.bool_(),
+    PropertyType.TIMESTAMP: TIMESTAMP,
+    PropertyType.JSON: pa.string(),
+}
+
+
+def silver_record(event: EventType) -> Record:
+    """The silver table of an event type."""
+    return _record(event.table, f"one event of type {event.name}: {event.description}", _properties(event))
+
+
+def other_record() -> Record:
+    """The silver table of the events whose type is not declared: all their properties are extra ones."""
+    return _record(OTHER, "one event of a type that the catalogue does not declare", iter(()))
+
+
+def silver_records(catalogue: Catalogue) -> tuple[Record, ...]:
+    """All silver tables."""
+    return (*map(silver_record, catalogue.events), other_record())
+
+
+def _record(table: str, grain: str, properties: Iterator[Field]) -> Record:
+    return Record(
+        name=f"{FOLDER}/{table}",
+        grain=grain,
+        fields=(*COMMON, *properties, EXTRA),
+        partition_by=("event_date",),
+        sort_by=("device_id", "event_time"),
+        key=("device_id", "event_id"),
+    )
+
+
+def _properties(event: EventType) -> Iterator[Field]:
+    for declared in event.properties:
+        unit = f"; {declared.unit}" if declared.unit else ""
+        # a column that is never null could not be added to a table that has rows
+        yield Field(declared.column, ARROW_TYPES[declared.type], f"{declared.description}{unit}")
