@@ -3,7 +3,7 @@
 The same id on another device is another event. In a bounded input all copies are compared: by keys of some forty
 bytes that leave their batches, so that only the numbers of the rows to drop come back (`keys_of`, `split_keys`,
 `find_copies`, `drop_rows`). In a stream a copy that has been let through cannot be called back, so there the first to
-be accepted counts (`split_by_bucket`, `drop_seen`).
+be accepted counts (`transforms.seen_events`).
 
 Identities are compared by their MD5. That some two of a trillion events collide by chance has odds of 2 in 10^15. Known
 attacks make two new ids collide, so a client can lose an event of its own; none meets the id of another client's event.
@@ -18,18 +18,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.events import DEDUPLICATION_ORDER, EVENT
-from schemas.keys import shards_of
-
 Digests = npt.NDArray[np.uint64]
 """Identities of n events: an array of shape (2, n), column by column the 128 bits of an MD5."""
-
-Bucket = tuple[int, int]
-"""A shard, and a stretch of client time counted from 1970."""
 
 BatchId = bytes
 """Derived from what is in a batch: its identities, their positions and their order. Two batches with one id are one
@@ -42,8 +35,6 @@ _IDENTITY = ["device_id", "event_id"]
 _LAST = np.iinfo(np.int64).max
 _BATCH = b"batch"
 _ID_BYTES = 16
-# a column of strings holds at most 2 GiB a chunk; so many events stay far below it
-_CHUNK_ROWS = 250_000
 # the length in front keeps the two ids apart, whatever they contain
 _DIGESTS = """
     SELECT CAST(digest >> 64 AS UBIGINT) AS high, CAST(digest & 18446744073709551615 AS UBIGINT) AS low
@@ -51,27 +42,6 @@ _DIGESTS = """
 """
 # opening a connection takes longer than hashing a batch of some thousand events
 _local = threading.local()
-
-
-def drop_duplicates(events: pa.Table) -> pa.Table:
-    """Keep of each (device_id, event_id) the copy that arrived first, whatever the order of the rows.
-
-    Args:
-        events: A table with EVENT_BATCH's columns. Copies compare by DEDUPLICATION_ORDER, null last; those
-            equal in all of it were read from one place, and are the same.
-
-    Returns:
-        A table of the same columns, sorted by device_id, event_time and event_id.
-    """
-    # Polars sorts and gathers on all cores: a third of the time of pyarrow's take
-    frame = pl.DataFrame(events)
-    copied = frame.select(pl.struct(_IDENTITY).is_duplicated()).to_series()
-    order = frame.select(*EVENT.sort_by).with_row_index()
-    if copied.any():
-        copies = frame.select(*_IDENTITY, *DEDUPLICATION_ORDER).with_row_index().filter(copied)
-        first = copies.sort(DEDUPLICATION_ORDER, nulls_last=True).unique(_IDENTITY, keep="first", maintain_order=True)
-        order = order.filter((~copied).scatter(first["index"], True))
-    return _to_arrow(frame[order.select(pl.col("index").sort_by(EVENT.sort_by)).to_series()], events.schema)
 
 
 def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
@@ -129,7 +99,7 @@ def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, pa.Table]
     keys = pa.concat_tables([by_batch[batch].replace_schema_metadata() for batch in batches])
     batch_of = np.repeat(np.arange(len(batches)), [by_batch[batch].num_rows for batch in batches])
     # half of the digest parts nearly all events from one another; the whole rule is for the few that are left
-    suspects = np.flatnonzero(_occurs_again(keys.column("high").to_numpy()))
+    suspects = np.flatnonzero(occurs_again(keys.column("high").to_numpy()))
     if not len(suspects):
         return
     keys, batch_of = keys.take(pa.array(suspects)), batch_of[suspects]
@@ -156,28 +126,6 @@ def drop_rows(events: pa.Table, rows: Iterable[pa.Table]) -> pa.Table:
     return events.filter(pa.array(kept))
 
 
-def split_by_bucket(events: pa.Table, shards: int, length: int) -> Iterator[tuple[Bucket, pa.Table]]:
-    """Cut a table by shard of the device and stretch of client_time.
-
-    The raw client time of two copies is the same; a corrected event_time moves with the delay of the network.
-
-    Args:
-        events: A table with EVENT_BATCH's columns.
-        shards: Number of shards.
-        length: Length of a stretch, microseconds.
-    """
-    shard = shards_of(events.column("device_id"), shards)
-    bucket = events.column("client_time").cast(pa.int64()).to_numpy() // length
-    order = np.lexsort((bucket, shard))
-    if not len(order):
-        return
-    shard, bucket = shard[order], bucket[order]
-    ordered = _to_arrow(pl.DataFrame(events)[order], events.schema)
-    starts = np.flatnonzero(np.r_[True, (np.diff(shard) != 0) | (np.diff(bucket) != 0)])
-    for start, end in zip(starts, np.append(starts[1:], len(order)), strict=True):
-        yield (int(shard[start]), int(bucket[start])), ordered.slice(start, end - start)
-
-
 def digests_of(events: pa.Table) -> Digests:
     """The identity of each event, stable across processes and versions: it rests in a runner's state."""
     if not hasattr(_local, "connection"):
@@ -191,61 +139,7 @@ def digests_of(events: pa.Table) -> Digests:
     return np.stack([words.column("high").to_numpy(), words.column("low").to_numpy()])
 
 
-class Seen:
-    """The events of a bucket that were let through, by their digests, 16 bytes each.
-
-    Sorted runs, each at least twice as long as the next: adding costs few merges, looking up few searches.
-    """
-
-    def __init__(self, digests: Digests | None = None) -> None:
-        self._runs: list[Digests] = []
-        if digests is not None:
-            self.add(digests)
-
-    def __len__(self) -> int:
-        return sum(run.shape[1] for run in self._runs)
-
-    def holds(self, digests: Digests) -> npt.NDArray[np.bool_]:
-        """Whether each digest was added before."""
-        found = np.zeros(digests.shape[1], bool)
-        for run in self._runs:
-            at = np.searchsorted(run[0], digests[0])
-            # more than one step only where two digests share their first 64 bits
-            while (same := (at < run.shape[1]) & (run[0].take(at, mode="clip") == digests[0])).any():
-                found |= same & (run[1].take(at, mode="clip") == digests[1])
-                if not (same & ~found).any():
-                    break
-                at = at + (same & ~found)
-                at[found] = run.shape[1]
-        return found
-
-    def add(self, digests: Digests) -> None:
-        """Remember digests, none of which is held yet."""
-        if not digests.shape[1]:
-            return
-        self._runs.append(_sorted(digests))
-        while len(self._runs) > 1 and self._runs[-2].shape[1] < 2 * self._runs[-1].shape[1]:
-            last = self._runs.pop()
-            self._runs[-1] = _sorted(np.concatenate([self._runs[-1], last], axis=1))
-
-
-def drop_seen(events: pa.Table, seen: Seen) -> tuple[pa.Table, Digests]:
-    """Keep the events that were not let through before; of copies within the table, the first to arrive.
-
-    Args:
-        events: A table with EVENT_BATCH's columns, of one bucket.
-        seen: What the bucket remembers; it is not changed.
-
-    Returns:
-        The events to let through, sorted as by `drop_duplicates`, and their digests, to be added to `seen`.
-    """
-    unique = drop_duplicates(events)
-    digests = digests_of(unique)
-    fresh = ~seen.holds(digests)
-    return unique.filter(pa.array(fresh)), digests[:, fresh]
-
-
-def _occurs_again(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def occurs_again(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """Whether each value stands more than once among them."""
     order = np.argsort(values)
     ordered = values[order]
@@ -260,13 +154,3 @@ def _stretches(ordered: npt.NDArray[Any]) -> Iterator[tuple[int, tuple[int, int]
     """Each value of a sorted array, and where it begins and ends."""
     values, starts = np.unique(ordered, return_index=True)
     return zip(values.tolist(), pairwise([*starts.tolist(), len(ordered)]), strict=True)
-
-
-def _sorted(digests: Digests) -> Digests:
-    return digests[:, np.argsort(digests[0], kind="stable")]
-
-
-def _to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    oldest = pl.CompatLevel.oldest()
-    chunks = [chunk.to_arrow(compat_level=oldest).cast(schema) for chunk in frame.iter_slices(_CHUNK_ROWS)]
-    return pa.concat_tables(chunks) if chunks else schema.empty_table()

@@ -227,6 +227,20 @@ def test_stream_copy_after_the_bucket_is_forgotten_goes_on() -> None:
     run_stream(events, ["a", "a"])
 
 
+def test_stream_hour_that_is_forgotten_takes_no_other_hour_with_it() -> None:
+    # a client four hours ahead, corrected: the hour of its clock is remembered in the same cell of state
+    ahead = copy("ahead", 1, client_time=NOON + timedelta(hours=4))
+    events = (
+        script()
+        .add_elements([at_earliest(batch(copy("a", 1), ahead))])
+        .advance_watermark_to(at(FORGOTTEN) + 1)
+        .add_elements([at_earliest(batch(copy("a", 1), ahead, copy("b", 1)))])
+        .add_elements([at_earliest(batch(ahead))])
+        .advance_watermark_to_infinity()
+    )
+    run_stream(events, ["a", "ahead", "a", "b"])
+
+
 def test_stream_events_that_keep_coming_do_not_put_off_the_expiry() -> None:
     events = script().add_elements([at_earliest(batch(copy("a", 1)))])
     for minute in range(20, FORGOTTEN, 20):

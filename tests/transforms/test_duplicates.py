@@ -5,21 +5,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.durations import HOUR, MINUTE
+from schemas.durations import HOUR
 from schemas.events import EVENT_BATCH
 from transforms.duplicates import (
-    Seen,
     digests_of,
-    drop_duplicates,
     drop_rows,
-    drop_seen,
     find_copies,
     keys_of,
-    split_by_bucket,
     split_keys,
 )
 
@@ -87,80 +82,9 @@ def first_copies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(winners, key=lambda row: (row["device_id"].encode(), row["event_time"], row["event_id"].encode()))
 
 
-@given(batches, st.randoms(use_true_random=False))
-def test_any_order_of_copies_keeps_the_first_to_arrive(rows: list[dict[str, Any]], random: Any) -> None:
-    expected = first_copies(rows)
-    random.shuffle(rows)
-    unique = drop_duplicates(batch(*rows))
-    assert unique.to_pylist() == expected
-    assert unique.schema.equals(EVENT_BATCH.schema)
-
-
-@given(batches, st.integers(0, 30), st.integers(0, 30))
-def test_table_of_chunks_and_slices_is_deduplicated_whole(rows: list[dict[str, Any]], one: int, two: int) -> None:
-    table = batch(*rows)
-    cut = sorted((min(one, len(rows)), min(two, len(rows))))
-    chunked = pa.concat_tables([table.slice(cut[1]), table.slice(0, cut[0]), table.slice(cut[0], cut[1] - cut[0])])
-    assert drop_duplicates(chunked).to_pylist() == first_copies(rows)
-
-
-def test_equal_copies_leave_one() -> None:
-    assert drop_duplicates(batch(copy(), copy(), copy())).to_pylist() == batch(copy()).to_pylist()
-
-
-def test_conflicting_copies_keep_the_one_that_arrived_first() -> None:
-    first = copy(arrived=1, offset=9, page_url="/first", at=5)
-    assert drop_duplicates(batch(copy(arrived=2, page_url="/second"), first)).to_pylist() == [
-        batch(first).to_pylist()[0]
-    ]
-
-
-@pytest.mark.parametrize(
-    ("winner", "loser"),
-    [
-        ({"arrived": 1, "source": "z"}, {"arrived": 2, "source": "a"}),
-        ({"arrived": 9}, {"arrived": None}),
-        ({"source": "a", "partition": 9}, {"source": "b", "partition": 0}),
-        ({"partition": 1, "offset": 9}, {"partition": 2, "offset": 0}),
-        ({"arrived": None, "offset": 1}, {"arrived": None, "offset": 2}),
-    ],
-)
-def test_order_is_arrival_then_source_then_partition_then_offset(winner: Any, loser: Any) -> None:
-    for rows in ((winner, loser), (loser, winner)):
-        assert drop_duplicates(batch(*(copy(**row) for row in rows))).equals(batch(copy(**winner)))
-
-
-def test_same_id_on_another_device_is_another_event() -> None:
-    assert drop_duplicates(batch(copy(device_id="phone"), copy(device_id="tablet"))).num_rows == 2
-
-
-def test_unique_rows_come_sorted_by_device_time_and_id() -> None:
-    rows = [copy("b", "y", 1), copy("z", "x", 2), copy("a", "y", 1), copy("q", "x", 1)]
-    unique = drop_duplicates(batch(*rows))
-    assert unique.select(["device_id", "event_id"]).to_pylist() == [
-        {"device_id": "x", "event_id": "q"},
-        {"device_id": "x", "event_id": "z"},
-        {"device_id": "y", "event_id": "a"},
-        {"device_id": "y", "event_id": "b"},
-    ]
-
-
 def test_empty_table_stays_empty() -> None:
-    assert drop_duplicates(EVENT_BATCH.empty()).equals(EVENT_BATCH.empty())
-    assert list(split_by_bucket(EVENT_BATCH.empty(), 4, HOUR)) == []
     assert drop_copies([EVENT_BATCH.empty()], 4) == [EVENT_BATCH.empty()]
     assert digests_of(EVENT_BATCH.empty()).shape == (2, 0)
-
-
-def test_table_larger_than_one_chunk_keeps_every_event() -> None:
-    many = 300_000
-    column = pa.array([f"e{i % (many // 2)}" for i in range(many)])
-    table = batch(copy()).take(pa.array(np.zeros(many, np.int64)))
-    table = table.set_column(0, EVENT_BATCH.schema.field("event_id"), column)
-    table = table.set_column(table.column_names.index("offset"), "offset", pa.array(np.arange(many)))
-    unique = drop_duplicates(table)
-    assert unique.num_rows == many // 2
-    assert max(unique.column("offset").to_pylist()) == many // 2 - 1
 
 
 def drop_copies(tables: list[pa.Table], shards: int) -> list[pa.Table]:
@@ -235,42 +159,6 @@ def test_digests_that_share_one_half_are_no_copies() -> None:
         assert list(find_copies([same])) == []
 
 
-@given(batches, st.integers(1, 5))
-def test_split_keeps_rows_and_puts_copies_together(rows: list[dict[str, Any]], shards: int) -> None:
-    pieces = list(split_by_bucket(batch(*rows), shards, HOUR))
-    assert sum(piece.num_rows for _, piece in pieces) == len(rows)
-    assert len({bucket for bucket, _ in pieces}) == len(pieces)
-    home = {}
-    for (shard, bucket), piece in pieces:
-        assert 0 <= shard < shards
-        for row in piece.to_pylist():
-            assert (row["client_time"] - EPOCH) // timedelta(hours=1) == bucket
-            assert home.setdefault((row["device_id"], bucket), shard) == shard
-
-
-def test_client_time_before_1970_falls_in_the_hour_below() -> None:
-    assert [bucket for (_, bucket), _ in split_by_bucket(batch(copy(at=-1), copy(at=0)), 1, HOUR)] == [-1, 0]
-
-
-@settings(max_examples=40)
-@given(batches, st.data())
-def test_stream_lets_each_event_through_once_whatever_the_bundles(rows: list[dict[str, Any]], data: Any) -> None:
-    seen, passed = Seen(), []
-    remaining = rows
-    while remaining:
-        size = data.draw(st.integers(1, len(remaining)))
-        bundle, remaining = remaining[:size], remaining[size:]
-        fresh, digests = drop_seen(batch(*bundle), seen)
-        # within a bundle the first to arrive counts
-        already = {(row["device_id"], row["event_id"]) for row in passed}
-        assert fresh.to_pylist() == [
-            row for row in first_copies(bundle) if (row["device_id"], row["event_id"]) not in already
-        ]
-        seen.add(digests)
-        passed += fresh.to_pylist()
-    assert len(seen) == len(passed) == len(first_copies(rows))
-
-
 def test_digests_tell_ids_apart_wherever_the_boundary_lies() -> None:
     digests = digests_of(batch(copy("bc", "a"), copy("c", "ab"), copy("", "abc"), copy("1:a", ""), copy("a", "1:")))
     assert len({tuple(column) for column in digests.T.tolist()}) == 5
@@ -280,26 +168,3 @@ def test_digest_is_the_md5_of_the_ids_on_every_machine() -> None:
     # printf '5:phonee' | md5sum
     high, low = digests_of(batch(copy("e", "phone")))[:, 0].tolist()
     assert ((high << 64) | low).to_bytes(16, "little").hex() == "a89f584d78ba9c0580d94f988a977192"
-
-
-words = st.integers(0, 3) | st.sampled_from([2**63, 2**64 - 1])
-
-
-@given(
-    st.lists(st.lists(st.tuples(words, words), max_size=8), max_size=8),
-    st.lists(st.tuples(words, words), max_size=20),
-)
-def test_seen_holds_what_was_added_even_where_half_a_digest_collides(
-    added: list[list[tuple[int, int]]], asked: list[tuple[int, int]]
-) -> None:
-    seen, known = Seen(), set()
-    for piece in added:
-        new = sorted(set(piece) - known)
-        known |= set(new)
-        seen.add(np.array(new, np.uint64).reshape(-1, 2).T)
-    assert len(seen) == len(known)
-    assert seen.holds(np.array(asked, np.uint64).reshape(-1, 2).T).tolist() == [one in known for one in asked]
-
-
-def test_minute_long_buckets_part_events_a_minute_apart() -> None:
-    assert len(list(split_by_bucket(batch(copy("a"), copy("b", at=MINUTE)), 1, MINUTE))) == 2
