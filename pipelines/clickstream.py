@@ -6,7 +6,6 @@ import apache_beam as beam
 
 from pipelines.options import RunOptions
 from schemas.dead_letters import DEAD_LETTER
-from schemas.events import EVENT
 from stores.lake_commit import WriteMode
 from transforms.archive import Archive
 from transforms.beam_sessions import BeamSessions
@@ -18,6 +17,7 @@ from transforms.sessionize import Sessionize
 from transforms.unique_dead_letters import UniqueDeadLetters
 from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.write_dimensions import WriteDimensions
+from transforms.write_events import WriteEvents
 from transforms.write_lake import WriteLake, WriteSessions
 
 
@@ -45,7 +45,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     # A raw log may hold a record twice
     letters = dead_letters | "UniqueDeadLetters" >> UniqueDeadLetters()
 
-    _ = unique | "EventsToLake" >> WriteLake(EVENT, **into_lake)
+    _ = unique | "EventsToLake" >> WriteEvents(**into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
     _ = unique | "Dimensions" >> WriteDimensions(options.lake, PageRules.load(), stable_input=options.stable_input)
     _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)

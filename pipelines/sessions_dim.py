@@ -17,7 +17,7 @@ from pipelines.sessions_dim_plan import (
 )
 from runners.direct import direct_runner
 from schemas.dimensions import DEVICE
-from schemas.events import EVENT
+from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import table_uri
@@ -68,7 +68,7 @@ def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
     rows = sum(file.rows for files in plan.events.values() for file in files)
     built = pipeline | "Build" >> BuildSessionDimension(
         plan.dates,
-        tuple(_groups(plan.lake, EVENT, plan.events)),
+        tuple(_groups(plan.lake, FACT_EVENT, plan.events)),
         tuple(_groups(plan.lake, DEVICE.record, plan.devices)),
         tuple(_before(plan)),
         shards=max(_LEAST_SHARDS, -(-rows // _ROWS_A_SHARD)),

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from pipelines.tables import SESSION_DIMENSION
 from schemas.dimensions import DEVICE
 from schemas.errors import OptionError, StoreError
-from schemas.events import EVENT
+from schemas.events import FACT_EVENT
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import LiveFile, create_tables, find_table, live_files, table_uri
 from stores.lake_files import Partition, Place, read_files
@@ -101,9 +101,9 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
         StoreError: There are no events in the lake, or a table cannot be read or made.
     """
     lake, last_date = options.lake, options.last_date
-    events = _live(lake, EVENT.name)
+    events = _live(lake, FACT_EVENT.name)
     if events is None:
-        raise StoreError(f"{EVENT.name}: there is no such table in {lake}")
+        raise StoreError(f"{FACT_EVENT.name}: there is no such table in {lake}")
     create_tables(lake, SESSION_DIMENSION)
     sessions, places = _live(lake, DIM_SESSIONS.name) or {}, _live(lake, EVENT_SESSIONS.name) or {}
     if options.days is not None:

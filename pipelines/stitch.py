@@ -13,7 +13,7 @@ from deltalake.exceptions import DeltaError
 
 from schemas.dimensions import DEVICE
 from schemas.records import Record
-from schemas.sessions import SESSION
+from schemas.sessions import FACT_SESSION
 from stores.lake import LiveFile, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, read_files
@@ -28,7 +28,7 @@ from transforms.stitching import (
     stitched_sessions,
 )
 
-SESSIONS_ID, DEVICES_ID = f"{SESSION.name}:stitch", f"{DEVICE.record.name}:stitch"
+SESSIONS_ID, DEVICES_ID = f"{FACT_SESSION.name}:stitch", f"{DEVICE.record.name}:stitch"
 """Application ids of a stitch's commits of the two tables. The version of both is that of fact_sessions up to which all
 files have been looked at, so that the next stitch need not look again."""
 
@@ -90,7 +90,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
         writes = [_note_stitched(lake_uri, files, changed) for files in live_files(table).values()]
         return Planned(sessions.version, [write for write in writes if write.removed])
 
-    sessions = commit_planned(lake_uri, SESSION, WriteMode.MERGE, SESSIONS_ID, plan_sessions)
+    sessions = commit_planned(lake_uri, FACT_SESSION, WriteMode.MERGE, SESSIONS_ID, plan_sessions)
     results = [sessions]
     if changed.num_rows:
         results.append(commit_planned(lake_uri, DEVICE.record, WriteMode.MERGE, DEVICES_ID, plan_devices))
@@ -144,7 +144,7 @@ def _dates(times: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
 
 
 def _stitch_partition(lake_uri: str, partition: Partition, files: list[LiveFile], devices: pa.Table) -> PartitionWrite:
-    place = _place(lake_uri, SESSION, partition)
+    place = _place(lake_uri, FACT_SESSION, partition)
     return rewrite_changed(place, files, SESSION_COLUMNS, partial(stitched_sessions, devices=devices))
 
 

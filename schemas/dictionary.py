@@ -7,13 +7,14 @@ import pyarrow as pa
 
 from schemas.dead_letters import DEAD_LETTER
 from schemas.dimensions import DEVICE, PAGE, USER
-from schemas.events import EVENT
+from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
-from schemas.sessions import SESSION
+from schemas.sessions import FACT_SESSION
 
 TABLES = (
-    EVENT, SESSION, DEVICE.record, USER.record, PAGE, DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER,
+    FACT_EVENT, FACT_SESSION, DEVICE.record, USER.record, PAGE,
+    DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER,
 )  # fmt: skip
 
 _INTRODUCTION = """\

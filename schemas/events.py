@@ -1,5 +1,7 @@
 """Raw events as they arrive, and events once decoded (grain of the first source document: one click)."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from schemas.records import MONEY, TIMESTAMP, Field, Record
@@ -59,6 +61,20 @@ EVENT = Record(
     sort_by=("device_id", "event_time", "event_id"),
     key=("device_id", "event_id"),
 )
+
+FACT_EVENT = replace(
+    EVENT,
+    fields=(
+        *EVENT.fields,
+        Field("page_key", pa.string(), "page_key of page_url in dim_pages"),
+        Field(
+            "session_user_key", pa.string(), "user_key of dim_sessions: whose session it is in; null until sessions-dim"
+        ),
+        Field("session_id", pa.int64(), "session_id of dim_sessions: 1, 2, 3 … of session_user_key"),
+        Field("session_position", pa.int64(), "1, 2, 3 … in that session, by (event_time, event_id, device_id)"),
+    ),
+)
+"""The row of the lake's table: an event and what is worked out from it, never at ingest but for the page's key."""
 
 POSITION = tuple(field for field in RAW if field.name in ("source", "partition", "offset"))
 """Where a row came from. Kept while in flight (it orders duplicates), not in fact_events."""

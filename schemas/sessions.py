@@ -1,5 +1,6 @@
 """Sessions: the row of fact_sessions, and the pane that carries a change of it."""
 
+from dataclasses import replace
 from enum import StrEnum
 
 import pyarrow as pa
@@ -55,6 +56,16 @@ SESSION = Record(
     sort_by=("device_id", "session_start"),
     key=("session_id",),
 )
+
+FACT_SESSION = replace(
+    SESSION,
+    fields=(
+        *SESSION.fields,
+        Field("entry_page_key", pa.string(), "page_key of entry_page in dim_pages"),
+        Field("exit_page_key", pa.string(), "page_key of exit_page in dim_pages"),
+    ),
+)
+"""The row of the lake's table: a session and the keys of its pages."""
 
 SESSION_PANE = Record(
     name="session_panes",

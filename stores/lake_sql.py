@@ -13,14 +13,17 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from pyarrow.fs import LocalFileSystem
 
+from schemas.dimensions import DEVICE
 from schemas.errors import InputError, StoreError
+from schemas.events import FACT_EVENT
+from schemas.sessions import FACT_SESSION
 from stores.lake import file_path, find_table, live_files, table_names
 from stores.lake_files import first_line, open_location
 from stores.lake_schema import has_added_columns
 
 _MACROS = resources.files(__package__) / "page_key.sql"
 _VIEWS = resources.files(__package__) / "lake_views.sql"
-_VIEWED = {"fact_events", "fact_sessions", "dim_devices"}
+_VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
 """The tables that the views are of; a lake without them has no such views."""
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE)
@@ -70,7 +73,7 @@ class LakeConnection:
                 table = find_table(lake_uri, name)
                 if table is not None:
                     files += self._add_view(lake_uri, name, table)
-            if set(names) >= _VIEWED:
+            if set(names) >= set(_VIEWED):
                 self._duckdb.execute(_VIEWS.read_text(encoding="utf-8"))
             if isinstance(open_location(lake_uri)[0], LocalFileSystem):
                 self._duckdb.execute(f"SET allowed_paths = [{', '.join(map(_literal, files))}]")
@@ -121,9 +124,12 @@ class LakeConnection:
         view = f"{_quoted(folder)}.{_quoted(leaf)}" if folder else _quoted(leaf)
         if folder:
             self._duckdb.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(folder)}")
+        # of a lake of an earlier version, that no run has brought up to this one
+        lacking = [field for field in _VIEWED[name].schema if field.name not in schema.names] if name in _VIEWED else []
+        nulls = "".join(f", CAST(NULL AS {_sql_type(f.type)}) AS {_quoted(f.name)}" for f in lacking)
         if not files:
             columns = ", ".join(f"CAST(NULL AS {_sql_type(f.type)}) AS {_quoted(f.name)}" for f in schema)
-            self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns} WHERE false")
+            self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns}{nulls} WHERE false")
             return []
         partitions = table.metadata().partition_columns
         hive = ", ".join(f"{_literal(n)}: {_sql_type(schema.field(n).type)}" for n in partitions)
@@ -132,7 +138,7 @@ class LakeConnection:
             options += ", union_by_name = true"  # reads each file's columns first
         columns = ", ".join(_quoted(field.name) for field in schema)
         paths = ", ".join(map(_literal, files))
-        self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{paths}], {options})")
+        self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns}{nulls} FROM read_parquet([{paths}], {options})")
         return files
 
 

@@ -1,7 +1,8 @@
 -- What analysts ask of the dimensions, beside the tables themselves. docs/identity.md tells what each is for.
 
--- The events with the key of their page.
-CREATE VIEW events_keyed AS SELECT *, page_key(page_url) AS page_key FROM fact_events;
+-- The events with the key of their page, those of before the column was there too.
+CREATE VIEW events_keyed AS
+SELECT * REPLACE (coalesce(page_key, page_key(page_url)) AS page_key) FROM fact_events;
 
 -- The sessions, each with the user it belongs to as dim_devices knows now: what the next stitch will write.
 CREATE VIEW sessions_resolved AS
@@ -21,8 +22,11 @@ WITH persons AS (
     FROM fact_sessions s LEFT JOIN dim_devices d USING (device_id)
 )
 SELECT
-    owned.*, coalesce(persons.identity_key, owner_user_key) AS person_key,
-    page_key(entry_page) AS entry_page_key, page_key(exit_page) AS exit_page_key
+    owned.* REPLACE (
+        coalesce(entry_page_key, page_key(entry_page)) AS entry_page_key,
+        coalesce(exit_page_key, page_key(exit_page)) AS exit_page_key
+    ),
+    coalesce(persons.identity_key, owner_user_key) AS person_key
 FROM owned LEFT JOIN persons ON persons.user_key = owner_user_key;
 
 -- A person's sessions over all devices, numbered in order.

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -127,6 +128,24 @@ def page_keys(urls: pl.Series) -> pl.Series:
     """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null."""
     digests = [None if url is None else hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
     return pl.Series(digests, dtype=pl.String)
+
+
+def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
+    """The table with the keys of some pages as further columns, dictionary-encoded.
+
+    Args:
+        table: Has columns of URLs.
+        urls: Of each column of keys, the name of the column with the URLs.
+    """
+    for name, url in urls.items():
+        encoded = table.column(url).combine_chunks().dictionary_encode()
+        texts = pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)
+        keys = page_keys(normalise(texts)["url"]).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+        distinct = keys.dictionary_encode()
+        table = table.append_column(
+            name, pa.DictionaryArray.from_arrays(distinct.indices.take(encoded.indices), distinct.dictionary)
+        )
+    return table
 
 
 def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:

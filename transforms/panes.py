@@ -3,7 +3,8 @@
 import polars as pl
 import pyarrow as pa
 
-from schemas.sessions import SESSION
+from schemas.sessions import FACT_SESSION, SESSION
+from transforms.pages import with_page_keys
 
 PANE_ORDER = ("fired_at", "pane_index", "is_retraction")
 """Of two panes of one session the one that sorts last holds."""
@@ -35,3 +36,10 @@ def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
     withdrawn = last.column("is_retraction")
     gone = last.filter(withdrawn).select(list(SESSION.key))
     return last.filter(pa.compute.invert(withdrawn)).select(SESSION.names).cast(SESSION.schema), gone
+
+
+def fold_into_facts(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """As `fold_panes`, the sessions with the keys of their pages: rows of FACT_SESSION."""
+    sessions, gone = fold_panes(panes)
+    keyed = with_page_keys(sessions, {"entry_page_key": "entry_page", "exit_page_key": "exit_page"})
+    return keyed.cast(FACT_SESSION.schema), gone

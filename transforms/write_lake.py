@@ -12,7 +12,7 @@ from deltalake.transaction import Transaction
 
 from schemas.errors import OptionError
 from schemas.records import Record
-from schemas.sessions import SESSION, SESSION_PANE
+from schemas.sessions import FACT_SESSION, SESSION_PANE
 from stores.lake import LiveFile, find_table, live_files, table_uri
 from stores.lake_buffer import PartitionBuffer
 from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
@@ -29,7 +29,7 @@ from stores.lake_files import (
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.background import Background
-from transforms.panes import fold_panes
+from transforms.panes import fold_into_facts
 from transforms.stitching import keep_resolution
 from transforms.stream_lake import StreamToLake, count_commit
 from transforms.tables import TableCoder
@@ -137,11 +137,11 @@ class WriteSessions(beam.PTransform):
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
         """Write with the fold of panes."""
         return panes | "WriteLake" >> WriteLake(
-            SESSION,
+            FACT_SESSION,
             self.lake,
             self.mode,
             wins=Wins.NEW,
-            changes=Changes(SESSION_PANE, fold_panes, keep_resolution),
+            changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution),
             target_file_bytes=self.target_file_bytes,
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,

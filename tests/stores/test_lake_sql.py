@@ -9,9 +9,9 @@ import pytest
 from deltalake.transaction import Transaction
 
 from schemas.errors import InputError
-from schemas.events import EVENT
+from schemas.events import FACT_EVENT
 from schemas.records import MONEY, TIMESTAMP, Field, Record
-from schemas.sessions import SESSION
+from schemas.sessions import FACT_SESSION
 from stores.lake import create_tables, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
@@ -37,7 +37,7 @@ VISIT = Record(
 def lake(tmp_path: Path) -> str:
     """Ten days of one visit each, one visit without a day, an empty table and an orphan file."""
     root = tmp_path / 'o\'clock "lake"'
-    create_tables(str(root), [VISIT, SESSION])
+    create_tables(str(root), [VISIT, FACT_SESSION])
     times = [START + timedelta(days=n) for n in range(10)]
     rows = [{"visit_id": f"v{t.day}", "day": t.date(), "seen_at": t, "spent": t.day} for t in times]
     table = pa.Table.from_pylist([*rows, {"visit_id": "lost"}], schema=VISIT.schema)
@@ -76,15 +76,15 @@ def test_rows_without_a_partition_are_found_by_null(lake: str) -> None:
 def test_an_empty_table_is_an_empty_view_of_its_types(lake: str) -> None:
     with query(lake, "SELECT * FROM fact_sessions") as reader:
         found = reader.read_all()
-    assert (found.num_rows, found.schema.names) == (0, SESSION.names)
-    assert found.schema.types == SESSION.schema.types
+    assert (found.num_rows, found.schema.names) == (0, FACT_SESSION.names)
+    assert found.schema.types == FACT_SESSION.schema.types
 
 
 def test_every_column_of_an_event_has_a_sql_type(tmp_path: Path) -> None:
-    create_tables(str(tmp_path), [EVENT])
+    create_tables(str(tmp_path), [FACT_EVENT])
     with connect(str(tmp_path)) as sql:
         found = sql.sql("SELECT * FROM fact_events").to_arrow_table()
-    assert dict(zip(found.schema.names, found.schema.types, strict=True)) == {f.name: f.type for f in EVENT}
+    assert dict(zip(found.schema.names, found.schema.types, strict=True)) == {f.name: f.type for f in FACT_EVENT}
 
 
 def test_times_are_shown_in_utc(lake: str) -> None:

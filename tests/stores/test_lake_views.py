@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from schemas.dimensions import DEVICE
 from schemas.durations import DAY
-from schemas.events import EVENT
+from schemas.events import EVENT, FACT_EVENT
 from schemas.records import Record
-from schemas.sessions import SESSION
+from schemas.sessions import FACT_SESSION, SESSION
 from stores.lake import create_tables, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
@@ -63,8 +63,8 @@ def session(name: str, device: str, day: float, user: str | None = None, **colum
 
 def lake_of(lake: str, sessions: list[dict[str, Any]], logins: list[tuple[str, str]], lookback: int | None) -> None:
     """A lake of sessions, and of devices on which users log in at NOON, one after the other."""
-    create_tables(lake, [EVENT, SESSION, DEVICE.record])
-    fill(lake, SESSION, pa.Table.from_pylist(sessions, SESSION.schema))
+    create_tables(lake, [FACT_EVENT, FACT_SESSION, DEVICE.record])
+    fill(lake, FACT_SESSION, pa.Table.from_pylist(sessions, FACT_SESSION.schema))
     clicks = [click(at(2, seconds=n), device, user_key=user) for n, (device, user) in enumerate(logins)]
     fill(lake, DEVICE.record, stitched_devices(device_rows(batch(clicks)), lookback))
 
@@ -157,8 +157,22 @@ def test_login_shows_in_the_view_before_a_stitch_has_written_it(
     assert [row["resolved_user_key"] for row in rows] == [None, None]
 
 
+def test_lake_of_before_the_page_keys_is_asked_as_it_is(tmp_path: Path) -> None:
+    create_tables(str(tmp_path), [EVENT, SESSION, DEVICE.record])
+    row = session("s", "phone", 0, entry_page="/cart?x=1")
+    fill(str(tmp_path), SESSION, pa.Table.from_pylist([row], SESSION.schema))
+    key = page_keys(pl.Series(["/cart"]))[0]
+    assert ask(str(tmp_path), "SELECT entry_page_key, exit_page_key FROM fact_sessions") == [
+        {"entry_page_key": None, "exit_page_key": None}
+    ]
+    assert ask(str(tmp_path), "SELECT entry_page_key, exit_page_key FROM sessions_resolved") == [
+        {"entry_page_key": key, "exit_page_key": None}
+    ]
+    assert ask(str(tmp_path), "SELECT page_key, session_id FROM events_keyed") == []
+
+
 def test_lake_without_dimensions_has_its_tables_all_the_same(tmp_path: Path) -> None:
-    create_tables(str(tmp_path), [SESSION])
+    create_tables(str(tmp_path), [FACT_SESSION])
     assert ask(str(tmp_path), "SELECT count(*) AS n FROM fact_sessions") == [{"n": 0}]
 
 

@@ -1,5 +1,6 @@
 """Which URLs are one page, and the categories of pages."""
 
+import hashlib
 from pathlib import Path
 
 import polars as pl
@@ -8,8 +9,10 @@ import pytest
 
 from schemas.dimensions import PAGE
 from schemas.errors import OptionError
+from schemas.events import EVENT, FACT_EVENT
 from tests.transforms.session_scripts import at, batch, click
-from transforms.pages import RULES_VARIABLE, PageRules, categories, merge_pages, normalise, page_rows
+from transforms.pages import RULES_VARIABLE, PageRules, categories, merge_pages, normalise, page_rows, with_page_keys
+from transforms.write_events import fact_events
 
 RULES = PageRules((("product", "^/p/"), ("cart", "^/cart$")))
 
@@ -67,6 +70,31 @@ def test_new_rules_give_new_categories_when_a_page_is_merged() -> None:
     page = page_rows(batch([click(at(), page_url="/p/1")]), PageRules())
     assert page.column("category").to_pylist() == ["other"]
     assert merge_pages(page, RULES).column("category").to_pylist() == ["product"]
+
+
+def test_events_and_pages_have_one_key_for_all_urls_of_a_page() -> None:
+    urls = [
+        "https://shop.example/p/1?utm=a",
+        None,
+        "//shop.example/p/1/",
+        " ",
+        "/cart",
+        "https://shop.example/p/1?utm=a",
+    ]
+    rows = batch([click(at(n), page_url=url) for n, url in enumerate(urls)])
+    pages = {row["url"]: row["page_key"] for row in page_rows(rows, RULES).to_pylist()}
+    product, cart = pages["shop.example/p/1"], pages["/cart"]
+    assert product == hashlib.md5(b"shop.example/p/1", usedforsecurity=False).hexdigest()
+    facts = fact_events(rows)
+    assert facts.column("page_key").to_pylist() == [product, None, product, None, cart, product]
+    assert facts.select(EVENT.names).equals(rows.select(EVENT.names))
+    assert facts.column_names == FACT_EVENT.names
+
+
+def test_urls_of_none_give_no_keys() -> None:
+    empty = with_page_keys(pa.table({"url": pa.nulls(2, pa.string())}), {"key": "url"})
+    assert empty.column("key").to_pylist() == [None, None]
+    assert with_page_keys(empty.slice(0, 0), {"again": "url"}).num_rows == 0
 
 
 def test_no_urls_give_no_pages() -> None:

@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from schemas.dead_letters import DEAD_LETTER
 from schemas.errors import StoreError
 from schemas.events import EVENT, EVENT_BATCH
-from schemas.sessions import SESSION, SESSION_PANE
+from schemas.sessions import FACT_SESSION, SESSION_PANE
 from stores.lake import create_tables, find_table, read_table
 from stores.lake_commit import WriteMode
 from transforms.metrics import read_counters
@@ -240,9 +240,9 @@ def test_a_later_run_replaces_and_withdraws_sessions(tmp_path: Path) -> None:
 def test_the_same_panes_again_leave_the_sessions_files_as_they_are(tmp_path: Path) -> None:
     table = panes([{"session_id": s} for s in ("a", "b")])
     run(WriteSessions(str(tmp_path)), table)
-    version = version_of(tmp_path, SESSION.name)
+    version = version_of(tmp_path, FACT_SESSION.name)
     counters = run(WriteSessions(str(tmp_path)), table)
-    assert (version_of(tmp_path, SESSION.name), counters) == (version, {"lake_fact_sessions_skipped": 2})
+    assert (version_of(tmp_path, FACT_SESSION.name), counters) == (version, {"lake_fact_sessions_skipped": 2})
 
 
 def test_an_unknown_mode_is_refused_when_the_graph_is_built() -> None:
