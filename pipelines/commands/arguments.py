@@ -17,7 +17,7 @@ Devices = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="The device store: rocksdb:PATH, bigtable:… or cassandra:… Else CLICKSTREAM_DEVICES, else the config file.",
+        help="The device store: rocksdb:PATH, bigtable:…, cassandra:… Else CLICKSTREAM_DEVICES, else the config file.",
         show_default=False,
     ),
 ]
