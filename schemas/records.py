@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -48,7 +49,7 @@ class Record:
         """The column names in order."""
         return [field.name for field in self.fields]
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema, with each field's meaning as metadata."""
         return pa.schema([pa.field(f.name, f.type, nullable=f.nullable, metadata={"doc": f.doc}) for f in self.fields])

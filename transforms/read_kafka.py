@@ -32,7 +32,8 @@ from transforms.metrics import NAMESPACE, count
 from transforms.read_files import DEAD_LETTERS, RawInput
 
 _RETRY_SECONDS = 2
-_POLL = 100 * MILLISECOND
+_BEHIND_BUNDLES = 3
+"""How much longer a bundle is while more than a batch waits: every step behind has fixed costs a bundle."""
 
 
 @dataclass(eq=False)
@@ -55,7 +56,7 @@ class ReadKafka(beam.PTransform):
         group: Consumer group to commit offsets for, for who watches its lag; None for none.
         readers: How many share the partitions. One keeps the watermark exact on every runner; several catch up faster.
         batch_rows: Rows of a batch, at most.
-        bundle_time: Length of a bundle; checkpoints wait for its end.
+        bundle_time: Length of a bundle; checkpoints wait for its end. Three times as long while a batch more waits.
         discovery_interval: How often new partitions are looked for.
 
     Raises:
@@ -71,7 +72,7 @@ class ReadKafka(beam.PTransform):
     config: Path | None = None
     group: str | None = None
     readers: int = 1
-    batch_rows: int = 20_000
+    batch_rows: int = 40_000
     bundle_time: int = 300 * MILLISECOND
     discovery_interval: int = 10 * SECOND
 
@@ -160,9 +161,10 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             LOGGER.warning("%s; trying again", error)
             tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
             return
-        ends_at = time.monotonic() + self._bundle_seconds
+        began = time.monotonic()
         while not positions.is_done:
-            left = ends_at - time.monotonic()
+            behind = reader.lag >= self._batch_rows
+            left = began + self._bundle_seconds * (_BEHIND_BUNDLES if behind else 1) - time.monotonic()
             if left <= 0:
                 tracker.defer_remainder()
                 break
@@ -170,7 +172,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
                 positions = positions.with_new(found)
                 if not tracker.try_claim(positions):
                     return
-            polled = reader.poll(self._batch_rows, min(left, _POLL / SECOND))
+            polled = reader.poll(self._batch_rows, left)
             positions = positions.after(polled.offsets) if polled else positions
             if not tracker.try_claim(positions):
                 return

@@ -72,11 +72,13 @@ def test_user_keys_of_a_column_equal_the_single_ones_and_keep_nulls() -> None:
     assert user_keys(pa.array([None], pa.string()), "s").to_pylist() == [None]
 
 
-def test_session_id_is_the_hash_of_device_and_start() -> None:
+@pytest.mark.parametrize("times_over", [1, 2_000])
+def test_session_id_is_the_hash_of_device_and_start_of_few_and_of_many(times_over: int) -> None:
     start = datetime(2026, 4, 12, tzinfo=UTC)
-    times = pa.array([start, start], pa.timestamp("us", tz="UTC"))
-    expected = [hashlib.md5(f"{d}\0{1775952000000000}".encode()).hexdigest() for d in ("d", "é")]
-    assert session_ids(pa.array(["d", "é"]), times).to_pylist() == expected
+    devices = ["d", "é"] * times_over
+    times = pa.array([start] * len(devices), pa.timestamp("us", tz="UTC"))
+    expected = [hashlib.md5(f"{d}\0{1775952000000000}".encode()).hexdigest() for d in ("d", "é")] * times_over
+    assert session_ids(pa.array(devices), times).to_pylist() == expected
 
 
 def test_digest_of_parts_tells_where_a_part_ends() -> None:
