@@ -115,8 +115,7 @@ def run(
         problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")
     problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
     policy = _policy(problems, session_gap, max_session, allowed_lateness, early_firing)
-    default_shards = "4" if source.endless and kafka else "16"
-    shard_count = problems.attempt("--shards", lambda: parse_count(shards or default_shards))
+    shard_count = problems.attempt("--shards", lambda: parse_count(shards or source.default_shards))
     problems.attempt("--session-engine", lambda: parse_choice(session_engine, SESSION_ENGINES))
     problems.attempt("--write-mode", lambda: parse_choice(write_mode, WRITE_MODES))
     stores = problems.attempt("", lambda: Stores.find(lake, devices, config))

@@ -44,6 +44,11 @@ class SourceArguments:
         """Whether the input is followed until the run is stopped."""
         return bool(self.pubsub) or (bool(self.kafka) and self.until is None)
 
+    @property
+    def default_shards(self) -> str:
+        """Of a topic that is followed a few: each costs every bundle some milliseconds."""
+        return "4" if self.kafka and self.until is None else "16"
+
     def check(self, problems: Problems) -> None:
         """Note what can be said of the options without a look at the input."""
         given = {"--input": self.input, "--kafka": self.kafka, "--pubsub": self.pubsub}
