@@ -17,7 +17,7 @@ MAY_IMPORT = {
 }
 RULES = (
     "cells", "compact_archive", "devices", "dimensions", "duplicates", "envelope", "pages", "panes", "policy",
-    "raw_files", "runs", "session_state", "sessions", "stitching", "users",
+    "raw_files", "relationships", "runs", "session_state", "sessions", "stitching", "users",
 )  # fmt: skip
 
 

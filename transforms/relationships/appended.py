@@ -1,0 +1,222 @@
+"""The relationships of Activity Schema 2.0: which activities of a customer a cohort row is given, and what of them.
+
+The activities of a customer are in one order, that of (ts, activity_id): of two, one is before the other. So what
+is before a cohort row, the row itself and what is after it are all that the customer ever did, each once. In between
+is after the cohort row and before the customer's next activity that the cohort is made of.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from schemas.durations import parse_duration
+from schemas.errors import OptionError
+from transforms.relationships.aggregates import Aggregate, Function, count
+from transforms.relationships.columns import Column, as_column, identifier
+from transforms.relationships.conditions import Condition, Value, at_least, less_than
+
+DONE = Column("done")
+"""Whether there is such an activity at all: selected like a column."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Checked(Protocol):
+    """A part of a question that can say what is wrong with it."""
+
+    def problems(self) -> list[str]:
+        """What is wrong, a line each."""
+        ...
+
+
+class Period(StrEnum):
+    """The activities looked at, as seen from a cohort row."""
+
+    EVER = "ever"
+    BEFORE = "before"
+    AFTER = "after"
+    IN_BETWEEN = "in_between"
+
+
+@dataclass(frozen=True)
+class Appended:
+    """Columns that a cohort is given: of one activity of a period, or worked out over all of them.
+
+    Attributes:
+        relationship: Its name, such as ``first_after``.
+        activity: The activity appended.
+        period: Where it is looked for.
+        pick: Function.MIN for the first, Function.MAX for the last; None to aggregate.
+        columns: What is taken of the one picked.
+        aggregates: What is worked out over all.
+        within: How far from the cohort row at most, as text; None for any distance.
+        where: What a row of the activity must meet.
+        nth: Of an nth_ever, which.
+        name: Begins the names of the columns; None for the relationship's name and the activity.
+    """
+
+    relationship: str
+    activity: str
+    period: Period
+    pick: Function | None = None
+    columns: tuple[Column, ...] = ()
+    aggregates: tuple[Aggregate, ...] = ()
+    within: str | None = None
+    where: tuple[Condition, ...] = ()
+    nth: int | None = None
+    name: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of its columns.
+
+        >>> first_after("click", within="1h", columns=("ts", "done")).labels
+        ['first_after_click_ts', 'first_after_click_done']
+        """
+        which = self.relationship if self.nth is None else f"{self.relationship}_{self.nth}"
+        name = self.name or identifier(f"{which}_{self.activity}")
+        parts = [column.label for column in self.columns] + [aggregate.label for aggregate in self.aggregates]
+        return [f"{name}_{part}" for part in parts]
+
+    @property
+    def distance(self) -> int | None:
+        """How far from the cohort row at most, in microseconds, that much included; None for any distance."""
+        return None if self.within is None else parse_duration(self.within)
+
+    @property
+    def is_nearest(self) -> bool:
+        """Whether it picks the one next to the cohort row, so that its distance alone says whether it is within."""
+        return (self.period, self.pick) in ((Period.BEFORE, Function.MAX), (Period.AFTER, Function.MIN))
+
+    def problems(self) -> list[str]:
+        """What is wrong with it; one line each."""
+        found = [] if self.activity else ["an activity has no name"]
+        checked: list[Checked] = [*self.aggregates, *self.where, *(c for c in self.columns if c != DONE)]
+        for part in checked:
+            found += part.problems()
+        if self.pick is not None and not self.columns:
+            found.append("no columns are asked for")
+        if self.nth is not None and self.nth < 1:
+            found.append(f"{self.nth} is no occurrence: the first is 1")
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            found.append(f"name {self.name!r}: letters, digits and underscores make a name, and no digit begins it")
+        found += self._problems_of_within()
+        return [f"{self.relationship} {self.activity}: {problem}" for problem in found]
+
+    def _problems_of_within(self) -> list[str]:
+        if self.within is None:
+            return []
+        if self.period is Period.EVER:
+            return ["within has no meaning for what was ever done"]
+        try:
+            parse_duration(self.within)
+        except OptionError as error:
+            return [f"within: {error}"]
+        distinct = any(aggregate.function is Function.COUNT_DISTINCT for aggregate in self.aggregates)
+        if distinct and self.period is not Period.IN_BETWEEN:
+            return [f"count_distinct within a time {self.period} is not offered; without within, or in between, it is"]
+        return []
+
+
+@dataclass(frozen=True)
+class Picking:
+    """A relationship that appends one activity, the first or the last of a period."""
+
+    name: str
+    period: Period
+    pick: Function
+
+    def __call__(
+        self,
+        activity: str,
+        *,
+        within: str | None = None,
+        where: Sequence[Condition] = (),
+        columns: Sequence[str | Column] = ("ts",),
+        name: str | None = None,
+    ) -> Appended:
+        """Append an activity.
+
+        Args:
+            activity: Its name.
+            within: How far from the cohort row at most, such as ``1h``; that much is included.
+            where: Conditions that make it the activity meant; first and last are among the rows that meet them.
+            columns: What is taken of it; ``done`` says whether it is there.
+            name: Begins the names of the columns.
+        """
+        chosen = tuple(map(as_column, columns))
+        return Appended(self.name, activity, self.period, self.pick, chosen, (), within, tuple(where), None, name)
+
+
+@dataclass(frozen=True)
+class Aggregating:
+    """A relationship that appends what is worked out over all activities of a period."""
+
+    name: str
+    period: Period
+
+    def __call__(
+        self,
+        activity: str,
+        *aggregates: Aggregate,
+        within: str | None = None,
+        where: Sequence[Condition] = (),
+        name: str | None = None,
+    ) -> Appended:
+        """Append aggregates of an activity.
+
+        Args:
+            activity: Its name.
+            aggregates: What is worked out; the count, if nothing is said.
+            within: How far from the cohort row at most, such as ``30d``; that much is included.
+            where: Conditions that make it the activity meant.
+            name: Begins the names of the columns.
+        """
+        wanted = aggregates or (count(),)
+        return Appended(self.name, activity, self.period, None, (), wanted, within, tuple(where), None, name)
+
+
+first_ever = Picking("first_ever", Period.EVER, Function.MIN)
+last_ever = Picking("last_ever", Period.EVER, Function.MAX)
+first_before = Picking("first_before", Period.BEFORE, Function.MIN)
+last_before = Picking("last_before", Period.BEFORE, Function.MAX)
+first_after = Picking("first_after", Period.AFTER, Function.MIN)
+last_after = Picking("last_after", Period.AFTER, Function.MAX)
+first_in_between = Picking("first_in_between", Period.IN_BETWEEN, Function.MIN)
+last_in_between = Picking("last_in_between", Period.IN_BETWEEN, Function.MAX)
+aggregate_before = Aggregating("aggregate_before", Period.BEFORE)
+aggregate_after = Aggregating("aggregate_after", Period.AFTER)
+aggregate_in_between = Aggregating("aggregate_in_between", Period.IN_BETWEEN)
+aggregate_all_ever = Aggregating("aggregate_all_ever", Period.EVER)
+
+
+def nth_ever(
+    activity: str,
+    nth: int,
+    *,
+    where: Sequence[Condition] = (),
+    columns: Sequence[str | Column] = ("ts",),
+    name: str | None = None,
+) -> Appended:
+    """Append the customer's nth activity of this name, counted from 1; arguments as of `Picking`."""
+    chosen = tuple(map(as_column, columns))
+    return Appended("nth_ever", activity, Period.EVER, Function.MIN, chosen, (), None, tuple(where), nth, name)
+
+
+def within_next(activity: str, within: str, *, where: Sequence[Condition] = ()) -> Appended:
+    """Whether the activity came after the cohort row, within this time."""
+    name = identifier(f"within_next_{activity}")
+    return first_after(activity, within=within, where=where, columns=(DONE,), name=name)
+
+
+def ever_done(activity: str, *, where: Sequence[Condition] = ()) -> Appended:
+    """Whether the customer has ever done the activity, before or after the cohort row."""
+    return first_ever(activity, where=where, columns=(DONE,), name=identifier(f"ever_{activity}"))
+
+
+def count_between(activity: str, start: Value, end: Value, *, where: Sequence[Condition] = ()) -> Appended:
+    """How many of the activity the customer did from one time, included, to another, not included."""
+    times = (at_least("ts", start), less_than("ts", end))
+    return aggregate_all_ever(activity, where=(*times, *where), name=identifier(f"between_{activity}"))

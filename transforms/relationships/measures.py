@@ -1,0 +1,128 @@
+"""What is worked out for an item that is appended: one value of its activities in a period, or several put together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from transforms.relationships.aggregates import Aggregate, Function, aggregated
+from transforms.relationships.appended import Appended, Period
+from transforms.relationships.frames import (
+    AFTER,
+    BEFORE,
+    HEAD,
+    KEY,
+    MICROS,
+    PLACE,
+    merged,
+    range_after,
+    range_before,
+    window,
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A function over those rows of a period that a flag marks.
+
+    Attributes:
+        name: Its column in the plan.
+        function: How the values of the rows become one.
+        flag: The column that says whether a row counts.
+        value: The column that is looked at; None to count rows.
+    """
+
+    name: str
+    function: Function
+    flag: str
+    value: str | None = None
+
+    def over(self, *conditions: exp.Expr) -> exp.Expr:
+        """The function over the rows that are marked and meet the conditions."""
+        value = exp.column(self.value) if self.value else exp.Literal.number(1)
+        return aggregated(self.function, exp.Case().when(exp.and_(exp.column(self.flag), *conditions), value))
+
+
+def measures(number: int, item: Appended) -> list[Measure]:
+    """All that a period is asked for an item: the place of the activity picked, or what its aggregates are made of."""
+    flag = f"hit_{number}"
+    if item.pick is not None:
+        return [Measure(place_of(number), item.pick, flag, PLACE)]
+    found = []
+    for index, aggregate in enumerate(item.aggregates, start=1):
+        name = f"value_{number}_{index}"
+        value = aggregate.column.label if aggregate.column else None
+        if marks_new(item, aggregate):
+            found.append(Measure(name, Function.COUNT, f"is_new_{number}_{index}"))
+        elif aggregate.function is Function.AVG and is_split(item):
+            found += [Measure(f"{name}_{part}", part, flag, value) for part in (Function.SUM, Function.COUNT)]
+        else:
+            found.append(Measure(name, aggregate.function, flag, value))
+    return found
+
+
+def place_of(number: int) -> str:
+    """The column of the place of the activity that is picked."""
+    return f"place_{number}"
+
+
+def is_split(item: Appended) -> bool:
+    """Whether it has two windows a measure: no RANGE parts the activities of the very same time."""
+    return item.period in (Period.BEFORE, Period.AFTER) and item.distance is not None and not item.is_nearest
+
+
+def marks_new(item: Appended, aggregate: Aggregate) -> bool:
+    """Whether distinct values are counted by marking rows: no dialect but one counts them in an ordered window."""
+    return aggregate.function is Function.COUNT_DISTINCT and item.period in (Period.BEFORE, Period.AFTER)
+
+
+def windows(item: Appended, measure: Measure) -> list[tuple[str, exp.Expr]]:
+    """The windows that make a measure of what is before or after a row, with the names of their columns."""
+    before = item.period is Period.BEFORE
+    side = BEFORE if before else AFTER
+    if not is_split(item):
+        return [(measure.name, window(measure.over(), (KEY,), (PLACE,), side))]
+    far = (range_before if before else range_after)(item.distance or 0)
+    return [
+        (measure.name, window(measure.over(), (KEY,), (MICROS,), far)),
+        (f"{measure.name}_same", window(measure.over(), (KEY, MICROS), (PLACE,), side)),
+    ]
+
+
+def grouped(item: Appended, number: int, measure: Measure) -> exp.Expr:
+    """A measure over all rows of a visit but its cohort row, or over all of a customer's."""
+    conditions: list[exp.Expr] = []
+    if item.period is Period.IN_BETWEEN:
+        conditions.append(exp.Not(this=exp.column("is_cohort")))
+        if item.distance is not None:
+            apart = exp.Sub(this=exp.column(MICROS), expression=exp.column(HEAD))
+            conditions.append(exp.LTE(this=apart, expression=exp.Literal.number(item.distance)))
+    if item.nth is not None:
+        conditions.append(exp.EQ(this=exp.column(f"rank_{number}"), expression=exp.Literal.number(item.nth)))
+    return measure.over(*conditions)
+
+
+def values(number: int, item: Appended, column: Callable[[str], exp.Expr]) -> list[exp.Expr]:
+    """The measures of an item put together: the place picked, or the values of its aggregates in order.
+
+    Args:
+        number: The item's.
+        item: What is appended.
+        column: A column of the plan, by its name.
+    """
+    found: dict[str, exp.Expr] = {}
+    for measure in measures(number, item):
+        value = column(measure.name)
+        if is_split(item):
+            value = merged(measure.function, value, column(f"{measure.name}_same"))
+        found[measure.name] = value
+    if item.pick is not None:
+        return list(found.values())
+    return [_whole(f"value_{number}_{index}", found) for index in range(1, len(item.aggregates) + 1)]
+
+
+def _whole(name: str, found: dict[str, exp.Expr]) -> exp.Expr:
+    if name in found:
+        return found[name]
+    count = exp.func("NULLIF", found[f"{name}_{Function.COUNT}"], exp.Literal.number(0))
+    return exp.Div(this=found[f"{name}_{Function.SUM}"], expression=count)

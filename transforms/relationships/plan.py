@@ -1,0 +1,181 @@
+"""A cohort and what is appended to it, as one SELECT over user_stream.
+
+No activity is joined with another by a range. The activities asked about are put in order once; each then knows its
+place and the number of its visit, the cohort rows so far. What was before or after a cohort row is a window over that
+order, what was in between or ever a grouping by visit or by customer; an activity that is picked is fetched by its
+place. Every join is by a key that is unique, so that no cohort row is doubled, and an outer one, so that none is lost.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from sqlglot import exp
+
+from transforms.relationships.appended import DONE, Appended, Period
+from transforms.relationships.columns import Column
+from transforms.relationships.conditions import Condition
+from transforms.relationships.frames import HEAD, KEY, MICROS, ORDER, PLACE, VISIT, upto_here, window
+from transforms.relationships.measures import grouped, marks_new, measures, values, windows
+
+_NOBODY = "activity:"
+"""An activity of nobody is the only one of a customer of its own, this and its activity_id."""
+
+_SOURCES = {Period.EVER: "customers", Period.IN_BETWEEN: "visits", Period.BEFORE: "cohort", Period.AFTER: "cohort"}
+"""The part of the plan that has the measures of a period."""
+
+Items = Sequence[tuple[int, Appended]]
+
+
+def plan(
+    activity: str,
+    occurrence: int | str,
+    columns: Sequence[Column],
+    where: Sequence[Condition],
+    appended: Sequence[Appended],
+    table: str,
+) -> exp.Select:
+    """The query that a cohort stands for; the arguments are valid.
+
+    Args:
+        activity: Of the cohort.
+        occurrence: ``all``, ``first``, ``last`` or a number.
+        columns: Of the cohort's rows.
+        where: What a cohort row meets.
+        appended: What is appended.
+        table: The table or view of the stream.
+    """
+    items = tuple(enumerate(appended, start=1))
+    sources = {_SOURCES[item.period] for item in appended}
+    rows = "placed" if "cohort" in sources else "ordered"
+    query = exp.select(*(exp.alias_(_of("cohort", column.label), column.label) for column in columns))
+    query = query.from_(_aliased(rows, "cohort")).where(_of("cohort", "is_cohort"))
+    query = query.with_("activities", as_=_activities(activity, columns, where, items, table))
+    query = query.with_("ordered", as_=_ordered(items))
+    if "cohort" in sources:
+        query = query.with_("placed", as_=_placed(items))
+    if "visits" in sources:
+        query = query.with_("visits", as_=_grouped(items, Period.IN_BETWEEN, KEY, VISIT))
+        query = query.join("visits", on=_same("visits", KEY, VISIT), join_type="left")
+    if "customers" in sources or occurrence == "last":
+        query = query.with_("customers", as_=_grouped(items, Period.EVER, KEY))
+        query = query.join("customers", on=_same("customers", KEY), join_type="left")
+    if occurrence != "all":
+        numbers = {"first": exp.Literal.number(1), "last": _of("customers", "visits")}
+        wanted = numbers.get(str(occurrence)) or exp.Literal.number(occurrence)
+        query = query.where(exp.EQ(this=_of("cohort", VISIT), expression=wanted))
+    for number, item in items:
+        query = _append(query, number, item)
+    return query
+
+
+def _append(query: exp.Select, number: int, item: Appended) -> exp.Select:
+    """The query with the columns of one item, and the join that fetches an activity picked."""
+    found = values(number, item, partial(_of, _SOURCES[item.period]))
+    if item.pick is not None:
+        picked = f"picked_{number}"
+        query = query.join(_aliased("ordered", picked), on=_picks(item, picked, *found), join_type="left")
+        there = exp.Not(this=exp.Is(this=_of(picked, PLACE), expression=exp.null()))
+        found = [there.copy() if column == DONE else _of(picked, column.label) for column in item.columns]
+    return query.select(*map(exp.alias_, found, item.labels))
+
+
+def _picks(item: Appended, picked: str, place: exp.Expr) -> exp.Expr:
+    """Whether a row is the one at this place; of the nearest, whether it is near enough too."""
+    at = exp.EQ(this=_of(picked, PLACE), expression=place)
+    if not item.is_nearest or item.distance is None:
+        return exp.and_(_same(picked, KEY), at)
+    late, early = (picked, "cohort") if item.period is Period.AFTER else ("cohort", picked)
+    apart = exp.Sub(this=_of(late, MICROS), expression=_of(early, MICROS))
+    return exp.and_(_same(picked, KEY), at, exp.LTE(this=apart, expression=exp.Literal.number(item.distance)))
+
+
+def _activities(
+    activity: str, columns: Sequence[Column], where: Sequence[Condition], items: Items, table: str
+) -> exp.Select:
+    """The rows that matter: whose they are, when they were, which item each is a hit of."""
+    nobody = exp.Concat(expressions=[exp.Literal.string(_NOBODY), exp.column("activity_id")], safe=True)
+    key = exp.Coalesce(this=exp.column("customer"), expressions=[exp.column("anonymous_customer_id"), nobody])
+    needed = [Column("activity_id"), *columns]
+    for _, item in items:
+        needed += [column for column in item.columns if column != DONE]
+        needed += [aggregate.column for aggregate in item.aggregates if aggregate.column]
+    names = dict.fromkeys([activity, *(item.activity for _, item in items)])
+    return (
+        exp.select(exp.alias_(key, KEY), exp.alias_(exp.UnixMicros(this=exp.column("ts")), MICROS))
+        .select(exp.alias_(_matches(activity, where), "is_cohort"))
+        .select(*(exp.alias_(_matches(item.activity, item.where), f"hit_{number}") for number, item in items))
+        .select(*(exp.alias_(column.sql, column.label) for column in dict.fromkeys(needed)))
+        .from_(exp.to_table(table))
+        .where(exp.In(this=exp.column("activity"), expressions=list(map(exp.Literal.string, names))))
+    )
+
+
+def _ordered(items: Items) -> exp.Select:
+    """The rows with their places and visits, and what has to be counted along the way."""
+    query = exp.select("*", exp.alias_(window(exp.RowNumber(), (KEY,), ORDER), PLACE)).from_("activities")
+    query = query.select(exp.alias_(upto_here(_counted("is_cohort")), VISIT))
+    if any(item.period is Period.IN_BETWEEN and item.within for _, item in items):
+        head = exp.Case().when(exp.column("is_cohort"), exp.column(MICROS))
+        query = query.select(exp.alias_(upto_here(exp.Max(this=head)), HEAD))
+    for number, item in items:
+        if item.nth is not None:
+            query = query.select(exp.alias_(upto_here(_counted(f"hit_{number}")), f"rank_{number}"))
+        for index, aggregate in enumerate(item.aggregates, start=1):
+            if marks_new(item, aggregate) and aggregate.column:
+                new = _is_new(f"hit_{number}", aggregate.column, item.period)
+                query = query.select(exp.alias_(new, f"is_new_{number}_{index}"))
+    return query
+
+
+def _is_new(hit: str, column: Column, period: Period) -> exp.Expr:
+    """Whether a row has a value that no row before it has, or after it where that is the period asked about."""
+    value = exp.Case().when(exp.column(hit), exp.column(column.label))
+    order = ORDER if period is Period.BEFORE else [f"-{name}" for name in ORDER]
+    first = exp.EQ(this=window(exp.RowNumber(), (KEY, value), order), expression=exp.Literal.number(1))
+    return exp.and_(first, exp.Not(this=exp.Is(this=value, expression=exp.null())))
+
+
+def _placed(items: Items) -> exp.Select:
+    """The ordered rows with what was before and after each."""
+    query = exp.select("*").from_("ordered")
+    for number, item in items:
+        if _SOURCES[item.period] == "cohort":
+            for measure in measures(number, item):
+                query = query.select(*(exp.alias_(value, name) for name, value in windows(item, measure)))
+    return query
+
+
+def _grouped(items: Items, period: Period, *keys: str) -> exp.Select:
+    """One row a visit or a customer, with what is asked of all of it."""
+    query = exp.select(*keys).from_("ordered").group_by(*keys)
+    if period is Period.EVER:
+        query = query.select(exp.alias_(_counted("is_cohort"), "visits"))
+    for number, item in items:
+        if item.period is period:
+            found = (exp.alias_(grouped(item, number, measure), measure.name) for measure in measures(number, item))
+            query = query.select(*found)
+    return query
+
+
+def _matches(activity: str, where: Sequence[Condition]) -> exp.Expr:
+    """Whether a row is of this activity and meets the conditions; never null."""
+    named = exp.EQ(this=exp.column("activity"), expression=exp.Literal.string(activity))
+    if not where:
+        return named
+    return exp.Coalesce(this=exp.and_(named, *(one.sql for one in where)), expressions=[exp.false()])
+
+
+def _same(table: str, *keys: str) -> exp.Expr:
+    return exp.and_(*(exp.EQ(this=_of(table, key), expression=_of("cohort", key)) for key in keys))
+
+
+def _counted(flag: str) -> exp.Expr:
+    return exp.Count(this=exp.Case().when(exp.column(flag), exp.Literal.number(1)))
+
+
+def _aliased(table: str, alias: str) -> exp.Expr:
+    return exp.alias_(exp.to_table(table), alias, table=True)
+
+
+def _of(table: str, name: str) -> exp.Expr:
+    return exp.column(name, table=table)
