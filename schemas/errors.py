@@ -23,3 +23,7 @@ class SchemaMismatchError(StoreError):
 
 class StoreBusyError(StoreError):
     """A store is held by another process."""
+
+
+class BrokenStreamError(StoreError):
+    """What an endless run is to commit does not follow on what its table has: waiting does not mend it."""

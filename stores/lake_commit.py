@@ -68,6 +68,7 @@ class CommitResult(NamedTuple):
         bytes_written: Their bytes.
         files_removed: Files that they replace.
         commit_ms: Milliseconds from opening the table to the end of the commit.
+        failures: Attempts before it that the store refused.
     """
 
     table: str
@@ -79,6 +80,7 @@ class CommitResult(NamedTuple):
     bytes_written: int = 0
     files_removed: int = 0
     commit_ms: int = 0
+    failures: int = 0
 
 
 def fingerprint(files: Iterable[LiveFile]) -> str:

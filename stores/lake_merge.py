@@ -20,6 +20,10 @@ KEYS_HELD = 4_000_000
 """Keys of existing rows held at once, 16 bytes each; those of a larger partition are read again for each table."""
 
 
+_APART = 4
+"""A file of this part of the target's size is rewritten by itself."""
+
+
 class KnownKeys:
     """Keys of the rows that partitions of a table have, read once a partition as long as they are few enough.
 
@@ -130,18 +134,33 @@ def replace_changed(
     key, names = place.record.key, place.record.names
     rows = rows.select(names)
     going = pa.concat_tables([rows.select(list(key)), withdrawn.select(list(key))])
-    there = {file.path: with_keys(read_files(place, [file.path]), going, key) for file in live if going.num_rows}
+    there = {file: found for file in live if (found := _rows_with_keys(place, file, going)).num_rows}
     existing = pa.concat_tables([rows.slice(0, 0), *there.values()])
     if merge is not None and existing.num_rows:
         rows = merge(existing, rows)
     fresh = without_keys(rows, existing, names)
     leaving = pa.concat_tables([fresh.select(list(key)), withdrawn.select(list(key))])
-    touched = [path for path, found in there.items() if with_keys(found, leaving, key).num_rows]
-    kept = (without_keys(read_files(place, [path]), leaving, key) for path in touched)
-    files = write_files(place, itertools.chain([fresh], kept), target_bytes)
-    return PartitionWrite(
-        place.partition, tuple(files), tuple(touched), fingerprint(live), rows.num_rows - fresh.num_rows
-    )
+    touched = [file for file, found in there.items() if with_keys(found, leaving, key).num_rows]
+    # a file of some size stays by itself: were all to become one, each change of a row would rewrite the partition
+    apart = [file for file in touched if file.size * _APART >= target_bytes]
+    together = [file for file in touched if file not in apart]
+
+    def kept(file: LiveFile) -> pa.Table:
+        return without_keys(read_files(place, [file.path]), leaving, key)
+
+    files = write_files(place, itertools.chain([fresh], map(kept, together)), target_bytes)
+    for file in apart:
+        files += write_files(place, [kept(file)], target_bytes)
+    removed = tuple(file.path for file in touched)
+    return PartitionWrite(place.partition, tuple(files), removed, fingerprint(live), rows.num_rows - fresh.num_rows)
+
+
+def _rows_with_keys(place: Place, file: LiveFile, keys: pa.Table) -> pa.Table:
+    """The rows of a file whose key is among the keys. Of most files, which have none, only the keys are read."""
+    key = place.record.key
+    if not (keys.num_rows and with_keys(read_files(place, [file.path], key), keys, key).num_rows):
+        return place.record.empty()
+    return with_keys(read_files(place, [file.path]), keys, key)
 
 
 def with_keys(rows: pa.Table, keys: pa.Table, key: Sequence[str]) -> pa.Table:

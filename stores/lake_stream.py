@@ -6,17 +6,19 @@ comes again, after a crash between a commit and its acknowledgement, is known by
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from schemas.errors import StoreError
+from schemas.errors import BrokenStreamError, StoreError
 from schemas.records import Record
 from stores.lake import live_files, table_uri
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, delete_files, read_files
 from stores.lake_merge import MergeRows, replace_changed
+from stores.patience import Patience
 
 STAGING = "changes"
 """Folder in a table's for files of changes (session panes) between being written and merged. In no version of it."""
@@ -67,8 +69,12 @@ def commit_numbered(
     changes: Changes | None = None,
     *,
     onto_existing: bool = False,
+    patience: Patience = Patience(),  # noqa: B008
 ) -> CommitResult:
     """Commit the descriptions that are not in yet, in one transaction.
+
+    What the store refuses is tried again here: a runner's own retry begins with the files, and of several in a row
+    Beam's buffer of stable input can lose a description.
 
     Args:
         lake_uri: The lake's root.
@@ -78,10 +84,11 @@ def commit_numbered(
             themselves are appended.
         onto_existing: Whether a run that the table does not know may add to rows that it has. A fresh start over
             a table that holds an earlier run's rows writes them twice, so the caller says that it is meant.
+        patience: How long a table that cannot be read or written is tried.
 
     Raises:
-        StoreError: A number is missing before these, the table has rows of another run, or it cannot be read or
-            written.
+        BrokenStreamError: A number is missing before these, or the table has rows of another run.
+        StoreError: The table cannot be read or written, and patience has run out.
     """
     (incarnation,) = {item.incarnation for item in numbered}
     in_order = sorted(numbered, key=lambda item: item.number)
@@ -94,9 +101,9 @@ def commit_numbered(
             return None
         for expected, item in enumerate(pending, done + 1):
             if item.number != expected:
-                raise StoreError(f"{record.name}: file description {expected} is missing before {item.number}")
+                raise BrokenStreamError(f"{record.name}: file description {expected} is missing before {item.number}")
         if done == 0 and not onto_existing and live_files(table):
-            raise StoreError(
+            raise BrokenStreamError(
                 f"{record.name}: the table has rows of another run; say that this run may add to them, or restore it"
             )
         writes = [item.write for item in pending]
@@ -106,12 +113,14 @@ def commit_numbered(
         return Planned(pending[-1].number, writes, even_empty=True)
 
     mode = WriteMode.APPEND if changes is None else WriteMode.MERGE
-    result = commit_planned(lake_uri, record, mode, f"{record.name}:{incarnation}", plan)
+    app_id = f"{record.name}:{incarnation}"
+    result, failures = patience.attempt(lambda: commit_planned(lake_uri, record, mode, app_id, plan))
     if changes is not None:
         for write in merged:
             place = changes.place(lake_uri, record, write.partition)
-            delete_files(place, [file.path for file in write.added])
-    return result
+            with suppress(StoreError):  # what stays is an orphan, like the files of an attempt that failed
+                delete_files(place, [file.path for file in write.added])
+    return result._replace(failures=failures)
 
 
 def _merge(

@@ -75,6 +75,7 @@ def count_commit(result: CommitResult) -> None:
     count(f"{prefix}_skipped", result.rows_already_there)
     count(f"{prefix}_files", result.files_written)
     count(f"{prefix}_bytes", result.bytes_written)
+    count(f"{prefix}_commits_retried", result.failures)
     if result.committed:
         count(f"{prefix}_commits")
         observe(f"{prefix}_commit_ms", result.commit_ms)

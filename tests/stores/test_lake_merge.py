@@ -77,3 +77,19 @@ def test_rows_merge_with_those_of_their_keys_and_only_files_that_change_are_rewr
     assert (change.removed, change.skipped) == ((written[0].path,), 2)
     found = {row["name"]: row["n"] for row in read_table(str(tmp_path), total.name).to_pylist()}
     assert found == {"a": 2, "b": 9, "c": 3, "d": 4, "e": 1}
+
+
+def test_file_of_some_size_is_rewritten_by_itself_and_the_changed_row_leaves_it(tmp_path: Path) -> None:
+    place = Place(table_uri(str(tmp_path), RECORD.name), RECORD, (DAYS[0],))
+    large, small = (write_files(place, [rows(DAYS[0], numbers)])[0] for numbers in (range(5_000), range(5_000, 5_010)))
+    first = [PartitionWrite(place.partition, (large, small))]
+    commit(str(tmp_path), RECORD, first, WriteMode.APPEND, Transaction("one", 1))
+    live = live_files(open_table(str(tmp_path), RECORD))[place.partition]
+    withdrawn = rows(DAYS[0], range(4_999, 5_001)).select(list(RECORD.key))
+    change = replace_changed(place, live, rows(DAYS[0], range(6_000, 6_001)), withdrawn, target_bytes=large.size * 4)
+    # of the small file nine rows are left, beside the new one
+    assert sorted(file.rows for file in change.added) == [10, 4_999]
+    assert set(change.removed) == {large.path, small.path}
+    commit(str(tmp_path), RECORD, [change], WriteMode.MERGE, Transaction("one", 2))
+    numbers = read_table(str(tmp_path), RECORD.name).column("number").to_pylist()
+    assert sorted(numbers) == [*range(4_999), *range(5_001, 5_010), 6_000]

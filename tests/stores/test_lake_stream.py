@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import StoreError
+from schemas.errors import BrokenStreamError, StoreError
 from schemas.records import TIMESTAMP, Field, Record
 from stores.lake import read_table, table_uri
-from stores.lake_commit import PartitionWrite
+from stores.lake_commit import COMMIT_ATTEMPTS, PartitionWrite
 from stores.lake_files import Place, write_files
 from stores.lake_stream import Changes, Numbered, commit_numbered
+from stores.patience import Patience
 
 VISIT = Record(
     name="visits",
@@ -37,11 +38,11 @@ def described(lake: Path, number: int, run: str = "run") -> Numbered:
     return Numbered(run, number, PartitionWrite((), tuple(write_files(place, [rows]))))
 
 
-def changed(lake: Path, number: int, visit_id: str, *, gone: bool = False, hour: int = 0) -> Numbered:
+def changed(lake: Path, number: int, visit_id: str, *, gone: bool = False, hour: int = 0, run: str = "run") -> Numbered:
     place = Changes(VISIT_CHANGE, fold).place(str(lake), VISIT, ())
     row = {"visit_id": visit_id, "gone": gone, "seen_at": datetime(2026, 4, 12, hour, tzinfo=UTC)}
     files = write_files(place, [pa.Table.from_pylist([row], schema=VISIT_CHANGE.schema)])
-    return Numbered("run", number, PartitionWrite((), tuple(files)))
+    return Numbered(run, number, PartitionWrite((), tuple(files)))
 
 
 def ids_of(lake: Path) -> list[str]:
@@ -69,13 +70,13 @@ def test_descriptions_that_come_again_in_any_bundle_are_in_once(
 
 def test_a_missing_number_is_refused_rather_than_lost(tmp_path: Path) -> None:
     commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 1)])
-    with pytest.raises(StoreError, match="visits: file description 2 is missing before 3"):
+    with pytest.raises(BrokenStreamError, match="visits: file description 2 is missing before 3"):
         commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 3)])
 
 
 def test_a_fresh_run_over_rows_of_another_must_say_so(tmp_path: Path) -> None:
     commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 1, "first")])
-    with pytest.raises(StoreError, match="visits: the table has rows of another run"):
+    with pytest.raises(BrokenStreamError, match="visits: the table has rows of another run"):
         commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 1, "second")])
     commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 1, "second")], onto_existing=True)
     assert ids_of(tmp_path) == ["v1", "v1"]
@@ -93,3 +94,79 @@ def test_changes_are_merged_and_their_files_are_gone_after(tmp_path: Path) -> No
     assert not again.committed
     assert [row["seen_at"].hour for row in read_table(str(tmp_path), VISIT.name).to_pylist()] == [7]
     assert list(tmp_path.rglob("changes/*.parquet")) == []
+
+
+class Outage:
+    """A table that cannot be used, until it has been waited for some times."""
+
+    def __init__(self, lake: Path, waits: int) -> None:
+        self._log, self._left = lake / VISIT.name / "_delta_log", waits
+        self._log.rename(self._log.with_name("away"))
+        self._log.write_text("in the way, for root as well")
+        self.waited: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        if len(self.waited) == self._left:
+            self._log.unlink()
+            self._log.with_name("away").rename(self._log)
+
+
+@pytest.mark.parametrize("changes", [None, Changes(VISIT_CHANGE, fold)], ids=["rows", "changes"])
+def test_a_store_that_fails_for_a_while_is_waited_for_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: Changes | None
+) -> None:
+    def next_one(number: int) -> Numbered:
+        return described(tmp_path, number) if changes is None else changed(tmp_path, number, f"v{number}")
+
+    commit_numbered(str(tmp_path), VISIT, [next_one(1)], changes)
+    outage, second = Outage(tmp_path, waits=5), next_one(2)
+    result = commit_numbered(str(tmp_path), VISIT, [second], changes, patience=Patience(sleep=outage.wait))
+    assert (result.committed, result.failures) == (True, 5)
+    assert ids_of(tmp_path) == ["v1", "v2"]
+    assert outage.waited == sorted(outage.waited)
+    assert sum(outage.waited) > outage.waited[0] * 5
+    assert [record.message.partition(": ")[0] for record in caplog.records] == [VISIT.name]
+
+
+def test_a_store_that_goes_on_failing_is_an_error_and_nothing_is_lost(tmp_path: Path) -> None:
+    commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 1)])
+    outage, second = Outage(tmp_path, waits=1_000), described(tmp_path, 2)
+    with pytest.raises(StoreError, match=VISIT.name):
+        commit_numbered(str(tmp_path), VISIT, [second], patience=Patience(seconds=9, sleep=outage.wait))
+    assert 9 <= sum(outage.waited) < 9 + max(outage.waited)
+    for _ in range(1_000 - len(outage.waited)):
+        outage.wait(0)
+    commit_numbered(str(tmp_path), VISIT, [second])
+    assert ids_of(tmp_path) == ["v1", "v2"]
+
+
+def test_a_writer_that_keeps_coming_first_is_waited_for(tmp_path: Path) -> None:
+    rivals = 0
+
+    def fold_while_another_commits(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+        # the table is read by now and not yet written
+        nonlocal rivals
+        if rivals < COMMIT_ATTEMPTS + 2:
+            rivals += 1
+            commit_numbered(str(tmp_path), VISIT, [changed(tmp_path, rivals, "of the rival", run="rival")], plain)
+        return fold(rows)
+
+    plain, waited = Changes(VISIT_CHANGE, fold), list[float]()
+    result = commit_numbered(
+        str(tmp_path), VISIT, [changed(tmp_path, 1, "ours")], Changes(VISIT_CHANGE, fold_while_another_commits),
+        onto_existing=True, patience=Patience(sleep=waited.append),
+    )  # fmt: skip
+    assert (result.committed, result.failures, len(waited)) == (True, 1, 1)
+    assert ids_of(tmp_path) == ["of the rival", "ours"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_what_waiting_does_not_mend_is_not_waited_for(tmp_path: Path, number: int) -> None:
+    commit_numbered(str(tmp_path), VISIT, [described(tmp_path, 1)])
+    run, waited = "run" if number == 3 else "another", list[float]()
+    with pytest.raises(BrokenStreamError):
+        commit_numbered(
+            str(tmp_path), VISIT, [described(tmp_path, number, run)], patience=Patience(sleep=waited.append)
+        )
+    assert waited == []
