@@ -25,6 +25,8 @@ class Reason(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
     TIMESTAMP_AHEAD = "timestamp_ahead"
     TRUNCATED_INPUT = "truncated_input"
+    PROPERTY_MISSING = "property_missing"
+    PROPERTY_WRONG_TYPE = "property_wrong_type"
 
 
 DEAD_LETTER = Record(
@@ -42,11 +44,11 @@ DEAD_LETTER = Record(
             "offset in the partition; for a file, byte of the line or number of the record",
             nullable=False,
         ),
-        Field("step", pa.string(), "the step that refused it: read, decode", nullable=False),
+        Field("step", pa.string(), "the step that refused it: read, decode, type", nullable=False),
         Field("reason", pa.string(), "reason code, of a closed list", nullable=False),
-        Field("field", pa.string(), "the envelope field at fault, where it is one field"),
+        Field("field", pa.string(), "the envelope field or the property at fault, where it is one"),
         Field("message", pa.string(), "one line for a person", nullable=False),
-        Field("payload", pa.binary(), "the exact bytes as delivered; null for a tombstone"),
+        Field("payload", pa.binary(), "the exact bytes as delivered; null for a tombstone. Of step type the event, written anew"),
     ),
     partition_by=("arrival_date",),
     sort_by=("source", "partition", "offset"),

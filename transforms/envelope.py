@@ -51,12 +51,14 @@ _MESSAGES = {
     Reason.BAD_TIMESTAMP: "timestamp is neither RFC 3339 with an offset nor integer epoch milliseconds",
     Reason.TIMESTAMP_AHEAD: "the event's time is more than one hour after its arrival",
     Reason.TRUNCATED_INPUT: "{field}",
+    Reason.PROPERTY_MISSING: "the property {field} is missing or null, and required",
+    Reason.PROPERTY_WRONG_TYPE: "the property {field} is not of its declared type",
 }
 
 _RFC3339 = r"\d{4}-\d{2}-\d{2}[Tt ]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
 _RFC3339_PLAIN = r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z"
 _TEMPLATE = Template(resources.files("transforms").joinpath("decode.sql").read_text(encoding="utf-8"))
-_YEAR_1_MS, _YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
+YEAR_1_MS, YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
 
 # An escaped backslash, a proper pair, or (captured) half of one
 _SURROGATES = re.compile(
@@ -276,14 +278,14 @@ def _decode_query(now: int) -> str:
         structure=_quoted({name: "JSON" if name in ("properties", "context") else "VARCHAR" for name in _ENVELOPE}),
         context_structure=_quoted(dict.fromkeys(_CONTEXT, "VARCHAR")),
         paths="[" + ", ".join(f"'$.{path}'" for path in _ENVELOPE) + "]",
-        client_time=_time_sql("timestamp", at["timestamp"]),
-        sent_time=_time_sql("sent_at", at["sent_at"]),
+        client_time=time_sql("timestamp", at["timestamp"]),
+        sent_time=time_sql("sent_at", at["sent_at"]),
         without_envelope=_quoted(dict.fromkeys(_ENVELOPE)),
         verdict=_verdict(at, now),
     )
 
 
-def _time_sql(column: str, json_type: str) -> str:
+def time_sql(column: str, json_type: str) -> str:
     """SQL for microseconds since 1970 of an RFC 3339 text or integer epoch milliseconds; null where it is neither."""
     # Most stamps are plain: they need no look at their case and no leap second, which has no place in Unix time and is
     # the first instant of the next minute
@@ -296,7 +298,7 @@ def _time_sql(column: str, json_type: str) -> str:
              THEN epoch_us(TRY_CAST(upper({column}[1:17] || '59' || {column}[20:]) AS TIMESTAMPTZ)) + 1000000
              ELSE epoch_us(TRY_CAST(upper({column}) AS TIMESTAMPTZ)) END
       WHEN {json_type} = 'DOUBLE' THEN NULL
-      ELSE CASE WHEN TRY_CAST({column} AS BIGINT) BETWEEN {_YEAR_1_MS} AND {_YEAR_10000_MS - 1}
+      ELSE CASE WHEN TRY_CAST({column} AS BIGINT) BETWEEN {YEAR_1_MS} AND {YEAR_10000_MS - 1}
            THEN CAST({column} AS BIGINT) * 1000 END END"""
 
 
@@ -330,7 +332,7 @@ def _verdict(at: dict[str, str], now: int) -> str:
         (f"{nobody} AND {at['device_id']} IS NULL", Reason.FIELD_MISSING, "device_id"),
         (f"{nobody} AND {at['device_id']} = 'NULL'", Reason.FIELD_NULL, "device_id"),
         (nobody, Reason.FIELD_EMPTY, "device_id"),
-        (f"client_time IS NULL OR event_time < {_YEAR_1_MS} * 1000", Reason.BAD_TIMESTAMP, "timestamp"),
+        (f"client_time IS NULL OR event_time < {YEAR_1_MS} * 1000", Reason.BAD_TIMESTAMP, "timestamp"),
         (f"event_time > coalesce(arrival_time, {now}) + {MAX_AHEAD}", Reason.TIMESTAMP_AHEAD, "timestamp"),
     ]
     cases = []
@@ -349,7 +351,7 @@ def _verdict(at: dict[str, str], now: int) -> str:
         f"coalesce(greatest({', '.join(f'length({name})' for name in _OPTIONAL_IDS)}), 0) <= {MAX_ID_LENGTH}",
         f"coalesce({at['properties']} = 'OBJECT', false) AND coalesce({at['context']} = 'OBJECT', false)",
         "c.device_id IS NULL AND c.user_id IS NULL",
-        f"event_time BETWEEN {_YEAR_1_MS} * 1000 AND coalesce(arrival_time, {now}) + {MAX_AHEAD}",
+        f"event_time BETWEEN {YEAR_1_MS} * 1000 AND coalesce(arrival_time, {now}) + {MAX_AHEAD}",
     ]
     return f"CASE WHEN {' AND '.join(sound)} THEN NULL ELSE CASE " + "\n".join(cases) + " END END"
 
