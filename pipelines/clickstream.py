@@ -19,6 +19,7 @@ from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.write_dimensions import WriteDimensions
 from transforms.write_events import WriteEvents
 from transforms.write_lake import WriteLake, WriteSessions
+from transforms.write_layers import WriteLayers
 
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
@@ -41,9 +42,14 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     )
     columnar = options.session_engine == "columnar"
     panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
-    dead_letters: Any = (raw.dead_letters, decoded.dead_letters) | "AllDeadLetters" >> beam.Flatten()
+    dead_letters = [raw.dead_letters, decoded.dead_letters]
+    if options.catalogue:
+        # After Deduplicate, as everything that counts; what it refuses stays in fact_events
+        layers = unique | "Layers" >> WriteLayers(options.catalogue, options.started_at.date(), into_lake)
+        dead_letters.append(layers.dead_letters)
+    all_letters: Any = dead_letters | "AllDeadLetters" >> beam.Flatten()
     # A raw log may hold a record twice
-    letters = dead_letters | "UniqueDeadLetters" >> UniqueDeadLetters()
+    letters = all_letters | "UniqueDeadLetters" >> UniqueDeadLetters()
 
     _ = unique | "EventsToLake" >> WriteEvents(**into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)

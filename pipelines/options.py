@@ -8,7 +8,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from schemas.catalogue import CATALOGUE_VARIABLE
 from schemas.errors import ClickstreamError, OptionError
+from schemas.event_types import Catalogue
 from schemas.secrets import UserKeySecret
 from transforms.policy import SessionPolicy
 
@@ -17,6 +19,7 @@ T = TypeVar("T")
 SESSION_ENGINES = ("columnar", "beam")
 WRITE_MODES = ("merge", "overwrite", "append")
 RUNNERS = ("direct", "flink", "dataflow")
+LAYERS = ("all", "raw")
 CONFIG_FILE = "clickstream.toml"
 
 
@@ -66,6 +69,7 @@ class RunOptions:
         archive: URI of the raw log that a bus is kept in; None for none.
         onto_existing: Whether a fresh start on an endless input may add to the rows of another run.
         stable_input: Whether the runner has to be asked that a commit's input survives a retry.
+        catalogue: The event types that silver and the activity stream are made of; None where neither is.
     """
 
     lake: str
@@ -79,17 +83,21 @@ class RunOptions:
     archive: str | None = None
     onto_existing: bool = False
     stable_input: bool = False
+    catalogue: Catalogue | None = None
 
 
 @dataclass(frozen=True)
 class Stores:
-    """Where the two stores are: from an option, else the environment, else the config file."""
+    """Where the two stores and the event catalogue are: from an option, else the environment, else the config file."""
 
     lake: str | None
     devices: str | None
+    catalogue: str | None = None
 
     @classmethod
-    def find(cls, lake: str | None, devices: str | None, config: Path | None) -> "Stores":
+    def find(
+        cls, lake: str | None, devices: str | None, config: Path | None, catalogue: Path | None = None
+    ) -> "Stores":
         """Look the stores up in order of precedence.
 
         Raises:
@@ -99,6 +107,7 @@ class Stores:
         return cls(
             lake or os.environ.get("CLICKSTREAM_LAKE") or settings.get("lake"),
             devices or os.environ.get("CLICKSTREAM_DEVICES") or settings.get("devices"),
+            str(catalogue) if catalogue else os.environ.get(CATALOGUE_VARIABLE) or settings.get("catalogue"),
         )
 
     def need_lake(self) -> str:
@@ -138,9 +147,9 @@ def read_config(path: Path | None) -> dict[str, Any]:
         settings = tomllib.loads(found.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"cannot read the config file {found}: {error}") from error
-    unknown = sorted(set(settings) - {"lake", "devices"})
+    unknown = sorted(set(settings) - {"lake", "devices", "catalogue"})
     if unknown:
-        raise OptionError(f"{found}: unknown setting {', '.join(unknown)}; it may hold lake and devices")
+        raise OptionError(f"{found}: unknown setting {', '.join(unknown)}; it may hold lake, devices and catalogue")
     wrong = sorted(name for name, value in settings.items() if not isinstance(value, str))
     if wrong:
         raise OptionError(f"{found}: {', '.join(wrong)} must be text")

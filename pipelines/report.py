@@ -54,7 +54,8 @@ class RunReport:
             return sum(counters.get(name, 0) for name in names)
 
         def by_table(kind: str) -> dict[str, int]:
-            return {table: total(f"lake_{table}_{kind}") for table in tables if total(f"lake_{table}_{kind}")}
+            found = {table: total(f"lake_{table.replace('/', '_')}_{kind}") for table in tables}
+            return {table: count for table, count in found.items() if count}
 
         panes = {timing.value: total(f"panes_{timing.lower()}") for timing in PaneTiming}
         return cls(
@@ -101,14 +102,23 @@ class RunReport:
         row("panes", sum(self.panes.values()), _listed(self.panes))
         if self.late_events or self.too_late_events:
             row("late events", self.late_events, f"beyond lateness {self.too_late_events:,}")
-        row("lake rows", sum(self.lake_rows.values()), _listed(self.lake_rows))
+        row("lake rows", sum(self.lake_rows.values()), _listed(_by_folder(self.lake_rows)))
         if self.already_stored:
-            row("already there", sum(self.already_stored.values()), _listed(self.already_stored))
+            row("already there", sum(self.already_stored.values()), _listed(_by_folder(self.already_stored)))
         row("lake files", self.lake_files, format_bytes(self.lake_bytes))
         row("device rows", self.device_rows)
         rate = self.events_read / self.seconds if self.seconds else 0
         table.add_row("seconds", f"{self.seconds:,.1f}", f"{rate:,.0f} events/s")
         console.print(table)
+
+
+def _by_folder(tables: dict[str, int]) -> dict[str, int]:
+    """The tables of a folder as one."""
+    folders: dict[str, int] = {}
+    for name, count in tables.items():
+        folder = name.partition("/")[0]
+        folders[folder] = folders.get(folder, 0) + count
+    return folders
 
 
 def _listed(parts: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ from apache_beam.runners.runner import PipelineRunner
 from pipelines.clickstream import build
 from pipelines.options import RunOptions
 from pipelines.report import RunReport
-from pipelines.tables import TABLES
+from pipelines.tables import tables_of
 from schemas.errors import ClickstreamError
 from stores.device_store import open_device_store
 from stores.lake import check_fresh, check_lake, create_tables
@@ -20,12 +20,13 @@ from transforms.metrics import SEEN_HERE, read_counters
 
 def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object]]:
     """Checks that both stores can be written as the run is going to, each to be called before anything starts."""
+    tables = tables_of(options.catalogue)
     checks: list[Callable[[], object]] = [
-        lambda: check_lake(options.lake, TABLES),
+        lambda: check_lake(options.lake, tables),
         lambda: open_device_store(options.devices).close(),
     ]
     if endless and not options.onto_existing:
-        checks.append(lambda: check_fresh(options.lake, TABLES))
+        checks.append(lambda: check_fresh(options.lake, tables))
     return checks
 
 
@@ -62,7 +63,7 @@ def run(
     """
     began = time.monotonic()
     # Also a table that gets no row this time is there to be asked
-    create_tables(options.lake, TABLES)
+    create_tables(options.lake, tables_of(options.catalogue))
     with open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, source, options)
@@ -78,7 +79,7 @@ def run(
             counters = read_live()
         except Exception as error:  # a runner wraps what a step raises as it likes
             raise first_cause(error) from error
-    return RunReport.of(counters, [record.name for record in TABLES], time.monotonic() - began)
+    return RunReport.of(counters, [record.name for record in tables_of(options.catalogue)], time.monotonic() - began)
 
 
 def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner) -> str:
@@ -87,7 +88,7 @@ def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineO
     Raises:
         ClickstreamError: The options, a store or the service refuse it.
     """
-    create_tables(options.lake, TABLES)
+    create_tables(options.lake, tables_of(options.catalogue))
     with open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, source, options)

@@ -48,7 +48,11 @@ DEAD_LETTER = Record(
         Field("reason", pa.string(), "reason code, of a closed list", nullable=False),
         Field("field", pa.string(), "the envelope field or the property at fault, where it is one"),
         Field("message", pa.string(), "one line for a person", nullable=False),
-        Field("payload", pa.binary(), "the exact bytes as delivered; null for a tombstone. Of step type the event, written anew"),
+        Field(
+            "payload",
+            pa.binary(),
+            "the exact bytes as delivered; null for a tombstone. Of step type the event, written anew",
+        ),
     ),
     partition_by=("arrival_date",),
     sort_by=("source", "partition", "offset"),

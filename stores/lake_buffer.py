@@ -1,6 +1,6 @@
 """Rows on their way to the lake, held by partition until they fill a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -57,7 +57,11 @@ class PartitionBuffer:
             if held.bytes >= self._file_bytes:
                 yield self._release(partition)
         while self.held_bytes > self._most_bytes:
-            yield self._release(max(self._held, key=self._weight))
+            yield self.release_heaviest()
+
+    def release_heaviest(self) -> Filled:
+        """Give out what is best written where all is too much; something is held."""
+        return self._release(max(self._held, key=self._weight))
 
     def drain(self) -> Iterator[Filled]:
         """Give out the rest."""
@@ -72,6 +76,33 @@ class PartitionBuffer:
         held = self._held.pop(partition)
         self.held_bytes -= held.bytes
         return partition, held.tables
+
+
+class TableBuffers:
+    """Holds tables of several records by partition, within one bound; gives back what is to be written now."""
+
+    def __init__(
+        self, records: Iterable[Record], target_file_bytes: int = TARGET_FILE_BYTES, most_bytes: int = HELD_BYTES
+    ) -> None:
+        self._most_bytes = most_bytes
+        self._buffers = {
+            record.name: (record, PartitionBuffer(record, target_file_bytes, most_bytes)) for record in records
+        }
+
+    def add(self, name: str, table: pa.Table) -> Iterator[tuple[Record, Filled]]:
+        """Take rows of a record in, and give out what is to be written now."""
+        record, buffer = self._buffers[name]
+        for filled in buffer.add(table):
+            yield record, filled
+        while sum(buffer.held_bytes for _, buffer in self._buffers.values()) > self._most_bytes:
+            record, buffer = max(self._buffers.values(), key=lambda item: item[1].held_bytes)
+            yield record, buffer.release_heaviest()
+
+    def drain(self) -> Iterator[tuple[Record, Filled]]:
+        """Give out the rest."""
+        for record, buffer in self._buffers.values():
+            for filled in buffer.drain():
+                yield record, filled
 
 
 class _Held:

@@ -28,10 +28,9 @@ _MOST_EXACT = 1 << 53
 def type_query(event: EventType) -> str:
     """SQL over ``batch``, a table with the text column properties.
 
-    The columns of its result: v1, v2, v3 … for the type's properties in order, null where the value is missing, null or
-    not of the type (times are microseconds since 1970); fault, null or [reason, property] of the first that is wrong;
-    extra_properties; and declared_properties, what is left of the properties where there are extra ones. The type has at
-    least one property.
+    The type has at least one property. The columns of the result: v1, v2, v3 … for its properties in order, null where
+    the value is missing, null or not of the type (times are microseconds since 1970); fault, null or [reason, property]
+    of the first that is wrong; extra_properties; declared_properties, the others where there are extra ones.
     """
     declared = event.properties
     names = [item.name for item in declared]
@@ -50,26 +49,22 @@ def type_query(event: EventType) -> str:
 def _value(item: Property, place: int) -> str:
     """SQL for a property's value, null where it is not of the type."""
     parsed, type_ = f"e.{_quoted(item.name)}", f"types[{place}]"
-    match item.type:
-        case PropertyType.STRING:
-            return f"CASE WHEN {type_} = 'VARCHAR' THEN {parsed} END"
-        case PropertyType.INTEGER:
-            # parsed as a whole number 1.5 is rounded: what it was is read again
-            double = f"TRY_CAST(json_extract_string(properties, {_literal(_pointer(item.name))}) AS DOUBLE)"
-            whole = f"{double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
-            return f"CASE WHEN {type_} IN ('UBIGINT', 'BIGINT') OR ({type_} = 'DOUBLE' AND {whole}) THEN {parsed} END"
-        case PropertyType.NUMBER:
-            return f"CASE WHEN {type_} IN ('UBIGINT', 'BIGINT', 'DOUBLE') AND isfinite({parsed}) THEN {parsed} END"
-        case PropertyType.DECIMAL:
-            money = f"DECIMAL({MONEY.precision}, {MONEY.scale})"
-            return f"CASE WHEN {type_} NOT IN ('BOOLEAN', 'OBJECT', 'ARRAY') THEN TRY_CAST({parsed} AS {money}) END"
-        case PropertyType.BOOLEAN:
-            return f"CASE WHEN {type_} = 'BOOLEAN' THEN {parsed} END"
-        case PropertyType.TIMESTAMP:
-            time = time_sql(parsed, type_)
-            return f"CASE WHEN {time} BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1 THEN {time} END"
-        case PropertyType.JSON:
-            return f"CAST({parsed} AS VARCHAR)"
+    whole = f"{type_} IN ('UBIGINT', 'BIGINT')"
+    money = f"DECIMAL({MONEY.precision}, {MONEY.scale})"
+    # parsed as a whole number 1.5 is rounded: what it was is read again
+    double = f"TRY_CAST(json_extract_string(properties, {_literal(_pointer(item.name))}) AS DOUBLE)"
+    written_double = f"{type_} = 'DOUBLE' AND {double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
+    time = time_sql(parsed, type_)
+    test, value = {
+        PropertyType.STRING: (f"{type_} = 'VARCHAR'", parsed),
+        PropertyType.INTEGER: (f"{whole} OR ({written_double})", parsed),
+        PropertyType.NUMBER: (f"({whole} OR {type_} = 'DOUBLE') AND isfinite({parsed})", parsed),
+        PropertyType.DECIMAL: (f"{type_} NOT IN ('BOOLEAN', 'OBJECT', 'ARRAY')", f"TRY_CAST({parsed} AS {money})"),
+        PropertyType.BOOLEAN: (f"{type_} = 'BOOLEAN'", parsed),
+        PropertyType.TIMESTAMP: (f"{time} BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1", time),
+        PropertyType.JSON: ("true", f"CAST({parsed} AS VARCHAR)"),
+    }[item.type]
+    return f"CASE WHEN {test} THEN {value} END"
 
 
 def _faults(item: Property, place: int) -> Iterable[str]:

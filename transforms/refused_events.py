@@ -21,8 +21,8 @@ _OBJECTS = ("properties", "context")
 def refused_letters(events: pa.Table, faults: pa.ChunkedArray, first_met: date) -> pa.Table:
     """DEAD_LETTER rows of refused events.
 
-    The bytes as delivered are no longer there: the payload is the event written anew, which decodes into the same event.
-    Where it came from leads to the bytes.
+    The bytes as delivered are no longer there: the payload is the event written anew, which decodes into the same
+    event. Where it came from leads to the bytes.
 
     Args:
         events: Rows of EVENT_BATCH.

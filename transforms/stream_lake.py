@@ -50,11 +50,38 @@ class StreamToLake(beam.PTransform):
     stable_input: bool = False
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Write files a bundle, number them, break fusion, commit."""
-        par_do = _StableParDo if self.stable_input else beam.ParDo
+        """Write files a bundle, commit them in order."""
         return (
             tables
             | "WriteBundles" >> beam.ParDo(_WriteBundles(self))
+            | "CommitInOrder"
+            >> CommitInOrder((self.record,), self.lake, self.changes, self.onto_existing, self.stable_input)
+        )
+
+
+@dataclass(eq=False)
+class CommitInOrder(beam.PTransform):
+    """Commits files of an endless run. Input: (table, description); output: one `CommitResult` a commit.
+
+    Attributes:
+        records: The tables' records.
+        lake: The lake's root, a path or URI.
+        changes: As of `StreamToLake`.
+        onto_existing: As of `StreamToLake`.
+        stable_input: As of `StreamToLake`.
+    """
+
+    records: tuple[Record, ...]
+    lake: str
+    changes: Changes | None = None
+    onto_existing: bool = False
+    stable_input: bool = False
+
+    def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
+        """Number the descriptions of each table, break fusion, commit."""
+        par_do = _StableParDo if self.stable_input else beam.ParDo
+        return (
+            described
             | "Sequence" >> beam.ParDo(_Sequence())
             # each description at once and on its own: the grouping is for the checkpoint between, not to gather
             | "Globally"
@@ -150,22 +177,22 @@ class _Sequence(beam.DoFn):
 class _CommitNumbered(beam.DoFn):
     """A bundle's descriptions to one transaction: where the input is stable, all that a checkpoint let through."""
 
-    def __init__(self, write: StreamToLake) -> None:
-        self._lake, self._record, self._changes = write.lake, write.record, write.changes
-        self._onto_existing = write.onto_existing
-        self._numbered: list[Numbered] = []
+    def __init__(self, commit: CommitInOrder) -> None:
+        self._lake, self._changes, self._onto_existing = commit.lake, commit.changes, commit.onto_existing
+        self._records = {record.name: record for record in commit.records}
+        self._numbered: dict[str, list[Numbered]] = {}
 
     def start_bundle(self) -> None:
-        self._numbered = []
+        self._numbered = {}
 
     def process(self, group: tuple[str, Iterable[Numbered]]) -> None:
-        self._numbered += group[1]
+        self._numbered.setdefault(group[0], []).extend(group[1])
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        numbered, self._numbered = self._numbered, []
-        if numbered:
+        waiting, self._numbered = self._numbered, {}
+        for name, numbered in waiting.items():
             result = commit_numbered(
-                self._lake, self._record, numbered, self._changes, onto_existing=self._onto_existing
+                self._lake, self._records[name], numbered, self._changes, onto_existing=self._onto_existing
             )
             count_commit(result)
             yield WindowedValue(result, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])

@@ -76,7 +76,9 @@ class EventTyper:
         silver: dict[str, pa.Table] = {}
         stream, letters = [USER_STREAM.empty()], [DEAD_LETTER.empty()]
         order, parts = self._by_typing(events["event_type"])
-        gathered = _take(events.select(_GATHERED), order)
+        self._connection.register("batch", events.select(["device_id", "event_id"]))
+        ids = self._connection.sql(_ACTIVITY_IDS).to_arrow_table().column(0)
+        gathered = _take(events.select(_GATHERED).append_column("activity_id", ids), order)
         for typing, start, end in parts:
             rows = gathered.slice(start, end - start)
             typed = self._properties(typing.event, rows["properties"])
@@ -130,11 +132,10 @@ class EventTyper:
                 return pa.nulls(count, pa.string())
             return silver[event.property(name).column]
 
-        self._connection.register("batch", silver.select(["device_id", "event_id"]))
         features = event.features if event else (None, None, None)
         revenue = [column(name) for name in (event.revenue if event else ())]
         columns = {
-            "activity_id": self._connection.sql(_ACTIVITY_IDS).to_arrow_table().column(0),
+            "activity_id": rows["activity_id"],
             "ts": silver["event_time"],
             "customer": silver["user_key"],
             "activity": silver["event_type"],
@@ -160,4 +161,4 @@ def _silver_rows(typing: _Typing, rows: pa.Table, typed: pa.Table) -> pa.Table:
 
 def _take(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
     """The rows in an order. Polars gathers on both cores; pyarrow's take does not."""
-    return pl.from_arrow(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema)  # type: ignore[union-attr]
+    return pl.from_arrow(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema)

@@ -1,13 +1,13 @@
 """The dimensions, kept by the main graph: each bundle's events summed up, and merged into the lake's rows."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms import trigger, window
+from apache_beam.transforms import window
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
@@ -16,6 +16,7 @@ from stores.lake_commit import CommitResult, Wins, WriteMode
 from stores.lake_stream import Changes
 from transforms.devices import device_rows, merge_devices
 from transforms.dimensions import deciding_events
+from transforms.gather import Gather
 from transforms.pages import PageRules, merge_pages, page_rows
 from transforms.users import merge_users, user_rows
 from transforms.write_lake import WriteLake
@@ -57,7 +58,7 @@ class WriteDimensions(beam.PTransform):
         """Sum up, merge, commit each table."""
         if not events.is_bounded:
             # each commit reads the tables: what decides is held back a few seconds, and summed up once
-            events = events | "KeepDeciding" >> beam.ParDo(_KeepDeciding()) | "Gather" >> _Gather(self.commit_seconds)
+            events = events | "KeepDeciding" >> beam.ParDo(_KeepDeciding()) | "Gather" >> Gather(self.commit_seconds)
         summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
             USER.record.name, PAGE.name, main=DEVICE.record.name
         )
@@ -145,30 +146,3 @@ class _KeepDeciding(beam.DoFn):
 
 def _deciding(events: pa.Table) -> pa.Table:
     return deciding_events(events, _DECIDED_BY, ("page_url",))
-
-
-@dataclass(eq=False)
-class _Gather(beam.PTransform):
-    """Tables of an endless input as one every few seconds of the processing time."""
-
-    seconds: int
-
-    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Key, hold back, join. What is held is in the runner's checkpoint; the end of the input lets it go."""
-        now_and_then = trigger.AfterAny(trigger.AfterProcessingTime(self.seconds), trigger.AfterWatermark())
-        return (
-            tables
-            | "OneKey" >> beam.WithKeys("")
-            | "NowAndThen"
-            >> beam.WindowInto(
-                window.GlobalWindows(),
-                trigger=trigger.Repeatedly(now_and_then),
-                accumulation_mode=trigger.AccumulationMode.DISCARDING,
-            )
-            | "Together" >> beam.GroupByKey()
-            | "Join" >> beam.MapTuple(_joined).with_output_types(pa.Table)
-        )
-
-
-def _joined(_: str, tables: Iterable[pa.Table]) -> pa.Table:
-    return pa.concat_tables(list(tables))

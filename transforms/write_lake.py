@@ -91,11 +91,7 @@ class WriteLake(beam.PTransform):
                 | "GroupByPartition" >> beam.GroupByKey()
                 | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
             )
-        return (
-            written
-            | "GroupByTable" >> beam.GroupByKey()
-            | "Commit" >> beam.ParDo(_Commit(self.lake, self.record, self.mode, self.run_id))
-        )
+        return written | "CommitOnce" >> CommitOnce((self.record,), self.lake, self.mode, self.run_id)
 
     def _stream(self) -> StreamToLake:
         if self.mode is WriteMode.OVERWRITE or (self.changes is not None and self.wins is not Wins.NEW):
@@ -165,7 +161,7 @@ class _WriteRows(beam.DoFn):
     def start_bundle(self) -> None:
         self._writer.reset()
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
-        self._merge = _MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
+        self._merge = MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
 
     def process(self, table: pa.Table) -> None:
         self._writer.check()
@@ -194,7 +190,7 @@ class _WriteRows(beam.DoFn):
             pa.default_memory_pool().release_unused()
 
 
-class _MergeRows:
+class MergeRows:
     """The table as a bundle found it, and its keys as far as they were needed."""
 
     def __init__(self, lake: str, record: Record) -> None:
@@ -264,16 +260,38 @@ class _WriteFiles(beam.DoFn):
         return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
 
 
+@dataclass(eq=False)
+class CommitOnce(beam.PTransform):
+    """Commits the files of a bounded run, each table's in one transaction. Input: (table, description).
+
+    Attributes:
+        records: The tables' records.
+        lake: The lake's root, a path or URI.
+        mode: As of `WriteLake`.
+        run_id: As of `WriteLake`.
+    """
+
+    records: tuple[Record, ...]
+    lake: str
+    mode: WriteMode
+    run_id: str
+
+    def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
+        """Group by table, commit."""
+        return described | "GroupByTable" >> beam.GroupByKey() | "Commit" >> beam.ParDo(_Commit(self))
+
+
 @beam.typehints.with_output_types(CommitResult)
 class _Commit(beam.DoFn):
     """All of a run's writes to a table, in one transaction."""
 
-    def __init__(self, lake: str, record: Record, mode: WriteMode, run_id: str) -> None:
-        self._lake, self._record, self._mode, self._run_id = lake, record, mode, run_id
+    def __init__(self, commit: CommitOnce) -> None:
+        self._lake, self._mode, self._run_id = commit.lake, commit.mode, commit.run_id
+        self._records = {record.name: record for record in commit.records}
 
     def process(self, group: tuple[str, Iterable[PartitionWrite]]) -> Iterator[CommitResult]:
         name, writes = group
         transaction = Transaction(f"{name}:{self._run_id}", 1)
-        result = commit(self._lake, self._record, join_writes(writes), self._mode, transaction)
+        result = commit(self._lake, self._records[name], join_writes(writes), self._mode, transaction)
         count_commit(result)
         yield result

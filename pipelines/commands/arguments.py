@@ -25,7 +25,16 @@ Config = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="TOML file with lake and devices. Else CLICKSTREAM_CONFIG, else ./clickstream.toml.",
+        help="TOML file with lake, devices and catalogue. Else CLICKSTREAM_CONFIG, else ./clickstream.toml.",
+        show_default=False,
+    ),
+]
+CatalogueFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--catalogue",
+        metavar="FILE",
+        help="Your event types, TOML. Else CLICKSTREAM_CATALOGUE, else the config file, else those that are shipped.",
         show_default=False,
     ),
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Devices, Lake
+from pipelines.commands.arguments import AsJson, CatalogueFile, Config, Devices, Lake
 from pipelines.commands.run_arguments import (
     AllowedLateness,
     ArchiveTo,
@@ -21,6 +21,7 @@ from pipelines.commands.run_arguments import (
     Kafka,
     KafkaConfig,
     KafkaGroup,
+    Layers,
     MaxDisorder,
     MaxSession,
     Mode,
@@ -41,6 +42,7 @@ from pipelines.commands.run_arguments import (
 from pipelines.commands.run_runner import RunnerArguments
 from pipelines.commands.run_source import SourceArguments
 from pipelines.options import (
+    LAYERS,
     SESSION_ENGINES,
     WRITE_MODES,
     Problems,
@@ -51,6 +53,7 @@ from pipelines.options import (
     parse_count,
 )
 from pipelines.terminal import ERR, OUT, configure_logging, print_warning
+from schemas.catalogue import load_catalogue
 from schemas.durations import parse_duration, parse_optional_duration
 from schemas.secrets import USER_KEY_VARIABLE, UserKeySecret
 from stores.device_store import split_uri
@@ -81,6 +84,8 @@ def run(
     write_mode: Mode = "merge",
     onto_existing: OntoExisting = False,
     user_key_secret_file: SecretFile = None,
+    layers: Layers = "all",
+    catalogue: CatalogueFile = None,
     session_gap: SessionGap = "30m",
     max_session: MaxSession = "4h",
     allowed_lateness: AllowedLateness = "1h",
@@ -116,9 +121,14 @@ def run(
     problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
     policy = _policy(problems, session_gap, max_session, allowed_lateness, early_firing)
     shard_count = problems.attempt("--shards", lambda: parse_count(shards or source.default_shards))
-    problems.attempt("--session-engine", lambda: parse_choice(session_engine, SESSION_ENGINES))
-    problems.attempt("--write-mode", lambda: parse_choice(write_mode, WRITE_MODES))
-    stores = problems.attempt("", lambda: Stores.find(lake, devices, config))
+    for option, value, choices in (
+        ("--session-engine", session_engine, SESSION_ENGINES),
+        ("--write-mode", write_mode, WRITE_MODES),
+        ("--layers", layers, LAYERS),
+    ):
+        problems.attempt(option, partial(parse_choice, value, choices))
+    stores = problems.attempt("", lambda: Stores.find(lake, devices, config, catalogue))
+    event_types = problems.attempt("", lambda: load_catalogue(stores.catalogue)) if stores else None
     lake_uri = problems.attempt("--lake", stores.need_lake) if stores else None
     devices_uri = problems.attempt("--devices", stores.need_devices) if stores else None
     if devices_uri:
@@ -145,6 +155,7 @@ def run(
         archive=archive,
         onto_existing=onto_existing or resume is not None,
         stable_input=source.endless and runner == "flink",
+        catalogue=event_types if layers == "all" else None,
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
     opened = source.open(problems, began)

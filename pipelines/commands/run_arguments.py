@@ -139,6 +139,14 @@ OntoExisting = Annotated[
         rich_help_panel=_STORES,
     ),
 ]
+Layers = Annotated[
+    str,
+    typer.Option(
+        metavar="LAYERS",
+        help="all: beside the facts the silver tables and the activity stream; raw: neither.",
+        rich_help_panel=_STORES,
+    ),
+]
 SecretFile = Annotated[
     Path | None,
     typer.Option(
