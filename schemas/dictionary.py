@@ -5,16 +5,20 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from schemas.catalogue import shipped_catalogue
 from schemas.dead_letters import DEAD_LETTER
 from schemas.dimensions import DEVICE, PAGE, USER
+from schemas.event_types import Catalogue, EventType
 from schemas.events import FACT_EVENT
-from schemas.records import Record
+from schemas.records import Field, Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from schemas.sessions import FACT_SESSION
+from schemas.silver import COMMON, EXTRA, FOLDER, other_record, silver_record
+from schemas.user_stream import USER_STREAM
 
 TABLES = (
     FACT_EVENT, FACT_SESSION, DEVICE.record, USER.record, PAGE,
-    DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER,
+    DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER, USER_STREAM,
 )  # fmt: skip
 
 _INTRODUCTION = """\
@@ -29,7 +33,43 @@ _TYPES = {pa.string(): "text", pa.binary(): "bytes", pa.bool_(): "boolean", pa.d
 
 def data_dictionary(tables: Iterable[Record] = TABLES) -> str:
     """The document in Markdown: a section a table, a line a column."""
-    return "\n".join([_INTRODUCTION, *map(_section, tables)])
+    return "\n".join([_INTRODUCTION, *map(_section, tables), silver_dictionary(shipped_catalogue())])
+
+
+def silver_dictionary(catalogue: Catalogue) -> str:
+    """What is said of the silver tables: the columns that all have, then those of each event type."""
+    other = other_record()
+    lines = [
+        f"## {FOLDER}/…",
+        "",
+        f"Grain: one event of a type. Key: {_listed(other.key)}. Partitioned by {_listed(other.partition_by)}; within "
+        f"a file sorted by {_listed(other.sort_by)}. Events of undeclared types are in {other.name}. Columns of each:",
+        "",
+        *_columns((*COMMON, EXTRA)),
+        "",
+        "The others are those of the type's properties, as the catalogue declares them (docs/layers.md).",
+    ]
+    return "\n".join(lines) + "\n" + "".join(f"\n{event_dictionary(event)}" for event in catalogue.events)
+
+
+def event_dictionary(event: EventType) -> str:
+    """What is said of an event type: its columns in silver, and what becomes of them."""
+    record = silver_record(event)
+    lines = [f"### {record.name}", "", f"`{event.name}`: {event.description}. {_uses(event)}".rstrip()]
+    properties = record.fields[len(COMMON) : -1]
+    if properties:
+        lines += ["", *_columns(properties)]
+    return "\n".join(lines) + "\n"
+
+
+def _uses(event: EventType) -> str:
+    uses = [f"feature_{place}: {name}" for place, name in enumerate(event.features, 1) if name]
+    uses += [f"revenue_impact: {', else '.join(event.revenue)}"] if event.revenue else []
+    uses += [f"{use}: {name}" for use, name in (("link", event.link), ("category", event.category)) if name]
+    uses += [f"{metric}: {name}" for metric, name in event.metrics.items()]
+    required = [item.name for item in event.properties if item.required]
+    said = [f"Used as {'; '.join(uses)}."] if uses else []
+    return " ".join([*said, *([f"Required: {', '.join(required)}."] if required else [])])
 
 
 def type_name(kind: pa.DataType) -> str:
@@ -52,14 +92,20 @@ def _section(table: Record) -> str:
         f"Grain: {table.grain}. Key: {_listed(table.key)}. Partitioned by {_listed(table.partition_by)}; "
         f"within a file sorted by {_listed(table.sort_by)}.",
         "",
+        *_columns(table),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(fields: Iterable[Field]) -> list[str]:
+    return [
         "| column | type | null? | meaning |",
         "|---|---|---|---|",
         *(
             f"| {field.name} | {type_name(field.type)} | {'yes' if field.nullable else ''} | {_escaped(field.doc)} |"
-            for field in table
+            for field in fields
         ),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _listed(columns: tuple[str, ...]) -> str:
