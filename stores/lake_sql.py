@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from string import Template
 from types import TracebackType
 
 import duckdb
@@ -17,38 +18,31 @@ from schemas.dimensions import DEVICE
 from schemas.errors import InputError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.sessions import FACT_SESSION
+from schemas.silver import FOLDER as SILVER
+from schemas.user_stream import USER_STREAM
+from stores.events_wide import events_wide_sql
 from stores.lake import file_path, find_table, live_files, table_names
 from stores.lake_files import first_line, open_location
 from stores.lake_schema import has_added_columns
+from stores.sql_text import literal, quoted, sql_type
 
 _MACROS = resources.files(__package__) / "page_key.sql"
 _VIEWS = resources.files(__package__) / "lake_views.sql"
+_STREAM = resources.files(__package__) / "user_stream.sql"
+_STORED = "stored"
+"""The schema of a table of whose name there is a view that says more."""
 _VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
 """The tables that the views are of; a lake without them has no such views."""
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE)
-_ARROW_TO_SQL = {
-    pa.string(): "VARCHAR",
-    pa.binary(): "BLOB",
-    pa.bool_(): "BOOLEAN",
-    pa.int8(): "TINYINT",
-    pa.int16(): "SMALLINT",
-    pa.int32(): "INTEGER",
-    pa.int64(): "BIGINT",
-    pa.float32(): "FLOAT",
-    pa.float64(): "DOUBLE",
-    pa.date32(): "DATE",
-    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
-    pa.timestamp("us"): "TIMESTAMP",
-}
 
 
 class LakeConnection:
     """Reads a lake as it was when the connection was made; cannot write.
 
     Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one; beside them are the
-    views of lake_views.sql. Times are in UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but
-    those of the lake.
+    views of lake_views.sql, and events_wide; user_stream has two columns more than are stored. Times are in UTC. Only
+    SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
     """
 
     def __init__(self, lake_uri: str) -> None:
@@ -62,9 +56,10 @@ class LakeConnection:
             raise StoreError(f"there is no lake at {lake_uri}")
         self._spill = tempfile.TemporaryDirectory(prefix="clickstream-sql-")
         self._duckdb = duckdb.connect()
+        self._silver: dict[str, pa.Schema] = {}
         try:
             self._duckdb.execute("SET TimeZone = 'UTC'")
-            self._duckdb.execute(f"SET temp_directory = {_literal(self._spill.name)}")
+            self._duckdb.execute(f"SET temp_directory = {literal(self._spill.name)}")
             # else a large result is held in memory until it is in order
             self._duckdb.execute("SET preserve_insertion_order = false")
             self._duckdb.execute(_MACROS.read_text(encoding="utf-8"))
@@ -75,8 +70,14 @@ class LakeConnection:
                     files += self._add_view(lake_uri, name, table)
             if set(names) >= set(_VIEWED):
                 self._duckdb.execute(_VIEWS.read_text(encoding="utf-8"))
+            if USER_STREAM.name in names:
+                text = Template(_STREAM.read_text(encoding="utf-8"))
+                stream = text.substitute(stored=f"{_STORED}.{USER_STREAM.name}")
+                self._duckdb.execute(f"CREATE VIEW {USER_STREAM.name} AS {stream}")
+            if self._silver:
+                self._duckdb.execute(f"CREATE VIEW events_wide AS {events_wide_sql(self._silver)}")
             if isinstance(open_location(lake_uri)[0], LocalFileSystem):
-                self._duckdb.execute(f"SET allowed_paths = [{', '.join(map(_literal, files))}]")
+                self._duckdb.execute(f"SET allowed_paths = [{', '.join(map(literal, files))}]")
                 self._duckdb.execute("SET enable_external_access = false")
             self._duckdb.execute("SET lock_configuration = true")
         except BaseException:
@@ -121,23 +122,27 @@ class LakeConnection:
         except DeltaError as error:
             raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
         folder, _, leaf = name.rpartition("/")
-        view = f"{_quoted(folder)}.{_quoted(leaf)}" if folder else _quoted(leaf)
+        if folder == SILVER:
+            self._silver[leaf] = schema
+        if name == USER_STREAM.name:
+            folder = _STORED
+        view = f"{quoted(folder)}.{quoted(leaf)}" if folder else quoted(leaf)
         if folder:
-            self._duckdb.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(folder)}")
+            self._duckdb.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(folder)}")
         # of a lake of an earlier version, that no run has brought up to this one
         lacking = [field for field in _VIEWED[name].schema if field.name not in schema.names] if name in _VIEWED else []
-        nulls = "".join(f", CAST(NULL AS {_sql_type(f.type)}) AS {_quoted(f.name)}" for f in lacking)
+        nulls = "".join(f", CAST(NULL AS {sql_type(f.type)}) AS {quoted(f.name)}" for f in lacking)
         if not files:
-            columns = ", ".join(f"CAST(NULL AS {_sql_type(f.type)}) AS {_quoted(f.name)}" for f in schema)
+            columns = ", ".join(f"CAST(NULL AS {sql_type(f.type)}) AS {quoted(f.name)}" for f in schema)
             self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns}{nulls} WHERE false")
             return []
         partitions = table.metadata().partition_columns
-        hive = ", ".join(f"{_literal(n)}: {_sql_type(schema.field(n).type)}" for n in partitions)
+        hive = ", ".join(f"{literal(n)}: {sql_type(schema.field(n).type)}" for n in partitions)
         options = f"hive_partitioning = true, hive_types = {{{hive}}}" if partitions else "hive_partitioning = false"
         if has_added_columns(table):
             options += ", union_by_name = true"  # reads each file's columns first
-        columns = ", ".join(_quoted(field.name) for field in schema)
-        paths = ", ".join(map(_literal, files))
+        columns = ", ".join(quoted(field.name) for field in schema)
+        paths = ", ".join(map(literal, files))
         self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns}{nulls} FROM read_parquet([{paths}], {options})")
         return files
 
@@ -161,22 +166,6 @@ def query(lake_uri: str, sql: str) -> Iterator[pa.RecordBatchReader]:
     """
     with connect(lake_uri) as lake:
         yield lake.sql(sql).to_arrow_reader()
-
-
-def _sql_type(kind: pa.DataType) -> str:
-    if pa.types.is_decimal(kind):
-        return f"DECIMAL({kind.precision}, {kind.scale})"
-    if kind not in _ARROW_TO_SQL:
-        raise StoreError(f"a column of type {kind} has no SQL type here")
-    return _ARROW_TO_SQL[kind]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _message(error: Exception) -> str:

@@ -8,6 +8,7 @@ from string import Template
 from schemas.dead_letters import Reason
 from schemas.event_types import EventType, Property, PropertyType
 from schemas.records import MONEY
+from stores.sql_text import literal, quoted
 from transforms.envelope import YEAR_1_MS, YEAR_10000_MS, time_sql
 
 _TEMPLATE = Template(resources.files("transforms").joinpath("type_properties.sql").read_text(encoding="utf-8"))
@@ -36,23 +37,23 @@ def type_query(event: EventType) -> str:
     names = [item.name for item in declared]
     faults = [fault for place, item in enumerate(declared, 1) for fault in _faults(item, place)]
     return _TEMPLATE.substitute(
-        structure=_literal(json.dumps({item.name: _PARSED_AS[item.type] for item in declared})),
+        structure=literal(json.dumps({item.name: _PARSED_AS[item.type] for item in declared})),
         pointers=_list(map(_pointer, names)),
         values=", ".join(f"{_value(item, place)} AS v{place}" for place, item in enumerate(declared, 1)),
         columns=", ".join(f"v{place}" for place in range(1, len(declared) + 1)),
         faults=" ".join(faults),
-        without_declared=_literal(json.dumps(dict.fromkeys(names))),
+        without_declared=literal(json.dumps(dict.fromkeys(names))),
         keys=_list(json.dumps(name) for name in names),
     )
 
 
 def _value(item: Property, place: int) -> str:
     """SQL for a property's value, null where it is not of the type."""
-    parsed, type_ = f"e.{_quoted(item.name)}", f"types[{place}]"
+    parsed, type_ = f"e.{quoted(item.name)}", f"types[{place}]"
     whole = f"{type_} IN ('UBIGINT', 'BIGINT')"
     money = f"DECIMAL({MONEY.precision}, {MONEY.scale})"
     # parsed as a whole number 1.5 is rounded: what it was is read again
-    double = f"TRY_CAST(json_extract_string(properties, {_literal(_pointer(item.name))}) AS DOUBLE)"
+    double = f"TRY_CAST(json_extract_string(properties, {literal(_pointer(item.name))}) AS DOUBLE)"
     written_double = f"{type_} = 'DOUBLE' AND {double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
     time = time_sql(parsed, type_)
     test, value = {
@@ -70,7 +71,7 @@ def _value(item: Property, place: int) -> str:
 def _faults(item: Property, place: int) -> Iterable[str]:
     """SQL for the branches of a CASE that say what is wrong with a property."""
     given = f"coalesce(types[{place}], 'NULL') <> 'NULL'"
-    name = _literal(item.name)
+    name = literal(item.name)
     yield f"WHEN v{place} IS NULL AND {given} THEN ['{Reason.PROPERTY_WRONG_TYPE}', {name}]"
     if item.required:
         yield f"WHEN v{place} IS NULL THEN ['{Reason.PROPERTY_MISSING}', {name}]"
@@ -82,12 +83,4 @@ def _pointer(name: str) -> str:
 
 
 def _list(texts: Iterable[str]) -> str:
-    return f"[{', '.join(map(_literal, texts))}]"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"[{', '.join(map(literal, texts))}]"

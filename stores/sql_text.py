@@ -1,0 +1,54 @@
+"""Names, texts and types as DuckDB's SQL writes them."""
+
+import pyarrow as pa
+
+from schemas.errors import StoreError
+
+_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
+    pa.bool_(): "BOOLEAN",
+    pa.int8(): "TINYINT",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.date32(): "DATE",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+    pa.timestamp("us"): "TIMESTAMP",
+}
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """The SQL type of an Arrow type.
+
+    Raises:
+        StoreError: It has none here.
+
+    >>> sql_type(pa.decimal128(18, 4))
+    'DECIMAL(18, 4)'
+    """
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    if kind not in _TYPES:
+        raise StoreError(f"a column of type {kind} has no SQL type here")
+    return _TYPES[kind]
+
+
+def quoted(name: str) -> str:
+    """An identifier.
+
+    >>> print(quoted("a column"))
+    "a column"
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string.
+
+    >>> print(literal("it's"))
+    'it''s'
+    """
+    return "'" + text.replace("'", "''") + "'"
