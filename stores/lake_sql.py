@@ -18,6 +18,7 @@ from schemas.dimensions import DEVICE
 from schemas.errors import InputError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.sessions import FACT_SESSION
+from schemas.silver import COMMON, EXTRA
 from schemas.silver import FOLDER as SILVER
 from schemas.user_stream import USER_STREAM
 from stores.events_wide import events_wide_sql
@@ -29,6 +30,8 @@ from stores.sql_text import literal, quoted, sql_type
 _MACROS = resources.files(__package__) / "page_key.sql"
 _VIEWS = resources.files(__package__) / "lake_views.sql"
 _STREAM = resources.files(__package__) / "user_stream.sql"
+_EVERY_SILVER = {field.name for field in (*COMMON, EXTRA)}
+"""The columns of a silver table; another table of that folder is no part of events_wide."""
 _STORED = "stored"
 """The schema of a table of whose name there is a view that says more."""
 _VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
@@ -122,7 +125,7 @@ class LakeConnection:
         except DeltaError as error:
             raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
         folder, _, leaf = name.rpartition("/")
-        if folder == SILVER:
+        if folder == SILVER and set(schema.names) >= _EVERY_SILVER:
             self._silver[leaf] = schema
         if name == USER_STREAM.name:
             folder = _STORED
