@@ -6,20 +6,17 @@ an id, HMAC-SHA-256 where the input must stay secret.
 
 import hashlib
 import hmac
-import threading
 from collections.abc import Iterable
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.records import TIMESTAMP
+from schemas.table_query import TableQuery
 
 _USED_BITS = np.array([(1 << 8 * used) - 1 for used in range(9)], np.uint64)
-_FEW_IDS = 2_000
-"""Up to here hashing one by one is done before a query has begun."""
 _MURMUR3 = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 
 
@@ -57,15 +54,13 @@ def shards_of(device_ids: pa.Array | pa.ChunkedArray, shards: int) -> np.ndarray
     return (hashes % np.uint64(shards)).astype(np.int32)
 
 
+_SESSION_IDS = TableQuery(f"SELECT {session_id_sql('device_id', 'start')} FROM given")
+
+
 def session_ids(device_ids: pa.Array | pa.ChunkedArray, starts: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Session id of each (device, start) pair; starts are timestamps in microseconds, UTC."""
-    micros = pc.cast(starts, TIMESTAMP).cast(pa.int64())
-    if len(micros) <= _FEW_IDS:
-        pairs = zip(device_ids.to_pylist(), micros.to_pylist(), strict=True)
-        digests = (hashlib.md5(f"{device}\0{start}".encode(), usedforsecurity=False) for device, start in pairs)
-        return pa.array((digest.hexdigest() for digest in digests), pa.string())
-    table = pa.table({"device_id": device_ids, "start": micros})
-    return _column(f"SELECT {session_id_sql('device_id', 'start')} FROM keyed", table)
+    table = pa.table({"device_id": device_ids, "start": pc.cast(starts, TIMESTAMP).cast(pa.int64())})
+    return _SESSION_IDS.run(table).column(0).combine_chunks()
 
 
 def user_key(user_id: str, secret: str) -> str:
@@ -84,20 +79,6 @@ def user_keys(user_ids: pa.Array, secret: str) -> pa.Array:
         encoded = encoded.combine_chunks()
     keys = pa.array((user_key(value, secret) for value in encoded.dictionary.to_pylist()), pa.string())
     return keys.take(encoded.indices)
-
-
-_local = threading.local()
-
-
-def _column(query: str, table: pa.Table) -> pa.Array:
-    """Run a one-column query over `table`, there named ``keyed``, keeping its row order."""
-    if not hasattr(_local, "connection"):  # opening one takes as long as 50,000 ids
-        _local.connection = duckdb.connect()
-    _local.connection.register("keyed", table)
-    try:
-        return _local.connection.sql(query).to_arrow_table().column(0).combine_chunks()
-    finally:
-        _local.connection.unregister("keyed")
 
 
 def stable_digest(parts: Iterable[str]) -> str:

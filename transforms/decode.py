@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -73,9 +72,7 @@ class _DecodeBatch(beam.DoFn):
     def setup(self) -> None:
         self._workers = min(os.cpu_count() or 1, MOST_WORKERS)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
-        self._decoders = SimpleQueue[EnvelopeDecoder]()
-        for _ in range(self._workers):
-            self._decoders.put(EnvelopeDecoder(self._secret.read()))
+        self._decoder = EnvelopeDecoder(self._secret.read())
 
     def start_bundle(self) -> None:
         self._running: deque[tuple[Future[Decoded], Timestamp]] = deque()
@@ -83,7 +80,7 @@ class _DecodeBatch(beam.DoFn):
     def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
         if len(self._running) == self._workers:
             yield from self._emit(*self._running.popleft())
-        self._running.append((self._pool.submit(self._decode, element), timestamp))
+        self._running.append((self._pool.submit(self._decoder.decode, element, self._now), timestamp))
 
     def finish_bundle(self) -> Iterator[Output]:
         while self._running:
@@ -91,15 +88,6 @@ class _DecodeBatch(beam.DoFn):
 
     def teardown(self) -> None:
         self._pool.shutdown()
-        while not self._decoders.empty():
-            self._decoders.get().close()
-
-    def _decode(self, raw: pa.Table) -> Decoded:
-        decoder = self._decoders.get()
-        try:
-            return decoder.decode(raw, self._now)
-        finally:
-            self._decoders.put(decoder)
 
     def _emit(self, decoding: Future[Decoded], timestamp: Timestamp) -> Iterator[Output]:
         events, letters = decoding.result()

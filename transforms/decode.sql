@@ -1,11 +1,12 @@
--- One row of `raw` in, one row out: the columns of an event, and reason and field where it is bad.
--- The names with a dollar sign are filled in by transforms/envelope.py from constants. Times are microseconds since 1970, UTC.
+-- One row of `given` in, one row out: the columns of an event, and reason and field where it is bad.
+-- $$1 is when the batch was met. The other names with a dollar sign are filled in by transforms/envelope.py from constants.
+-- Times are microseconds since 1970, UTC.
 WITH parsed AS (
   SELECT *,
     from_json(json, $structure) AS e,
     json_type(json, $paths) AS types,       -- of each envelope key: SQL NULL where missing, 'NULL' where null
     len(json_keys(json)) AS key_count
-  FROM (SELECT *, CASE WHEN json_valid(payload) THEN payload END AS json FROM raw)
+  FROM (SELECT *, CASE WHEN json_valid(payload) THEN payload END AS json FROM given)
 ), typed AS (
   SELECT * EXCLUDE (e), unnest(e),
     from_json(e.context, $context_structure) AS c,
@@ -16,7 +17,8 @@ WITH parsed AS (
     nullif(coalesce(nullif(device_id, ''), c.device_id), '') AS device,
     nullif(coalesce(nullif(user_id, ''), nullif(c.user_id, ''),
                     CASE WHEN entity_type = 'user' THEN entity_id END), '') AS known_user,
-    coalesce(arrival_time - (sent_time - client_time), client_time) AS event_time
+    coalesce(arrival_time - (sent_time - client_time), client_time) AS event_time,
+    coalesce(arrival_time, CAST($$1 AS BIGINT)) AS met_at
   FROM (SELECT *, $client_time AS client_time, $sent_time AS sent_time FROM typed)
 ), judged AS (
   SELECT *, $verdict AS verdict FROM placed

@@ -10,16 +10,16 @@ attacks make two new ids collide, so a client can lose an event of its own; none
 """
 
 import hashlib
-import threading
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from schemas.table_query import TableQuery
 
 Digests = npt.NDArray[np.uint64]
 """Identities of n events: an array of shape (2, n), column by column the 128 bits of an MD5."""
@@ -36,12 +36,10 @@ _LAST = np.iinfo(np.int64).max
 _BATCH = b"batch"
 _ID_BYTES = 16
 # the length in front keeps the two ids apart, whatever they contain
-_DIGESTS = """
+_DIGESTS = TableQuery("""
     SELECT CAST(digest >> 64 AS UBIGINT) AS high, CAST(digest & 18446744073709551615 AS UBIGINT) AS low
-    FROM (SELECT md5_number(concat(strlen(device_id), ':', device_id, event_id)) AS digest FROM batch)
-"""
-# opening a connection takes longer than hashing a batch of some thousand events
-_local = threading.local()
+    FROM (SELECT md5_number(concat(strlen(device_id), ':', device_id, event_id)) AS digest FROM given)
+""")
 
 
 def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
@@ -128,14 +126,7 @@ def drop_rows(events: pa.Table, rows: Iterable[pa.Table]) -> pa.Table:
 
 def digests_of(events: pa.Table) -> Digests:
     """The identity of each event, stable across processes and versions: it rests in a runner's state."""
-    if not hasattr(_local, "connection"):
-        _local.connection = duckdb.connect()
-    connection: duckdb.DuckDBPyConnection = _local.connection
-    connection.register("batch", events.select(_IDENTITY))
-    try:
-        words = connection.sql(_DIGESTS).to_arrow_table()
-    finally:
-        connection.unregister("batch")
+    words = _DIGESTS.run(events.select(_IDENTITY))
     return np.stack([words.column("high").to_numpy(), words.column("low").to_numpy()])
 
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 from string import Template
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +22,7 @@ from schemas.durations import HOUR
 from schemas.events import EVENT_BATCH
 from schemas.keys import stable_digest, user_keys
 from schemas.records import TIMESTAMP
+from schemas.table_query import TableQuery
 
 MAX_EVENT_BYTES = 1 << 20
 MAX_ID_LENGTH = 255
@@ -74,19 +74,14 @@ class Decoded(NamedTuple):
 
 
 class EnvelopeDecoder:
-    """Decodes batches of RAW rows. Holds a DuckDB connection: for one thread at a time, closed by its owner."""
+    """Decodes batches of RAW rows, in any number of threads."""
 
     def __init__(self, user_key_secret: str) -> None:
         self._secret = user_key_secret
         # In the background its allocator gives back what it would else keep for the next query: 100 MB a connection
-        self._connection = duckdb.connect(
-            config={"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
+        self._query = TableQuery(
+            _decode_query(), {"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
         )
-        self._connection.execute("SET TimeZone = 'UTC'")
-
-    def close(self) -> None:
-        """Release the connection."""
-        self._connection.close()
 
     def decode(self, raw: pa.Table, now: datetime) -> Decoded:
         """Decode one batch.
@@ -121,9 +116,7 @@ class EnvelopeDecoder:
         text = raw.set_column(0, "payload", raw["payload"].cast(pa.string()))
         times = text["arrival_time"].cast(pa.int64())
         text = text.set_column(text.schema.get_field_index("arrival_time"), "arrival_time", times)
-        self._connection.register("raw", text)
-        micros = (now - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-        judged = self._connection.sql(_decode_query(micros)).to_arrow_table()
+        judged = self._query.run(text, (now - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
         suspects = raw.filter(pc.is_in(raw["row"], _suspects(text)))
         loose = [
             row
@@ -271,8 +264,8 @@ def _mend_surrogates(raw: pa.Table) -> pa.Table:
     return mended.filter(pc.not_equal(mended["payload"], raw["payload"]))
 
 
-def _decode_query(now: int) -> str:
-    """The text of decode.sql for a batch met at `now` (microseconds)."""
+def _decode_query() -> str:
+    """The text of decode.sql, whose parameter is when the batch was met (microseconds)."""
     at = {name: f"types[{position + 1}]" for position, name in enumerate(_ENVELOPE)}
     return _TEMPLATE.substitute(
         structure=_quoted({name: "JSON" if name in ("properties", "context") else "VARCHAR" for name in _ENVELOPE}),
@@ -281,7 +274,7 @@ def _decode_query(now: int) -> str:
         client_time=time_sql("timestamp", at["timestamp"]),
         sent_time=time_sql("sent_at", at["sent_at"]),
         without_envelope=_quoted(dict.fromkeys(_ENVELOPE)),
-        verdict=_verdict(at, now),
+        verdict=_verdict(at),
     )
 
 
@@ -302,7 +295,7 @@ def time_sql(column: str, json_type: str) -> str:
            THEN CAST({column} AS BIGINT) * 1000 END END"""
 
 
-def _verdict(at: dict[str, str], now: int) -> str:
+def _verdict(at: dict[str, str]) -> str:
     """SQL for [reason, field] of a row, null where it is good. The first rule that a row breaks names it."""
     rules: list[tuple[str, Reason, str | None]] = [
         ("json IS NULL", Reason.NOT_JSON, None),
@@ -333,7 +326,7 @@ def _verdict(at: dict[str, str], now: int) -> str:
         (f"{nobody} AND {at['device_id']} = 'NULL'", Reason.FIELD_NULL, "device_id"),
         (nobody, Reason.FIELD_EMPTY, "device_id"),
         (f"client_time IS NULL OR event_time < {YEAR_1_MS} * 1000", Reason.BAD_TIMESTAMP, "timestamp"),
-        (f"event_time > coalesce(arrival_time, {now}) + {MAX_AHEAD}", Reason.TIMESTAMP_AHEAD, "timestamp"),
+        (f"event_time > met_at + {MAX_AHEAD}", Reason.TIMESTAMP_AHEAD, "timestamp"),
     ]
     cases = []
     for test, reason, field in rules:
@@ -351,7 +344,7 @@ def _verdict(at: dict[str, str], now: int) -> str:
         f"coalesce(greatest({', '.join(f'length({name})' for name in _OPTIONAL_IDS)}), 0) <= {MAX_ID_LENGTH}",
         f"coalesce({at['properties']} = 'OBJECT', false) AND coalesce({at['context']} = 'OBJECT', false)",
         "c.device_id IS NULL AND c.user_id IS NULL",
-        f"event_time BETWEEN {YEAR_1_MS} * 1000 AND coalesce(arrival_time, {now}) + {MAX_AHEAD}",
+        f"event_time BETWEEN {YEAR_1_MS} * 1000 AND met_at + {MAX_AHEAD}",
     ]
     return f"CASE WHEN {' AND '.join(sound)} THEN NULL ELSE CASE " + "\n".join(cases) + " END END"
 

@@ -104,6 +104,5 @@ def test_dead_letter_of_a_replay_is_the_one_of_the_live_run(tmp_path: Path) -> N
             for rows in read_slice(stream, FileSlice(path, FileFormat.AVRO, 0, size)):
                 assert isinstance(rows, pa.Table)
                 letters.append(decoder.decode(rows, NEXT_YEAR).dead_letters)
-    decoder.close()
     by_id = [("dead_letter_id", "ascending")]
     assert pa.concat_tables(letters).sort_by(by_id).to_pylist() == live.sort_by(by_id).to_pylist()

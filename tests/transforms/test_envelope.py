@@ -1,7 +1,6 @@
 """The rules of the envelope, each on a line of its own, and the same whatever stands beside it."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -21,10 +20,8 @@ GOOD = {"event_id": "e1", "event_type": "page_view", "timestamp": "2026-04-12T00
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Iterator[EnvelopeDecoder]:
-    made = EnvelopeDecoder(SECRET)
-    yield made
-    made.close()
+def decoder() -> EnvelopeDecoder:
+    return EnvelopeDecoder(SECRET)
 
 
 def raw(payloads: list[bytes | None], arrival: datetime | None = None) -> pa.Table:

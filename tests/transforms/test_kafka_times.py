@@ -106,7 +106,6 @@ def test_generated_traffic_has_the_times_that_decoding_finds(traffic_files: Gene
         (raw,) = read_slice(stream, FileSlice(str(path), FileFormat.LINES, 0, path.stat().st_size))
     decoder = EnvelopeDecoder(UserKeySecret().read())
     events = decoder.decode(raw, datetime(2026, 5, 1, tzinfo=UTC)).events
-    decoder.close()
     looked = event_times(raw["payload"].combine_chunks())
     by_offset = dict(zip(raw["offset"].to_pylist(), looked.tolist(), strict=True))
     decoded = dict(zip(events["offset"].to_pylist(), events["client_time"].cast(pa.int64()).to_pylist(), strict=True))
