@@ -53,6 +53,7 @@ from pipelines.options import (
     parse_count,
 )
 from pipelines.terminal import ERR, OUT, configure_logging, print_warning
+from runners.load_beam import load_beam
 from schemas.catalogue import load_catalogue
 from schemas.durations import parse_duration, parse_optional_duration
 from schemas.secrets import USER_KEY_VARIABLE, UserKeySecret
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from pipelines.run import Follow
 
 
-def run(
+def run(  # noqa: PLR0915
     context: typer.Context,
     input: Input = None,
     kafka: Kafka = None,
@@ -137,6 +138,7 @@ def run(
     problems.attempt("--user-key-secret-file", secret.read)
     # What is wrong with the options themselves is said without waiting for Beam to load
     problems.raise_any()
+    load_beam(google_cloud=runner == "dataflow" or any("://" in pattern for pattern in input or ()))
 
     from pipelines.run import check_stores, submit
     from pipelines.run import run as start_job
