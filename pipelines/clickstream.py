@@ -6,13 +6,17 @@ import apache_beam as beam
 
 from pipelines.options import RunOptions
 from schemas.dead_letters import DEAD_LETTER
+from schemas.events import FACT_EVENT
+from stores.lake import has_rows
 from stores.lake_commit import WriteMode
+from transforms.after import After
 from transforms.archive import Archive
 from transforms.beam_sessions import BeamSessions
 from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
 from transforms.pages import PageRules
 from transforms.read_files import RawInput
+from transforms.revise_sessions import ReviseTouched
 from transforms.sessionize import Sessionize
 from transforms.unique_dead_letters import UniqueDeadLetters
 from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
@@ -24,10 +28,10 @@ from transforms.write_layers import WriteLayers
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
     """Compose the graph of docs/design.md on a pipeline; `source` gives `RawInput`."""
-    policy = options.policy
+    policy, mode = options.policy, WriteMode(options.write_mode)
     into_lake: dict[str, Any] = {
         "lake": options.lake,
-        "mode": WriteMode(options.write_mode),
+        "mode": mode,
         "onto_existing": options.onto_existing,
         "stable_input": options.stable_input,
     }
@@ -41,7 +45,6 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         shards=options.shards, gap=policy.gap, allowed_lateness=policy.allowed_lateness, tick=policy.cell
     )
     columnar = options.session_engine == "columnar"
-    panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
     dead_letters = [raw.dead_letters, decoded.dead_letters]
     if options.catalogue:
         # After Deduplicate, as everything that counts; what it refuses stays in fact_events
@@ -51,9 +54,19 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     # A raw log may hold a record twice
     letters = all_letters | "UniqueDeadLetters" >> UniqueDeadLetters()
 
-    _ = unique | "EventsToLake" >> WriteEvents(**into_lake)
+    stored = unique | "EventsToLake" >> WriteEvents(**into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
     _ = unique | "Dimensions" >> WriteDimensions(options.lake, PageRules.load(), stable_input=options.stable_input)
-    _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)
-    _ = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
     _ = letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)
+    # A session's other events may have come in an earlier run
+    continues = unique.is_bounded and columnar and mode is not WriteMode.APPEND and has_rows(options.lake, FACT_EVENT)
+    if continues:
+        revise = ReviseTouched(options.lake, policy, options.shards, whole_dates=mode is WriteMode.OVERWRITE)
+        panes = (unique, stored) | "ReviseSessions" >> revise
+    else:
+        panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
+    told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
+    if continues:
+        # By what the lake lacks the same run again knows what to tell the devices: so it goes last
+        panes, into_lake = panes | "AfterDevices" >> After(told), into_lake | {"mode": WriteMode.MERGE}
+    _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)

@@ -66,12 +66,21 @@ def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
         StoreError: A table has rows.
     """
     for record in records:
-        table = find_table(lake_uri, record.name)
-        if table is not None and live_files(table):
+        if has_rows(lake_uri, record):
             raise StoreError(
                 f"{lake_uri}: {record.name} has rows of another run; go on from its checkpoint with --resume, "
                 "or let this one add to them with --onto-existing"
             )
+
+
+def has_rows(lake_uri: str, record: Record) -> bool:
+    """Whether a record's table is there and holds anything.
+
+    Raises:
+        StoreError: Its transaction log cannot be read.
+    """
+    table = find_table(lake_uri, record.name)
+    return table is not None and bool(live_files(table))
 
 
 def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
