@@ -11,6 +11,7 @@ from pipelines.commands.ask import ask
 from pipelines.commands.compact import compact
 from pipelines.commands.generate import generate
 from pipelines.commands.produce import produce
+from pipelines.commands.rebuild import rebuild
 from pipelines.commands.recent import recent
 from pipelines.commands.run import run
 from pipelines.commands.services import services
@@ -53,6 +54,7 @@ app.command()(produce)
 app.command()(recent)
 app.command()(sql)
 app.command()(compact)
+app.command()(rebuild)
 app.command()(stitch)
 app.command()(sessions_dim)
 app.command()(ask)

@@ -61,8 +61,8 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     # A session's other events may have come in an earlier run
     continues = unique.is_bounded and columnar and mode is not WriteMode.APPEND and has_rows(options.lake, FACT_EVENT)
     if continues:
-        revise = ReviseTouched(options.lake, policy, options.shards, whole_dates=mode is WriteMode.OVERWRITE)
-        panes = (unique, stored) | "ReviseSessions" >> revise
+        whole_dates = mode is WriteMode.OVERWRITE
+        panes = unique | "Sessionize" >> ReviseTouched(stored, options.lake, policy, options.shards, whole_dates)
     else:
         panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
     told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)

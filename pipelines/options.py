@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from schemas.catalogue import CATALOGUE_VARIABLE
+from schemas.durations import parse_duration, parse_optional_duration
 from schemas.errors import ClickstreamError, OptionError
 from schemas.event_types import Catalogue
 from schemas.secrets import UserKeySecret
@@ -203,6 +204,24 @@ def parse_date(text: str) -> date:
         return date.fromisoformat(text.strip())
     except ValueError as error:
         raise OptionError(f"{text!r} is not a date: write it like 2026-04-12") from error
+
+
+def parse_policy(problems: Problems, gap: str, cap: str, lateness: str, early: str) -> SessionPolicy | None:
+    """The session rules, unless anything is wrong so far; what is wrong with them is noted."""
+    parsed = (
+        problems.attempt("--session-gap", lambda: parse_duration(gap)),
+        problems.attempt("--max-session", lambda: parse_optional_duration(cap)),
+        problems.attempt("--allowed-lateness", lambda: parse_optional_duration(lateness)),
+        problems.attempt("--early-firing", lambda: parse_optional_duration(early)),
+    )
+    if problems.found:
+        return None
+    return problems.attempt(
+        "",
+        lambda: SessionPolicy(
+            gap=known(parsed[0]), cap=parsed[1], allowed_lateness=parsed[2] or 0, early_firing=parsed[3]
+        ),
+    )
 
 
 def parse_choice(text: str, choices: tuple[str, ...]) -> str:

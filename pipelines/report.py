@@ -67,7 +67,8 @@ class RunReport:
                 for name, count in sorted(counters.items())
                 if name.startswith("dead_")
             },
-            sessions=total("lake_fact_sessions_rows", "lake_fact_sessions_skipped"),
+            # Over a lake with events a rewritten file holds sessions beside those of the input
+            sessions=total("sessions_examined") or total("lake_fact_sessions_rows", "lake_fact_sessions_skipped"),
             panes=panes | {"RETRACTION": total("retractions")},
             late_events=total("events_late"),
             too_late_events=total("events_too_late"),

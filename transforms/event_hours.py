@@ -35,7 +35,7 @@ class EventHours:
         beside = -(-reach // HOUR)
         asked = np.fromiter(hours, np.int64)
         wanted = np.unique(asked[:, None] + np.arange(-beside, beside + 1))
-        there = hours_of(day.toordinal() - _EPOCH for day in dates)
+        there = hours_of(days_of(dates))
         return cls(np.intersect1d(there, wanted), np.setdiff1d(there, wanted))
 
     def cut_off(self, first: Integers, last: Integers) -> Flags:
@@ -57,10 +57,14 @@ class EventHours:
         return EventHours(np.union1d(self.read, hours), np.setdiff1d(self.unread, hours))
 
 
-def hours_of(days: Iterable[int]) -> Integers:
-    """The hours of some days since 1970, in order."""
-    found = np.unique(np.fromiter(days, np.int64))
-    return np.asarray((found[:, None] * _HOURS + np.arange(_HOURS)).ravel())
+def days_of(dates: Iterable[date]) -> Integers:
+    """Some dates as days since 1970, in order."""
+    return np.unique(np.fromiter((day.toordinal() - _EPOCH for day in dates), np.int64))
+
+
+def hours_of(days: Integers) -> Integers:
+    """The hours of some days since 1970, in the days' order."""
+    return np.asarray((days[:, None] * _HOURS + np.arange(_HOURS)).ravel())
 
 
 def dates_of(hours: Integers) -> list[date]:

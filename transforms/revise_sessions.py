@@ -1,13 +1,14 @@
 """Sessions made right from the lake: its events read around what is to be revised, and what differs out as panes.
 
-A run over a lake that holds events already takes its sessions from here: a session's events may have come in several runs.
-So does a rebuild of some dates. The rule is `transforms.revision`.
+A run over a lake that holds events takes its sessions from here, as their events may have come in several runs; and so
+does a rebuild of some dates. The rule is `transforms.revision`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -18,11 +19,11 @@ from schemas.durations import DAY, HOUR
 from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION, SESSION
-from stores.lake import find_table, live_files, table_uri
+from stores.lake import LiveFile, find_table, live_files, table_uri
 from stores.lake_files import Place, read_files
 from transforms.after import After
 from transforms.cells import CELL, EVENT_COLUMNS, cells_of
-from transforms.event_hours import EventHours, dates_of
+from transforms.event_hours import EventHours, dates_of, hours_of
 from transforms.metrics import count
 from transforms.policy import SessionPolicy
 from transforms.revision import TOUCHED, Revised, Scope, revise, touched_slots
@@ -49,6 +50,7 @@ class RevisionPlan:
         days: As of `Scope`.
         devices: The devices in scope where they are few; None for all that are there.
         settled_before: As of `Scope`.
+        rows: Events on the dates that are read.
     """
 
     lake: str
@@ -58,64 +60,65 @@ class RevisionPlan:
     days: Integers
     devices: tuple[str, ...] | None = None
     settled_before: int | None = None
+    rows: int = 0
 
 
 @dataclass(eq=False)
 class ReviseTouched(beam.PTransform):
-    """Events of a run, and the commits that stored them, in; the sessions that the run has touched out, as panes.
+    """Events of a run in; the sessions that they touch out, as panes.
 
     Element out: rows of SESSION_PANE: every session of a chain that has one of the events, as the lake's events now
-    make it; and a retraction of each stored session that is no more. A chain in a stretch of time of which the lake had no
-    session gives the panes of `Sessionize`.
+    make it; and a retraction of each stored session that is no more. A chain of which the lake has no session yet gives
+    the panes of `Sessionize`.
 
     Attributes:
+        stored: What is complete once the events are in the lake.
         lake: The lake's root.
         policy: The rules.
         shards: How many keys the devices are spread over.
         whole_dates: Whether the events have replaced all that their dates held.
     """
 
+    stored: beam.PCollection[Any]
     lake: str
     policy: SessionPolicy
     shards: int
     whole_dates: bool = False
 
-    def expand(self, inputs: tuple[beam.PCollection[pa.Table], beam.PCollection]) -> beam.PCollection[pa.Table]:
+    def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Once the events are in the lake, plan by what they touch, and revise."""
-        events, stored = inputs
         touched = events | "FindTouched" >> beam.ParDo(_FindTouched(self.policy, self.shards))
         plans = (
             touched
             | "SumUp" >> beam.CombineGlobally(_SumUpTouched())
-            | "AfterEvents" >> After(stored)
+            | "AfterEvents" >> After(self.stored)
             | "Plan" >> beam.ParDo(_Plan(self.lake, self.policy, self.whole_dates))
         )
-        return (plans, touched) | "Revise" >> ReviseSessions(self.policy, self.shards, changes_only=False)
+        return plans | "Revise" >> ReviseSessions(touched, self.policy, self.shards, changes_only=False)
 
 
 @dataclass(eq=False)
 class ReviseSessions(beam.PTransform):
-    """A plan, and tables of `TOUCHED` by shard, in; tables of SESSION_PANE out.
+    """A plan in; tables of SESSION_PANE out.
 
     Counters: those of the panes; ``sessions_examined``, ``sessions_added``, ``sessions_replaced``.
 
     Attributes:
+        touched: Tables of `TOUCHED` by shard: what is in scope beside the plan's days.
         policy: The rules.
         shards: How many keys the devices are spread over.
         changes_only: Whether sessions that are stored as they are to be stay away.
     """
 
+    touched: beam.PCollection[ShardedTable]
     policy: SessionPolicy
     shards: int
     changes_only: bool
 
-    def expand(
-        self, inputs: tuple[beam.PCollection[RevisionPlan], beam.PCollection[ShardedTable]]
-    ) -> beam.PCollection[pa.Table]:
+    def expand(self, plans: beam.PCollection[RevisionPlan]) -> beam.PCollection[pa.Table]:
         """Read events as cells, and sessions; group all by shard of devices."""
-        plans, touched = inputs
         plan = beam.pvalue.AsSingleton(plans)
-        parts = [touched | "TouchedByShard" >> beam.ParDo(_Pack())]
+        parts = [self.touched | "TouchedByShard" >> beam.ParDo(_Pack())]
         for kind, record in ((_CELLS, FACT_EVENT), (_STORED, FACT_SESSION)):
             parts.append(
                 plans
@@ -152,16 +155,23 @@ def plan_revision(
     Raises:
         StoreError: A table cannot be read.
     """
-    events, sessions = _paths(lake, EVENT), _paths(lake, SESSION)
-    in_days = (int(day) * (DAY // HOUR) + hour for day in days for hour in range(DAY // HOUR))
-    around = EventHours.around({*hours, *in_days}, {*events, *sessions}, policy.gap + _REACH)
-    return RevisionPlan(lake, events, sessions, around, days, devices, settled_before)
+    events, sessions = _live(lake, FACT_EVENT), _live(lake, FACT_SESSION)
+    around = EventHours.around([*hours, *hours_of(days)], {*events, *sessions}, policy.gap + _REACH)
+    rows = sum(file.rows for day in dates_of(around.read) for file in events.get(day, ()))
+    return RevisionPlan(lake, _paths(events), _paths(sessions), around, days, devices, settled_before, rows)
 
 
-def _paths(lake: str, record: Record) -> _Paths:
+_Live = dict[date, list[LiveFile]]
+
+
+def _live(lake: str, record: Record) -> _Live:
     table = find_table(lake, record.name)
     live = live_files(table) if table is not None else {}
-    return {date.fromisoformat(str(day)): tuple(file.path for file in files) for (day,), files in live.items()}
+    return {date.fromisoformat(str(day)): files for (day,), files in live.items()}
+
+
+def _paths(live: _Live) -> _Paths:
+    return {day: tuple(file.path for file in files) for day, files in live.items()}
 
 
 _Tagged = tuple[str, bytes]

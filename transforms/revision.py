@@ -1,7 +1,7 @@
 """What the events of a lake now say of its sessions, beside what its sessions say: the rule of every rebuild.
 
-A *chain* is all that a device did without a silence longer than the gap; caps cut it into sessions, and where they fall
-depends on the whole of it. So a chain is computed anew as a whole, or not at all. A *knot* is chains and stored sessions
+A *chain* is all that a device did without a silence longer than the gap; caps cut it into sessions, and where they
+fall depends on its start. So a chain is computed anew as a whole, or not at all. A *knot* is chains and stored sessions
 that overlap: what a change in one of them can reach. A knot that the hours read may have cut off is read further.
 """
 
@@ -49,7 +49,7 @@ class Revised(NamedTuple):
     """The sessions in scope, rows of SESSION_PANE.
 
     Attributes:
-        changes: What differs from what is stored: sessions that are new or other, and retractions of those that are no more.
+        changes: What differs from what is stored: sessions that are new or other, and retractions.
         kept: Sessions that are stored as they are.
     """
 

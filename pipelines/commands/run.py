@@ -51,14 +51,13 @@ from pipelines.options import (
     known,
     parse_choice,
     parse_count,
+    parse_policy,
 )
 from pipelines.terminal import ERR, OUT, configure_logging, print_warning
 from runners.load_beam import load_beam
 from schemas.catalogue import load_catalogue
-from schemas.durations import parse_duration, parse_optional_duration
 from schemas.secrets import USER_KEY_VARIABLE, UserKeySecret
 from stores.device_store import split_uri
-from transforms.policy import SessionPolicy
 
 if TYPE_CHECKING:
     from pipelines.run import Follow
@@ -120,7 +119,7 @@ def run(  # noqa: PLR0915
         problems.require(runner != "direct", "--runner: direct ends; follow a topic with flink, or say --until now")
         problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")
     problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
-    policy = _policy(problems, session_gap, max_session, allowed_lateness, early_firing)
+    policy = parse_policy(problems, session_gap, max_session, allowed_lateness, early_firing)
     shard_count = problems.attempt("--shards", lambda: parse_count(shards or source.default_shards))
     for option, value, choices in (
         ("--session-engine", session_engine, SESSION_ENGINES),
@@ -186,23 +185,6 @@ def run(  # noqa: PLR0915
         OUT.print_json(json.dumps(report.as_json()))
     else:
         report.show(OUT)
-
-
-def _policy(problems: Problems, gap: str, cap: str, lateness: str, early: str) -> SessionPolicy | None:
-    parsed = (
-        problems.attempt("--session-gap", lambda: parse_duration(gap)),
-        problems.attempt("--max-session", lambda: parse_optional_duration(cap)),
-        problems.attempt("--allowed-lateness", lambda: parse_optional_duration(lateness)),
-        problems.attempt("--early-firing", lambda: parse_optional_duration(early)),
-    )
-    if problems.found:
-        return None
-    return problems.attempt(
-        "",
-        lambda: SessionPolicy(
-            gap=known(parsed[0]), cap=parsed[1], allowed_lateness=parsed[2] or 0, early_firing=parsed[3]
-        ),
-    )
 
 
 def _view(enabled: bool) -> "Follow":

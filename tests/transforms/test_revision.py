@@ -85,7 +85,9 @@ class Lake:
 
 def histories() -> st.SearchStrategy[Rows]:
     """Events of two devices over days: bursts, silences of about the gap, stretches that never pause, days apart."""
-    silences = st.sampled_from([0, 1, 4 * MINUTE, 20 * MINUTE, 25 * MINUTE, 30 * MINUTE, 31 * MINUTE, 7 * HOUR, 3 * DAY])
+    silences = st.sampled_from(
+        [0, 1, 4 * MINUTE, 20 * MINUTE, 25 * MINUTE, 30 * MINUTE, 31 * MINUTE, 7 * HOUR, 3 * DAY]
+    )
     steps = st.tuples(st.sampled_from(["d1", "d1", "d2"]), silences, st.sampled_from([1, 1, 1, 5, 20]))
 
     def build(moves: list[tuple[str, int, int]]) -> Rows:
@@ -152,16 +154,16 @@ def test_rebuild_of_one_date_makes_right_all_that_reaches_into_it(
 
 @FEW
 @given(rows=histories(), policy=policies(), data=st.data())
-def test_sessions_of_events_that_are_gone_are_withdrawn(
-    rows: Rows, policy: SessionPolicy, data: st.DataObject
-) -> None:
+def test_sessions_of_events_that_are_gone_are_withdrawn(rows: Rows, policy: SessionPolicy, data: st.DataObject) -> None:
     lake = Lake(policy)
     lake.run(rows)
     dates = sorted(lake.events["event_date"].to_pylist())
     stays = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     lake.events = lake.events.filter(pa.array(stays, pa.bool_()))
     lake.rebuild(dates[0], dates[-1])
-    assert rows_of(lake.sessions) == brute_force_sessions([row for row, there in zip(rows, stays, strict=True) if there], policy)
+    assert rows_of(lake.sessions) == brute_force_sessions(
+        [row for row, there in zip(rows, stays, strict=True) if there], policy
+    )
 
 
 def test_chain_that_never_pauses_is_read_back_to_its_start_in_few_steps() -> None:
