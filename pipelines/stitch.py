@@ -1,5 +1,6 @@
 """Give past sessions to the users that devices are now known to belong to: what changed, and no more."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from pipelines.stitch_stream import stitch_stream
 from schemas.dimensions import DEVICE
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION
@@ -43,12 +45,14 @@ class StitchReport:
         devices_changed: Devices whose user, reach or person is another than at the last stitch.
         files_read: Files of fact_sessions that were looked at.
         dates_changed: Start dates with a session that changed, in order.
+        stream_dates_changed: Dates of user_stream with an activity that changed, in order.
         committed: Tables that have a new version.
     """
 
     devices_changed: int
     files_read: int
     dates_changed: list[str]
+    stream_dates_changed: list[str]
     committed: list[str]
 
     def as_json(self) -> dict[str, object]:
@@ -57,9 +61,10 @@ class StitchReport:
 
 
 def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
-    """Propagate what dim_devices says to fact_sessions, in one transaction, and note it on the devices, in another.
+    """Propagate what dim_devices says to fact_sessions and from there to user_stream, and note it on the devices.
 
-    A stitch that dies between the two is done again by the next, which finds the sessions as they are to be.
+    Each table in a transaction. A stitch that dies between two is done again by the next, which finds the rows of the
+    first as they are to be.
 
     Args:
         lake_uri: The lake's root.
@@ -77,8 +82,10 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
     looked_at: list[int] = []
     dates: list[str] = []
 
+    reached = _reached_by(pa.concat_tables([_of(before, changed), changed]))
+
     def plan_sessions(table: DeltaTable, done: int) -> Planned:
-        files = _to_look_at(table, max(done, looked_up_to), pa.concat_tables([_of(before, changed), changed]))
+        files = _to_look_at(table, max(done, looked_up_to), reached)
         writes = [_stitch_partition(lake_uri, partition, found, after) for partition, found in files.items()]
         writes = [write for write in writes if write.removed]
         looked_at[:] = [sum(map(len, files.values()))]
@@ -92,9 +99,13 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
 
     sessions = commit_planned(lake_uri, FACT_SESSION, WriteMode.MERGE, SESSIONS_ID, plan_sessions)
     results = [sessions]
+    stream = stitch_stream(lake_uri, reached, _paths_of)
+    if stream is not None:
+        results.append(stream.commit)
     if changed.num_rows:
         results.append(commit_planned(lake_uri, DEVICE.record, WriteMode.MERGE, DEVICES_ID, plan_devices))
-    return StitchReport(changed.num_rows, looked_at[0], dates, [result.table for result in results if result.committed])
+    committed = [result.table for result in results if result.committed]
+    return StitchReport(changed.num_rows, looked_at[0], dates, stream.dates if stream else [], committed)
 
 
 def _read_devices(lake_uri: str, table: DeltaTable) -> pa.Table:
@@ -110,9 +121,8 @@ def _of(devices: pa.Table, others: pa.Table) -> pa.Table:
     return devices.filter(pc.is_in(devices["device_id"], others["device_id"].combine_chunks()))
 
 
-def _to_look_at(table: DeltaTable, stitched: int, changed: pa.Table) -> Files:
-    """Files that came after the last stitch, and those of dates on which a changed device may have a session."""
-    known = _paths_of(table, stitched)
+def _reached_by(changed: pa.Table) -> Callable[[Partition], bool]:
+    """Whether one of some devices that changed may have a session on a date."""
     # where all its sessions are reached, the device's first event is the bound
     earliest = np.fmax(_dates(changed["first_seen_at"]), _dates(changed["stitched_from"]))
     latest = _dates(changed["last_seen_at"])
@@ -121,6 +131,12 @@ def _to_look_at(table: DeltaTable, stitched: int, changed: pa.Table) -> Files:
         day = np.datetime64(date.fromisoformat(str(partition[0])))
         return bool(((earliest <= day) & (day <= latest)).any())
 
+    return reached
+
+
+def _to_look_at(table: DeltaTable, stitched: int, reached: Callable[[Partition], bool]) -> Files:
+    """Files that came after the last stitch, and those of dates on which a changed device may have a session."""
+    known = _paths_of(table, stitched)
     files = {
         partition: found if reached(partition) else [file for file in found if file.path not in known]
         for partition, found in live_files(table).items()

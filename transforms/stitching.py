@@ -31,6 +31,12 @@ DEVICE_COLUMNS = (
 )
 """What of a device stitching depends on, and what it leaves there."""
 
+OWNER_COLUMNS = ("device_id", "session_start", "session_end", "user_key", "resolved_user_key")
+"""What of a session says whose the activities in it are."""
+
+ACTIVITY_COLUMNS = ("anonymous_customer_id", "ts", "customer", "customer_is_stitched")
+"""What of an activity its customer depends on, and the customer."""
+
 STITCHED = ("identity_key", "identity_reason", "stitched_user_key", "stitched_from")
 
 
@@ -106,6 +112,42 @@ def stitched_sessions(sessions: pa.Table, devices: pa.Table) -> pa.Table | None:
     if frame["resolved_user_key"].eq_missing(found["resolved_user_key"]).all():
         return None
     return _replaced(sessions, found)
+
+
+def stitched_activities(activities: pa.Table, sessions: pa.Table) -> pa.Table | None:
+    """Give anonymous activities to the users of the sessions they are in; of a session that is nobody's, to nobody.
+
+    Args:
+        activities: Rows with `ACTIVITY_COLUMNS`. A customer that is not stitched is the activity's own, and stays.
+        sessions: Rows with `OWNER_COLUMNS`, all that an activity may be in.
+
+    Returns:
+        The same rows in their order with the customer that each now has; None where none changes.
+    """
+    owners = _frame(sessions.select(list(OWNER_COLUMNS))).select(
+        "device_id",
+        "session_start",
+        "session_end",
+        pl.coalesce("user_key", "resolved_user_key").alias("owner"),
+    )
+    frame = _frame(activities.select(list(ACTIVITY_COLUMNS))).with_row_index("row")
+    own = pl.col("customer").is_not_null() & ~pl.col("customer_is_stitched")
+    found = frame.sort("ts").join_asof(
+        owners.sort("session_start"),
+        left_on="ts",
+        right_on="session_start",
+        by_left="anonymous_customer_id",
+        by_right="device_id",
+        check_sortedness=False,
+    )
+    inside = pl.when(pl.col("ts") <= pl.col("session_end")).then(pl.col("owner"))
+    new = found.sort("row").select(
+        pl.when(own).then(pl.col("customer")).otherwise(inside).alias("customer"),
+        (~own & inside.is_not_null()).alias("customer_is_stitched"),
+    )
+    if frame["customer"].eq_missing(new["customer"]).all():
+        return None
+    return _replaced(activities, new)
 
 
 def changed_devices(before: pa.Table, after: pa.Table) -> pa.Table:

@@ -113,6 +113,57 @@ def test_login_on_day_four_tells_whose_day_one_was_and_nothing_else_changes(shop
     assert shop.versions() == versions
 
 
+def customers(shop: Shop) -> dict[tuple[str, int], str | None]:
+    """Whose the activities are, by device and day of the month."""
+    sql = """
+        SELECT anonymous_customer_id AS device, day(ts) AS day, user_id FROM user_stream
+        LEFT JOIN dim_users ON user_key = customer"""
+    return {(row["device"], row["day"]): row["user_id"] for row in shop.rows(sql)}
+
+
+def test_activities_go_to_the_users_of_their_sessions(shop: Shop) -> None:
+    shop.visit(
+        ("phone", on_day(1), None),
+        ("phone", on_day(4), None),
+        ("phone", on_day(4, minutes=10), "ann"),
+        ("shared", on_day(2), None),
+        ("shared", on_day(2, minutes=10), "bob"),
+        ("shared", on_day(3), "cat"),
+        ("other", on_day(1), None),
+    )
+    before = shop.rows("SELECT * EXCLUDE (customer, customer_is_stitched) FROM user_stream ORDER BY ALL")
+    report = stitch(shop.lake, 30 * DAY)
+    assert report.stream_dates_changed == ["2026-04-01", "2026-04-02", "2026-04-04"]
+    assert customers(shop) == {
+        ("phone", 1): "ann", ("phone", 4): "ann", ("shared", 2): "bob", ("shared", 3): "cat", ("other", 1): None,
+    }  # fmt: skip
+    counts = "SELECT count(*) FILTER (customer_is_stitched) AS stitched, count(*) AS rows FROM user_stream"
+    assert shop.rows(counts) == [{"stitched": 3, "rows": 7}]
+    after = shop.rows("SELECT * EXCLUDE (customer, customer_is_stitched) FROM user_stream ORDER BY ALL")
+    changing = {"activity_occurrence", "activity_repeated_at"}
+    assert [{k: v for k, v in row.items() if k not in changing} for row in after] == [
+        {k: v for k, v in row.items() if k not in changing} for row in before
+    ]
+    assert stitch(shop.lake, 30 * DAY).committed == []
+    # what is no longer in reach of the login is nobody's again
+    assert stitch(shop.lake, 1 * DAY).stream_dates_changed == ["2026-04-01"]
+    assert customers(shop)["phone", 1] is None
+
+
+def test_login_that_comes_late_tells_whose_the_activities_of_its_session_were(shop: Shop) -> None:
+    midnight = datetime(2026, 4, 2, tzinfo=UTC)
+    shop.visit(("phone", midnight - timedelta(minutes=5), None), ("phone", midnight, None))
+    stitch(shop.lake, None)
+    assert customers(shop) == {("phone", 1): None, ("phone", 2): None}
+    shop.visit(
+        ("phone", midnight - timedelta(minutes=5), None),
+        ("phone", midnight, None),
+        ("phone", midnight + timedelta(minutes=5), "ann"),
+    )
+    assert stitch(shop.lake, None).stream_dates_changed == ["2026-04-01", "2026-04-02"]
+    assert customers(shop) == {("phone", 1): "ann", ("phone", 2): "ann"}
+
+
 def test_stitching_outlives_a_replay_and_takes_in_what_came_since(shop: Shop) -> None:
     first = [("phone", on_day(1), None), ("phone", on_day(4), "ann")]
     shop.visit(*first)
@@ -204,7 +255,8 @@ def test_command_says_what_it_did(shop: Shop, command_line: Any) -> None:
         "devices_changed": 1,
         "files_read": 2,
         "dates_changed": ["2026-04-01"],
-        "committed": ["fact_sessions", "dim_devices"],
+        "stream_dates_changed": ["2026-04-01"],
+        "committed": ["fact_sessions", "user_stream", "dim_devices"],
     }
     ended = command_line("stitch", "--lake", shop.lake, "--lookback", "off")
     assert ended.out.strip() == "0 devices changed, sessions of 0 dates stitched, 0 files read"

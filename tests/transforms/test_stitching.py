@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from schemas.dimensions import DEVICE
 from schemas.durations import DAY
 from schemas.sessions import SESSION
+from schemas.user_stream import USER_STREAM
 from tests.transforms.session_scripts import at, batch, click
 from transforms.devices import device_rows
 from transforms.stitching import (
+    ACTIVITY_COLUMNS,
+    OWNER_COLUMNS,
     Caps,
     apply_stitched,
     changed_devices,
     components_of,
     keep_resolution,
+    stitched_activities,
     stitched_devices,
     stitched_sessions,
 )
@@ -176,3 +180,62 @@ def test_no_rows_give_no_rows(lookback: int | None) -> None:
     assert nothing.num_rows == 0
     assert stitched_sessions(sessions_of(), nothing) is None
     assert keep_resolution(SESSION.empty(), SESSION.empty()).num_rows == 0
+
+
+_MINUTES = st.integers(0, 40)
+_USERS = st.sampled_from([None, "ann", "bob"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    activities=st.lists(st.tuples(st.sampled_from("xyz"), _MINUTES, _USERS, st.booleans()), max_size=12),
+    sessions=st.lists(
+        st.tuples(st.sampled_from("xy"), st.integers(0, 3), st.integers(0, 8), _USERS, _USERS), max_size=6
+    ),
+)
+def test_activity_is_its_own_customers_else_that_of_the_session_around_it(
+    activities: list[tuple[str, int, str | None, bool]],
+    sessions: list[tuple[str, int, int, str | None, str | None]],
+) -> None:
+    # sessions of a device do not overlap: each begins in a stretch of ten minutes of its own
+    unique = {(device, place): rest for device, place, *rest in sessions}
+    spans = [
+        {
+            "device_id": device,
+            "session_start": at(minutes=10 * place),
+            "session_end": at(minutes=10 * place + length),
+            "user_key": own,
+            "resolved_user_key": None if own else given_to,
+        }
+        for (device, place), (length, own, given_to) in unique.items()
+    ]
+    rows = [
+        {
+            "anonymous_customer_id": device,
+            "ts": at(minutes=minute),
+            "customer": customer,
+            "customer_is_stitched": stitched and customer is not None,
+        }
+        for device, minute, customer, stitched in activities
+    ]
+
+    def expected(row: dict[str, Any]) -> tuple[str | None, bool]:
+        if row["customer"] is not None and not row["customer_is_stitched"]:
+            return row["customer"], False
+        for span in spans:
+            same = span["device_id"] == row["anonymous_customer_id"]
+            if same and span["session_start"] <= row["ts"] <= span["session_end"]:
+                owner = span["user_key"] or span["resolved_user_key"]
+                return owner, owner is not None
+        return None, False
+
+    table = pa.Table.from_pylist(rows, pa.schema([USER_STREAM.schema.field(name) for name in ACTIVITY_COLUMNS]))
+    owners = pa.Table.from_pylist(spans, pa.schema([SESSION.schema.field(name) for name in OWNER_COLUMNS]))
+    found = stitched_activities(table, owners)
+    pairs = [expected(row) for row in rows]
+    assert (found is None) == (pairs == [(row["customer"], row["customer_is_stitched"]) for row in rows])
+    if found is not None:
+        assert (
+            list(zip(*(found[name].to_pylist() for name in ("customer", "customer_is_stitched")), strict=True)) == pairs
+        )
+        assert found["ts"].equals(table["ts"])
