@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.ask import ask
+from pipelines.commands.catalogue import catalogue
 from pipelines.commands.compact import compact
 from pipelines.commands.generate import generate
 from pipelines.commands.produce import produce
@@ -58,6 +59,7 @@ app.command()(rebuild)
 app.command()(stitch)
 app.command()(sessions_dim)
 app.command()(ask)
+app.add_typer(catalogue, name="catalogue")
 app.add_typer(services, name="services")
 
 

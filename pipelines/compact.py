@@ -1,12 +1,18 @@
 """Fewer, larger files in the lake and the raw log, beside whatever writes and reads them."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+
+import pyarrow as pa
 
 from pipelines.tables import SESSION_DIMENSION, TABLES
 from schemas.durations import HOUR
 from schemas.errors import StoreBusyError
-from stores.lake import find_table
+from schemas.records import Record
+from schemas.silver import stored_record
+from schemas.user_stream import USER_STREAM
+from stores.lake import find_table, table_names
 from stores.lake_compact import compact, delete_unreferenced
 from transforms.compact_archive import compact_archive
 
@@ -32,6 +38,16 @@ class CompactReport:
         return asdict(self)
 
 
+def _layers(lake_uri: str) -> Iterator[Record]:
+    """The activity stream and the silver tables that are there, whatever catalogue they are of."""
+    for name in table_names(lake_uri):
+        table = find_table(lake_uri, name)
+        if name == USER_STREAM.name:
+            yield USER_STREAM
+        elif table is not None and (record := stored_record(name, pa.schema(table.schema().to_arrow()))):
+            yield record
+
+
 def compact_stores(lake_uri: str, archive_uri: str | None, keep: int) -> CompactReport:
     """One pass over all tables, and over the raw log if one is named.
 
@@ -47,7 +63,7 @@ def compact_stores(lake_uri: str, archive_uri: str | None, keep: int) -> Compact
     busy: list[str] = []
     deleted = 0
     numbered = [record for record in SESSION_DIMENSION if find_table(lake_uri, record.name)]
-    for record in (*TABLES, *numbered):
+    for record in (*TABLES, *numbered, *_layers(lake_uri)):
         try:
             result = compact(lake_uri, record)
         except StoreBusyError:

@@ -44,6 +44,20 @@ def other_record() -> Record:
     return _record(OTHER, "one event of a type that the catalogue does not declare", iter(()))
 
 
+def stored_record(name: str, schema: pa.Schema) -> Record | None:
+    """The record of a table that some catalogue made; None where a table of the folder is no silver table.
+
+    Args:
+        name: Its name, the folder included.
+        schema: Its columns.
+    """
+    names = set(schema.names)
+    if not name.startswith(f"{FOLDER}/") or not names >= {field.name for field in (*COMMON, EXTRA)}:
+        return None
+    properties = [Field(f.name, f.type, "") for f in schema if f.name not in {x.name for x in (*COMMON, EXTRA)}]
+    return _record(name.removeprefix(f"{FOLDER}/"), "one event of a type", iter(properties))
+
+
 def silver_records(catalogue: Catalogue) -> tuple[Record, ...]:
     """All silver tables."""
     return (*map(silver_record, catalogue.events), other_record())

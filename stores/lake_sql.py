@@ -18,8 +18,7 @@ from schemas.dimensions import DEVICE
 from schemas.errors import InputError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.sessions import FACT_SESSION
-from schemas.silver import COMMON, EXTRA
-from schemas.silver import FOLDER as SILVER
+from schemas.silver import stored_record
 from schemas.user_stream import USER_STREAM
 from stores.events_wide import events_wide_sql
 from stores.lake import file_path, find_table, live_files, table_names
@@ -30,8 +29,6 @@ from stores.sql_text import literal, quoted, sql_type
 _MACROS = resources.files(__package__) / "page_key.sql"
 _VIEWS = resources.files(__package__) / "lake_views.sql"
 _STREAM = resources.files(__package__) / "user_stream.sql"
-_EVERY_SILVER = {field.name for field in (*COMMON, EXTRA)}
-"""The columns of a silver table; another table of that folder is no part of events_wide."""
 _STORED = "stored"
 """The schema of a table of whose name there is a view that says more."""
 _VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
@@ -125,7 +122,7 @@ class LakeConnection:
         except DeltaError as error:
             raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
         folder, _, leaf = name.rpartition("/")
-        if folder == SILVER and set(schema.names) >= _EVERY_SILVER:
+        if stored_record(name, schema) is not None:
             self._silver[leaf] = schema
         if name == USER_STREAM.name:
             folder = _STORED

@@ -1,0 +1,76 @@
+"""The command `catalogue`: which event types are declared, and what is seen beyond them."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, CatalogueFile, Config, Lake
+from pipelines.options import Problems, Stores, known
+from pipelines.terminal import OUT
+from schemas.catalogue import load_catalogue
+from schemas.event_types import Catalogue
+
+catalogue = typer.Typer(
+    no_args_is_help=True, help="The event types: check a file of yours, show them, find what it lacks."
+)
+
+
+@catalogue.command()
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(help="The file. Else the one that a run would take.", show_default=False)
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Read a catalogue and say what is wrong with it, each mistake with its line."""
+    found = _load(file, config)
+    properties = sum(len(event.properties) for event in found.events)
+    OUT.print(f"{len(found.events):,} event types, {properties:,} properties: no mistakes", highlight=False)
+
+
+@catalogue.command()
+def show(
+    event: Annotated[str | None, typer.Argument(help="An event type. Else all.", show_default=False)] = None,
+    file: CatalogueFile = None,
+    config: Config = None,
+) -> None:
+    """Show the declared event types: their columns in silver, and what becomes of them. Markdown."""
+    from schemas.dictionary import event_dictionary
+
+    found = _load(file, config)
+    problems = Problems()
+    problems.require(event is None or event in found.by_name, f"{event}: there is no such event type")
+    problems.raise_any()
+    for declared in found.events:
+        if event in (None, declared.name):
+            typer.echo(event_dictionary(declared))
+
+
+@catalogue.command()
+def report(
+    lake: Lake = None,
+    config: Config = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """List the properties that events have and the catalogue does not declare, by their share of the type's events."""
+    problems = Problems()
+    problems.require(not (as_json and as_csv), "give --json or --csv, not both")
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    problems.raise_any()
+
+    from pipelines.ask import show_query
+
+    sql = resources.files("pipelines").joinpath("undeclared_properties.sql").read_text(encoding="utf-8")
+    show_query(known(uri), sql, "json" if as_json else "csv" if as_csv else "table", OUT)
+
+
+def _load(file: Path | None, config: Path | None) -> Catalogue:
+    problems = Problems()
+    stores = problems.attempt("", lambda: Stores.find(None, None, config, file))
+    found = problems.attempt("", lambda: load_catalogue(known(stores).catalogue)) if stores else None
+    problems.raise_any()
+    return known(found)
