@@ -1,12 +1,13 @@
-"""Measure the live job with broker, Flink and pipeline on this machine: the rate it keeps up with, and its latency.
+"""Measure the live job with broker, Flink and pipeline on this machine: its rate, its latency, where the time goes.
 
     python benchmarks/live.py                      # what `make bench-live` runs; writes live.json and live.md
-    python benchmarks/live.py --rates 30000 --seconds 30 --dry-run     # a trial; writes nothing
-    python benchmarks/live.py soak --minutes 15    # flat memory, bounded files
+    python benchmarks/live.py --events 500000 --seconds 20 --dry-run   # a trial; writes nothing
+    python benchmarks/live.py soak --minutes 15    # memory, state and files each minute at a steady rate
 
-A rate is kept up with when the records that wait on the bus at its end are no more than `SECONDS_BEHIND` of it. Latency
-is from the moment a probe is sent until a reader of its own finds it in the store: through the broker, Flink and all
-steps, beside 10,000 events a second of traffic.
+The highest rate is that at which the job reads a backlog: nothing but the broker, Flink and the job has the machine
+then, and none of them waits. What lies before `SETTLED` of the backlog, the start, does not count. Latency is from the
+moment a probe is sent until a reader of its own finds it in the store: through the broker, Flink and all steps, beside
+live traffic.
 """
 
 import argparse
@@ -20,8 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,44 +28,44 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 from deltalake import DeltaTable
+from live_job import ROOT, LiveJob
+from live_steps import measure_steps
 
-from runners.flink import FlinkRest
-from runners.flink.metrics import live_metrics
 from runners.services import KafkaService
 from stores.device_store import open_device_store
+from stores.lake_sql import connect
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
-PARTITIONS = 4
 PROBE = "probe"
 PROBE_SECONDS = 0.25
-SECONDS_BEHIND = 5
-WARM_UP_SECONDS = 15.0
-START_SECONDS = 120.0
+SETTLED = 0.3
+WARM_UP_SECONDS = 10.0
+BACKLOG_SECONDS = 300.0
+TARGET_RATE = 70_000
+TARGETS = {"devices": 1.0, "lake": 5.0}
+"""Seconds within which 99 of 100 events are to be in each store."""
 
 
 @dataclass
-class Rate:
-    """A rate that was tried.
+class Capacity:
+    """How fast a backlog was read.
 
     Attributes:
-        offered: Events a second sent.
-        stored: Events a second that came into the lake meanwhile.
-        behind: Seconds of traffic that waited on the bus at the end.
-        cpu: Processors in use, on average, by process.
+        events: Events of the backlog that count.
+        rate: Events a second that came into the lake.
+        cpu_us: Microseconds of processor time an event, by process.
+        processors: Processors that were busy.
+        load: The machine's load before the backlog was produced: above a few tenths others used it.
+        memory_mb: Resident memory at the end.
     """
 
-    offered: int
-    stored: float
-    behind: float
-    cpu: dict[str, float]
-
-    @property
-    def kept_up(self) -> bool:
-        """Whether no more than a few seconds of traffic waited at the end."""
-        return self.behind <= SECONDS_BEHIND
+    events: int
+    rate: int
+    cpu_us: dict[str, float]
+    processors: float
+    load: float
+    memory_mb: dict[str, float]
 
 
 @dataclass
@@ -86,154 +85,6 @@ class Latency:
             "p95": round(cuts[94], 3),
             "p99": round(cuts[98], 3),
         }
-
-
-class LiveJob:
-    """A topic of a real broker, and the job that follows it."""
-
-    def __init__(self, folder: Path, kafka: KafkaService) -> None:
-        self.folder, self.kafka = folder, kafka
-        self.topic = f"clicks-{folder.name}"
-        self.lake, self.devices = folder / "lake", folder / "devices"
-        self.settings = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
-        admin = AdminClient({"bootstrap.servers": kafka.address})
-        for future in admin.create_topics([NewTopic(self.topic, PARTITIONS)]).values():
-            future.result()
-
-    @contextmanager
-    def running(self) -> Iterator["LiveJob"]:
-        """The job, from its first commit to its end."""
-        command = [
-            sys.executable, "-m", "pipelines.cli", "run", "--runner=flink", f"--kafka={self.kafka.address}",
-            f"--topic={self.topic}", f"--lake={self.lake}", f"--devices=rocksdb:{self.devices}",
-            f"--archive={self.folder / 'raw'}", f"--checkpoints={self.folder / 'checkpoints'}", "--json",
-        ]  # fmt: skip
-        with open(self.folder / "run.log", "wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.settings, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not self.metrics():
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the job did not start:\n{(self.folder / 'run.log').read_text()}")
-                time.sleep(0.5)
-            yield self
-        finally:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait()
-
-    def produce(self, rate: int, seconds: float) -> "subprocess.Popen[bytes]":
-        """Traffic at a rate, beside this process."""
-        return subprocess.Popen(
-            [
-                sys.executable, "-m", "pipelines.cli", "produce", f"--kafka={self.kafka.address}",
-                f"--topic={self.topic}", f"--generate={int(rate * seconds)}", "--now", f"--rate={rate}", "--json",
-            ],
-            cwd=ROOT, env=self.settings, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def metrics(self) -> dict[str, int]:
-        """The job's counters; none while they cannot be had."""
-        for port in sorted(listening_below(self.process.pid)):
-            rest = FlinkRest(f"127.0.0.1:{port}")
-            try:
-                jobs = [job for job in rest.get("/jobs/overview")["jobs"] if job["state"] == "RUNNING"]
-                return live_metrics(rest, jobs[0]["jid"]) if jobs else {}
-            except Exception:
-                continue
-        return {}
-
-    def rows(self, table: str) -> int:
-        """Rows of a table of the lake."""
-        actions = DeltaTable(str(self.lake / table)).get_add_actions(flatten=True)
-        return int(sum(actions["num_records"].to_pylist()))
-
-    def files(self) -> dict[str, int]:
-        """Live files of each table."""
-        return {
-            table: len(DeltaTable(str(self.lake / table)).file_uris()) for table in ("fact_events", "fact_sessions")
-        }
-
-    def cpu(self) -> dict[str, float]:
-        """Processor seconds so far: of the broker, Flink, and the Python steps."""
-        found = {"broker": cpu_seconds(self.kafka.process.pid or 0), "flink": 0.0, "python": 0.0}
-        for pid in below(self.process.pid):
-            name = "flink" if "java" in command_of(pid) else "python"
-            found[name] += cpu_seconds(pid)
-        return found
-
-    def memory(self) -> dict[str, float]:
-        """Resident megabytes of Flink and of the Python steps."""
-        found = {"flink": 0.0, "python": 0.0}
-        for pid in below(self.process.pid):
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-            found["flink" if "java" in command_of(pid) else "python"] += pages * 4096 / 1e6
-        return {name: round(size) for name, size in found.items()}
-
-
-def below(pid: int) -> list[int]:
-    """Processes that descend from one."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == pid:
-            found += [int(stat.parent.name), *below(int(stat.parent.name))]
-    return found
-
-
-def command_of(pid: int) -> str:
-    """A process' command line; empty once it has gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def listening_below(pid: int) -> set[int]:
-    """Ports that a process or its descendants listen on."""
-    inodes = set()
-    for child in below(pid):
-        for fd in Path(f"/proc/{child}/fd").glob("*"):
-            try:
-                target = os.readlink(fd)
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    ports = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and columns[9] in inodes:
-                ports.add(int(columns[1].rpartition(":")[2], 16))
-    return ports
-
-
-def try_rate(job: LiveJob, rate: int, seconds: float) -> Rate:
-    """Send at a rate, and see whether the job keeps up."""
-    traffic = job.produce(rate, seconds)
-    time.sleep(min(WARM_UP_SECONDS, seconds / 3))
-    before, cpu_before, began = job.rows("fact_events"), job.cpu(), time.monotonic()
-    traffic.wait()
-    elapsed = time.monotonic() - began
-    stored = (job.rows("fact_events") - before) / elapsed
-    cpu = {name: round((used - cpu_before[name]) / elapsed, 2) for name, used in job.cpu().items()}
-    behind = job.metrics().get("consumer_lag", 0) / rate
-    deadline = time.monotonic() + 120
-    while job.metrics().get("consumer_lag", 0) > 0 and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return Rate(rate, round(stored), round(behind, 1), cpu)
 
 
 class Probes:
@@ -301,63 +152,94 @@ class Probes:
             known |= fresh
 
 
-def measure(rates: list[int], seconds: float, latency_rate: int) -> dict[str, object]:
-    """Latency first, on young stores, then the rates in order until one is too much."""
+def capacity(job: LiveJob, events: int, load: float) -> Capacity:
+    """Wait until the job has read the backlog that is on the topic."""
+    deadline = time.monotonic() + BACKLOG_SECONDS
+    first: tuple[float, int, dict[str, float]] | None = None
+    while True:
+        stored, now = job.rows("fact_events"), time.monotonic()
+        if first is None and stored >= SETTLED * events:
+            first = now, stored, job.cpu()
+        # the last come with a bundle that is not full
+        if first is not None and (stored >= 0.97 * events or now > deadline):
+            break
+        if now > deadline:
+            raise SystemExit(f"after {BACKLOG_SECONDS:.0f} s {stored:,} of {events:,} events are in the lake")
+        time.sleep(0.5)
+    began, before, cpu_before = first
+    counted, seconds = stored - before, now - began
+    used = {name: seconds_used - cpu_before[name] for name, seconds_used in job.cpu().items()}
+    return Capacity(
+        events=counted,
+        rate=round(counted / seconds),
+        cpu_us={name: round(spent / counted * 1e6, 1) for name, spent in used.items()},
+        processors=round(sum(used.values()) / seconds, 2),
+        load=round(load, 1),
+        memory_mb=job.memory(),
+    )
+
+
+def latency(job: LiveJob, rate: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Probe both stores beside live traffic."""
+    traffic = job.produce(int(rate * (WARM_UP_SECONDS + seconds)), rate)
+    time.sleep(WARM_UP_SECONDS)
+    with Probes(job) as probes:
+        traffic.wait()
+    return {"devices": probes.devices.summary(), "lake": probes.lake.summary()}
+
+
+def measure(events: int, rate: int, seconds: float) -> dict[str, object]:
+    """The backlog first, then live traffic on stores that hold it."""
     folder = Path(tempfile.mkdtemp(prefix="bench-live-"))
     kafka = KafkaService(folder / "services")
     kafka.up()
     try:
-        with LiveJob(folder, kafka).running() as job:
-            traffic = job.produce(latency_rate, WARM_UP_SECONDS + seconds)
-            time.sleep(WARM_UP_SECONDS)
-            with Probes(job) as probes:
-                traffic.wait()
-            print(f"latency at {latency_rate:,}/s: devices {probes.devices.summary()} lake {probes.lake.summary()}")
-            tried = []
-            for rate in rates:
-                tried.append(try_rate(job, rate, seconds))
-                print(tried[-1], flush=True)
-                if not tried[-1].kept_up:
-                    break
-            return {
-                "latency_rate": latency_rate,
-                "devices": probes.devices.summary(),
-                "lake": probes.lake.summary(),
-                "rates": [asdict(rate) for rate in tried],
-                "memory_mb": job.memory(),
-            }
+        load = os.getloadavg()[0]
+        job = LiveJob(folder, kafka)
+        job.produce(events).wait()
+        with job.running():
+            reached = capacity(job, events, load)
+            print(f"backlog: {reached}", flush=True)
+            seen = latency(job, rate, seconds)
+            print(f"latency at {rate:,}/s: {seen}", flush=True)
+        return {"capacity": asdict(reached), "latency_rate": rate, "latency": seen, "steps_us": measure_steps()}
     finally:
         kafka.down()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def soak(minutes: float, rate: int) -> list[dict[str, object]]:
-    """Memory, files and lag each minute at a steady rate, with `clickstream compact` beside the job."""
+    """Memory, state, files and lag each minute at a steady rate, with a reader and `clickstream compact` beside it."""
     folder = Path(tempfile.mkdtemp(prefix="bench-live-"))
     kafka = KafkaService(folder / "services")
     kafka.up()
     samples: list[dict[str, object]] = []
     try:
         with LiveJob(folder, kafka).running() as job:
-            traffic = job.produce(rate, minutes * 60)
+            traffic = job.produce(int(rate * minutes * 60), rate)
             compact = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.cli", "compact", f"--lake={job.lake}", "--every=1m", "--json"],
+                [
+                    sys.executable, "-m", "pipelines.cli", "compact", f"--lake={job.lake}",
+                    f"--archive={job.folder / 'raw'}", "--every=1m", "--json",
+                ],
                 cwd=ROOT, stdout=subprocess.DEVNULL,
             )  # fmt: skip
             began = time.monotonic()
             while traffic.poll() is None:
                 time.sleep(60)
-                counted = job.metrics()
-                checkpoints = max(folder.glob("checkpoints/*/chk-*"), key=os.path.getmtime, default=None)
-                state = sum(f.stat().st_size for f in checkpoints.glob("*")) if checkpoints else 0
+                # a query that is disturbed raises, and ends the soak
+                with connect(str(job.lake)) as lake:
+                    (read,) = lake.sql("SELECT count(DISTINCT (device_id, event_id)) FROM fact_events").fetchall()[0]
                 samples.append(
                     {
                         "minute": round((time.monotonic() - began) / 60, 1),
                         **job.memory(),
-                        "state_mb": round(state / 1e6, 1),
+                        "state_mb": job.state_mb(),
                         "files": job.files(),
-                        "waiting": counted.get("consumer_lag", 0),
+                        "raw_files": len(list((job.folder / "raw").rglob("*.avro"))),
+                        "waiting": job.metrics().get("consumer_lag", 0),
                         "events": job.rows("fact_events"),
+                        "read": read,
                     }
                 )
                 print(json.dumps(samples[-1]), flush=True)
@@ -369,25 +251,89 @@ def soak(minutes: float, rate: int) -> list[dict[str, object]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def report(results: dict[str, object]) -> str:
+    """The results as a page."""
+    lines = ["# The live job", ""]
+    if "capacity" in results:
+        lines += [
+            f"`make bench-live` on {results['processors']} processors, {results['date']}. A backlog of "
+            f"{results['backlog']:,} events, then {results['latency_rate']:,} events a second for a minute.",
+            "", *_capacity(results["capacity"]), "", *_latency(results["latency"]), "", *_steps(results["steps_us"]),
+        ]  # fmt: skip
+    if "soak" in results:
+        lines += ["", *_soak(results["soak"])]
+    return "\n".join(lines) + "\n"
+
+
+def _capacity(reached: dict[str, object]) -> list[str]:
+    cpu, processors = reached["cpu_us"], os.cpu_count()
+    by_process = ", ".join(f"{name} {us}" for name, us in cpu.items())
+    memory = ", ".join(f"{name} {size:.0f}" for name, size in reached["memory_mb"].items())
+    table = {
+        f"events a second (target {TARGET_RATE:,})": f"{reached['rate']:,}",
+        "processor time an event, µs": f"{sum(cpu.values()):.1f}: {by_process}",
+        "processors busy": reached["processors"],
+        f"events a second if all {processors} were": f"{1e6 * processors / sum(cpu.values()):,.0f}",
+        "memory, MB": memory,
+        "load of the machine before": reached["load"],
+    }
+    return ["| a backlog | |", "|---|---|", *(f"| {name} | {value} |" for name, value in table.items())]
+
+
+def _latency(seen: dict[str, dict[str, float]]) -> list[str]:
+    rows = [
+        f"| {name} | {found.get('p50')} | {found.get('p95')} | {found.get('p99')} | {TARGETS[name]} |"
+        for name, found in seen.items()
+    ]
+    return ["| seconds until a reader finds an event | p50 | p95 | p99 | target p99 |", "|---|---|---|---|---|", *rows]
+
+
+def _steps(steps: dict[str, float]) -> list[str]:
+    ordered = sorted(steps.items(), key=lambda step: -step[1])
+    return [
+        "Where the time of the Python steps goes, measured apart from Beam, in bundles of 20,000 events:", "",
+        "| step | µs an event |", "|---|---|", *(f"| {name} | {us:.2f} |" for name, us in ordered),
+        f"| all | {sum(steps.values()):.2f} |",
+    ]  # fmt: skip
+
+
+def _soak(soaked: dict[str, object]) -> list[str]:
+    rows = [
+        f"| {s['minute']:.0f} | {s['events']:,} | {s['python']:.0f} | {s['flink']:.0f} | {s['state_mb']} "
+        f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} | {s['waiting']:,} |"
+        for s in soaked["samples"]
+    ]
+    return [
+        f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "",
+        "| minute | events | Python, MB | Flink, MB | checkpoint, MB | files of fact_events | of fact_sessions "
+        "| of the raw log | records waiting |",
+        "|---|---|---|---|---|---|---|---|---|", *rows,
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Measure what is asked for, and keep the results."""
     parser = argparse.ArgumentParser(description="Measure the live job.")
     parser.add_argument("what", nargs="?", choices=("rates", "soak"), default="rates")
-    parser.add_argument("--rates", type=int, nargs="+", default=[20_000, 30_000, 40_000, 50_000, 60_000, 70_000])
-    parser.add_argument("--latency-rate", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--soak-rate", type=int, default=10_000)
+    parser.add_argument("--events", type=int, default=4_000_000, help="of the backlog")
+    parser.add_argument(
+        "--rate", type=int, default=10_000, help="of the traffic while latency is measured, or of the soak"
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the latency")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of the soak")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
     path = HERE / "live.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     if given.what == "soak":
-        results["soak"] = {"rate": given.soak_rate, "samples": soak(given.minutes, given.soak_rate)}
+        results["soak"] = {"rate": given.rate, "samples": soak(given.minutes, given.rate)}
     else:
-        results["rates"] = measure(given.rates, given.seconds, given.latency_rate)
+        about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "processors": os.cpu_count(), "backlog": given.events}
+        results |= about | measure(given.events, given.rate, given.seconds)
+    print(report(results))
     if not given.dry_run:
         path.write_text(json.dumps(results, indent=1) + "\n")
+        path.with_suffix(".md").write_text(report(results))
 
 
 if __name__ == "__main__":

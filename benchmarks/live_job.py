@@ -1,0 +1,159 @@
+"""The job as the benchmarks run it: a broker and Flink on this machine, and what their processes use."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient, NewTopic
+from deltalake import DeltaTable
+
+from runners.flink import FlinkRest
+from runners.flink.metrics import live_metrics
+from runners.services import KafkaService
+
+ROOT = Path(__file__).parents[1]
+PARTITIONS = 4
+START_SECONDS = 120.0
+
+
+class LiveJob:
+    """A topic of a real broker, and the job that follows it."""
+
+    def __init__(self, folder: Path, kafka: KafkaService) -> None:
+        self.folder, self.kafka = folder, kafka
+        self.topic = f"clicks-{folder.name}"
+        self.lake, self.devices = folder / "lake", folder / "devices"
+        self.settings = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+        admin = AdminClient({"bootstrap.servers": kafka.address})
+        for future in admin.create_topics([NewTopic(self.topic, PARTITIONS)]).values():
+            future.result()
+
+    @contextmanager
+    def running(self) -> Iterator["LiveJob"]:
+        """The job, from its first commit to its end."""
+        command = [
+            sys.executable, "-m", "pipelines.cli", "run", "--runner=flink", f"--kafka={self.kafka.address}",
+            f"--topic={self.topic}", f"--lake={self.lake}", f"--devices=rocksdb:{self.devices}",
+            f"--archive={self.folder / 'raw'}", f"--checkpoints={self.folder / 'checkpoints'}", "--json",
+        ]  # fmt: skip
+        with open(self.folder / "run.log", "wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.settings, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not self.metrics():
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"the job did not start:\n{(self.folder / 'run.log').read_text()}")
+                time.sleep(0.5)
+            yield self
+        finally:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+
+    def produce(self, events: int, rate: int | None = None) -> "subprocess.Popen[bytes]":
+        """Traffic that happens now, beside this process; as fast as can be without a rate."""
+        command = [
+            sys.executable, "-m", "pipelines.cli", "produce", f"--kafka={self.kafka.address}",
+            f"--topic={self.topic}", f"--generate={events}", "--now", "--json",
+        ]  # fmt: skip
+        command += [f"--rate={rate}"] if rate else []
+        return subprocess.Popen(command, cwd=ROOT, env=self.settings, stdout=subprocess.DEVNULL)
+
+    def metrics(self) -> dict[str, int]:
+        """The job's counters; none while they cannot be had."""
+        for port in sorted(listening_below(self.process.pid)):
+            rest = FlinkRest(f"127.0.0.1:{port}")
+            try:
+                jobs = [job for job in rest.get("/jobs/overview")["jobs"] if job["state"] == "RUNNING"]
+                return live_metrics(rest, jobs[0]["jid"]) if jobs else {}
+            except Exception:
+                continue
+        return {}
+
+    def rows(self, table: str) -> int:
+        """Rows of a table of the lake; none before it is there."""
+        if not DeltaTable.is_deltatable(str(self.lake / table)):
+            return 0
+        actions = DeltaTable(str(self.lake / table)).get_add_actions(flatten=True)
+        return int(sum(actions["num_records"].to_pylist()))
+
+    def state_mb(self) -> float:
+        """Megabytes of the newest checkpoint."""
+        newest = max(self.folder.glob("checkpoints/*/chk-*"), key=os.path.getmtime, default=None)
+        return round(sum(file.stat().st_size for file in newest.glob("*")) / 1e6, 1) if newest else 0.0
+
+    def files(self) -> dict[str, int]:
+        """Live files of each table."""
+        return {
+            table: len(DeltaTable(str(self.lake / table)).file_uris()) for table in ("fact_events", "fact_sessions")
+        }
+
+    def cpu(self) -> dict[str, float]:
+        """Processor seconds so far: of the broker, Flink, and the Python steps."""
+        found = {"broker": cpu_seconds(self.kafka.process.pid or 0), "flink": 0.0, "python": 0.0}
+        for pid in below(self.process.pid):
+            name = "flink" if "java" in command_of(pid) else "python"
+            found[name] += cpu_seconds(pid)
+        return found
+
+    def memory(self) -> dict[str, float]:
+        """Resident megabytes of Flink and of the Python steps."""
+        found = {"flink": 0.0, "python": 0.0}
+        for pid in below(self.process.pid):
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            found["flink" if "java" in command_of(pid) else "python"] += pages * 4096 / 1e6
+        return {name: round(size) for name, size in found.items()}
+
+
+def below(pid: int) -> list[int]:
+    """Processes that descend from one."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            found += [int(stat.parent.name), *below(int(stat.parent.name))]
+    return found
+
+
+def command_of(pid: int) -> str:
+    """A process' command line; empty once it has gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def listening_below(pid: int) -> set[int]:
+    """Ports that a process or its descendants listen on."""
+    inodes = set()
+    for child in below(pid):
+        for fd in Path(f"/proc/{child}/fd").glob("*"):
+            try:
+                target = os.readlink(fd)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and columns[9] in inodes:
+                ports.add(int(columns[1].rpartition(":")[2], 16))
+    return ports
