@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from deltalake import DeltaTable
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
+from runners.flink import FlinkRest
 from runners.flink.job_server import POM as JOB_SERVER
 from runners.services import FlinkCluster, KafkaService
 from runners.services.jars import resolve_jars
@@ -35,6 +37,7 @@ DEADLINE = 240.0
 EVENTS = 12_000
 HISTORY = ("pane_timing", "pane_index")
 """How a session came to be what it is; a replay has another history and ends in the same session."""
+AFTER_ALL = "2026-06-01T00:00:00Z"
 SENTINEL = "sentinel"
 """Device of the event that moves the watermark past all others' sessions."""
 
@@ -94,16 +97,25 @@ class Live:
     def produce(self, *arguments: object) -> None:
         self.done("produce", f"--kafka={self.kafka.address}", f"--topic={self.topic}", *arguments)
 
-    def end_sessions(self, after: str) -> None:
-        """Send the sentinel: one event at this time."""
-        event = {"event_id": "end", "event_type": "ping", "timestamp": after, "device_id": SENTINEL}
-        path = self.folder / "sentinel.jsonl"
-        path.write_text(json.dumps(event) + "\n", encoding="utf-8")
-        self.produce(f"--input={path}")
+    def send(self, payloads: Iterable[bytes], partition: int) -> None:
+        """Put payloads on one partition."""
+        producer = Producer({"bootstrap.servers": self.kafka.address})
+        for payload in payloads:
+            producer.produce(self.topic, payload, partition=partition)
+        assert producer.flush(DEADLINE) == 0
 
-    def replay(self) -> None:
+    def send_sentinel(self, *times: str) -> None:
+        """Send events of the sentinel that happened at these times."""
+        events = ({"event_id": t, "event_type": "ping", "timestamp": t, "device_id": SENTINEL} for t in times)
+        self.send((json.dumps(event).encode() for event in events), partition=0)
+
+    def end_sessions(self) -> None:
+        """Move the watermark past the traffic."""
+        self.send_sentinel(AFTER_ALL)
+
+    def replay(self, *options: str) -> None:
         """Replay the raw log into stores of its own."""
-        self.done("run", f"--input={self.folder / 'raw'}", *self.stores("replayed"))
+        self.done("run", f"--input={self.folder / 'raw'}", *self.stores("replayed"), *options)
 
     def ask(self, name: str, sql: str) -> list[tuple[Any, ...]]:
         if not DeltaTable.is_deltatable(str(self.folder / name / "lake" / "dead_letters")):
@@ -169,9 +181,9 @@ def live(kafka_service: KafkaService, tmp_path: Path) -> Live:
     return Live(tmp_path, kafka_service)
 
 
-def assert_live_equals_replay(live: Live, traffic: GenerateSummary) -> None:
+def assert_live_equals_replay(live: Live, traffic: GenerateSummary, *options: str) -> None:
     """Both stores, row by row; and nothing of the traffic is missing or there twice."""
-    live.replay()
+    live.replay(*options)
     found, expected = live.everything("live"), live.everything("replayed")
     for name, rows in expected.items():
         assert found[name] == rows, f"{name} differ"
@@ -196,16 +208,34 @@ def processes_below(pid: int) -> dict[int, str]:
     return found
 
 
-def test_live_run_ends_in_the_stores_of_a_batch_replay_of_its_raw_log(live: Live, traffic: GenerateSummary) -> None:
+def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_replay_of_its_raw_log(
+    live: Live, traffic: GenerateSummary
+) -> None:
+    def timing_of_sentinel() -> list[tuple[Any, ...]]:
+        return live.ask(
+            "live",
+            f"SELECT pane_timing, event_count FROM fact_sessions WHERE device_id = '{SENTINEL}' "
+            f"AND session_start = '{AFTER_ALL}'",
+        )
+
     live.create_topic(3)
-    with live.running() as job:
-        live.produce(f"--input={traffic.files[0].parent}")
+    # half a day lies between two partitions, and that is twice the lateness; the third has no record at all
+    halves = traffic.files[:2], traffic.files[2:]
+    with live.running("--allowed-lateness=6h") as job:
+        for partition in (1, 0):
+            payloads = (line for path in halves[partition] for line in path.read_bytes().split(b"\n") if line)
+            live.send(payloads, partition)
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
-        live.end_sessions("2026-06-01T00:00:00Z")
+        live.end_sessions()
         live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
         panes = dict(live.ask("live", "SELECT pane_timing, count(*) FROM fact_sessions GROUP BY 1"))
         assert panes.get("ON_TIME", 0) > 100
-    assert_live_equals_replay(live, traffic)
+        live.send_sentinel("2026-06-01T03:00:00Z")
+        live.wait_until(lambda: timing_of_sentinel() == [("ON_TIME", 1)], "the sentinel's pane on time", job)
+        # within the lateness; and one that moves the watermark to the next tick
+        live.send_sentinel("2026-06-01T00:05:00Z", "2026-06-01T03:15:00Z")
+        live.wait_until(lambda: timing_of_sentinel() == [("LATE", 2)], "the sentinel's late pane", job)
+    assert_live_equals_replay(live, traffic, "--allowed-lateness=6h")
 
 
 def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
@@ -234,23 +264,38 @@ def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
             kill()
             live.wait_until(lambda seen=seen: live.events() > seen, f"more events after {kill.__name__}", job)
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
-        live.end_sessions("2026-06-01T00:00:00Z")
+        live.end_sessions()
         live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
     assert_live_equals_replay(live, traffic)
 
 
-def test_run_resumed_from_its_newest_checkpoint_goes_on_where_it_stood(live: Live, traffic: GenerateSummary) -> None:
-    first, *others = traffic.files
-    live.create_topic(3)
-    with live.running() as job:
+def test_run_resumed_from_savepoint_and_checkpoint_goes_on_where_it_stood_and_reads_partitions_added_meanwhile(
+    live: Live, flink_cluster: FlinkCluster, traffic: GenerateSummary
+) -> None:
+    first, second, *others = traffic.files
+    live.create_topic(1)
+    master = flink_cluster.up()
+    with live.running(f"--flink-master={master}") as job:
         live.produce(f"--input={first}")
         live.wait_until(lambda: live.events() > 1_000, "events in the lake", job)
+        rest = FlinkRest(master)
+        (running,) = (found["jid"] for found in rest.get("/jobs/overview")["jobs"] if found["state"] == "RUNNING")
+        savepoint = rest.savepoint(running, (live.folder / "savepoints").as_uri())
+        # what it does after the savepoint comes again, and is known
+        before = live.events()
+        live.produce(f"--input={second}")
+        live.wait_until(lambda: live.events() > before, "events after the savepoint", job)
     assert birth_of(job.pid) is None
-    live.produce(*(f"--input={path}" for path in others))
+    with live.running(f"--resume={savepoint}") as job:
+        live.wait_until(lambda: live.events() > 6_000, "the events of two files in the lake", job)
+        live.wait_until(lambda: any(live.folder.glob("checkpoints/*/chk-*/_metadata")), "a checkpoint", job)
     with live.running("--resume=latest") as job:
+        live.add_partitions(3)
+        live.produce(*(f"--input={path}" for path in others))
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
-        live.end_sessions("2026-06-01T00:00:00Z")
+        live.end_sessions()
         live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+    assert live.ask("live", "SELECT count(DISTINCT partition) FROM dead_letters") == [(3,)]
     assert_live_equals_replay(live, traffic)
 
 
@@ -264,16 +309,3 @@ def test_fresh_start_on_a_lake_with_rows_of_another_run_is_refused_before_anythi
     refusal = live.log.read_text().splitlines()[-1]
     assert "fact_events has rows of another run" in refusal
     assert "--onto-existing" in refusal
-
-
-def test_partition_added_while_the_job_runs_is_read(live: Live, traffic: GenerateSummary) -> None:
-    first, *others = traffic.files
-    live.create_topic(1)
-    with live.running() as job:
-        live.produce(f"--input={first}")
-        live.wait_until(lambda: live.events() > 1_000, "events in the lake", job)
-        live.add_partitions(3)
-        live.produce(*(f"--input={path}" for path in others))
-        live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
-    partitions = live.ask("live", "SELECT count(DISTINCT partition) FROM dead_letters")
-    assert partitions == [(3,)]
