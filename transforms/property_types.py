@@ -55,14 +55,15 @@ def _value(item: Property, place: int) -> str:
     # parsed as a whole number 1.5 is rounded: what it was is read again
     double = f"TRY_CAST(json_extract_string(properties, {literal(_pointer(item.name))}) AS DOUBLE)"
     written_double = f"{type_} = 'DOUBLE' AND {double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
-    time = time_sql(parsed, type_)
+    in_range = f"lambda time: time BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1"
+    time = f"list_filter([{time_sql(parsed, type_)}], {in_range})[1]"
     test, value = {
         PropertyType.STRING: (f"{type_} = 'VARCHAR'", parsed),
         PropertyType.INTEGER: (f"{whole} OR ({written_double})", parsed),
         PropertyType.NUMBER: (f"({whole} OR {type_} = 'DOUBLE') AND isfinite({parsed})", parsed),
         PropertyType.DECIMAL: (f"{type_} NOT IN ('BOOLEAN', 'OBJECT', 'ARRAY')", f"TRY_CAST({parsed} AS {money})"),
         PropertyType.BOOLEAN: (f"{type_} = 'BOOLEAN'", parsed),
-        PropertyType.TIMESTAMP: (f"{time} BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1", time),
+        PropertyType.TIMESTAMP: ("true", time),
         PropertyType.JSON: ("true", f"CAST({parsed} AS VARCHAR)"),
     }[item.type]
     return f"CASE WHEN {test} THEN {value} END"

@@ -13,7 +13,7 @@ WITH parsed AS (
 SELECT $columns,
   CASE $faults END AS fault,
   CASE WHEN has_more THEN nullif(json_merge_patch(properties, $without_declared), '{}') END AS extra_properties,
-  CASE WHEN has_more THEN '{' || array_to_string(
+  CASE WHEN has_more THEN '{' || coalesce(array_to_string(
     list_transform(list_zip($keys, json_extract(properties, $pointers)), lambda item: item[1] || ':' || item[2]), ','
-  ) || '}' END AS declared_properties
+  ), '') || '}' END AS declared_properties
 FROM typed

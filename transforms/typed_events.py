@@ -102,7 +102,7 @@ class EventTyper:
         places = place_of[encoded.indices.to_numpy()] if len(encoded) else np.empty(0, np.int16)
         order = np.argsort(places, kind="stable")
         found, starts = np.unique(places[order], return_index=True)
-        ends = np.append(starts[1:], len(order))
+        ends = np.append(starts, len(order))[1:]
         parts = zip(found.tolist(), starts.tolist(), ends.tolist(), strict=True)
         return order, ((self._typings[place], start, end) for place, start, end in parts)
 
