@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.terminal import verbatim
+from schemas.durations import format_time
 from schemas.errors import InputError
 from stores.lake_sql import query
 
@@ -102,7 +103,7 @@ def _plain(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return format_time(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, bytes):

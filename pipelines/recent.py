@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.terminal import verbatim
-from schemas.durations import SECOND, format_duration
+from schemas.durations import SECOND, format_duration, format_time
 from stores.device_store import open_device_store
 
 Row = dict[str, object]
@@ -55,7 +55,7 @@ def _plain(rows: pa.Table) -> list[dict[str, object]]:
             if name in _JSON_COLUMNS:
                 plain[name] = json.loads(value)
             else:
-                plain[name] = value.isoformat() if isinstance(value, datetime) else value
+                plain[name] = format_time(value) if isinstance(value, datetime) else value
         found.append(plain)
     return found
 

@@ -84,3 +84,12 @@ def parse_time(text: str) -> datetime:
     except ValueError as error:
         raise OptionError(f"{text!r} is not a time: write it like 2026-04-12T09:30:00Z") from error
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def format_time(value: datetime) -> str:
+    """Write a time as RFC 3339 does, UTC with a Z.
+
+    >>> format_time(parse_time("2026-04-12T02:00:00+02:00"))
+    '2026-04-12T00:00:00Z'
+    """
+    return value.isoformat().replace("+00:00", "Z")

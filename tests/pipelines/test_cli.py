@@ -85,7 +85,7 @@ def test_recent_as_json_holds_all_columns(command_line: CommandLine) -> None:
     assert found["events"][0]["properties"] == {"x": 3}
     assert found["events"][0]["extra_properties"] == {"unknown": {"kept": True}}
     assert found["events"][1]["revenue"] == "12.5000"
-    assert found["events"][2]["event_time"] == "2026-04-12T09:00:00.001000+00:00"
+    assert found["events"][2]["event_time"] == "2026-04-12T09:00:00.001000Z"
     assert [session["event_count"] for session in found["sessions"]] == [1, 2]
     assert len(found["events"][1]["user_key"]) == 32
 
