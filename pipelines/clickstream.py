@@ -42,7 +42,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     decoded = raw.batches | "Decode" >> Decode(options.secret, options.started_at)
     # Duplicates go before anything counts: a copy must not lengthen a session or stand twice in a store
     unique = decoded.events | "Deduplicate" >> Deduplicate(
-        shards=options.shards, gap=policy.gap, allowed_lateness=policy.allowed_lateness, tick=policy.cell
+        options.shards, policy.gap, policy.allowed_lateness, tick=policy.cell, lake=options.lake
     )
     columnar = options.session_engine == "columnar"
     dead_letters = [raw.dead_letters, decoded.dead_letters]

@@ -30,7 +30,7 @@ class Deduplicate(beam.PTransform):
     The copy that arrived first counts. Of a bounded input only keys are grouped, by shard of their digests; the batches
     wait and then go on as they came, in no order, less the rows that are copies. A stream is keyed by shard, and an
     event goes on with its bundle, unless a copy went before. What went is remembered by hour of client time; an hour is
-    forgotten when no copy that is in time can come, and copies that come later are the lake's to merge. Counters:
+    forgotten when no copy that is in time can come, and its events that come later are looked up in the lake. Counters:
     ``duplicates``, ``events_unique``.
 
     Attributes:
@@ -39,6 +39,7 @@ class Deduplicate(beam.PTransform):
         allowed_lateness: How far behind the watermark an event is still in time, microseconds.
         tick: The sessions' cell, microseconds.
         bucket: Length of a bucket of client time, microseconds.
+        lake: Of a stream, the lake that its events go to; None for none.
     """
 
     shards: int
@@ -46,6 +47,7 @@ class Deduplicate(beam.PTransform):
     allowed_lateness: int
     tick: int
     bucket: int = HOUR
+    lake: str | None = None
 
     def __post_init__(self) -> None:
         if self.shards < 1 or self.bucket < 1 or min(self.gap, self.allowed_lateness, self.tick) < 0:
@@ -56,7 +58,7 @@ class Deduplicate(beam.PTransform):
         if events.is_bounded:
             return self._bounded(events)
         keep = self.allowed_lateness + self.gap + 2 * self.tick
-        return events | "OfStream" >> DeduplicateStream(self.shards, self.bucket, keep)
+        return events | "OfStream" >> DeduplicateStream(self.shards, self.bucket, keep, self.lake)
 
     def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Group batches by id too: two readings of one batch meet there, and it goes on once.

@@ -15,8 +15,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from schemas.events import FACT_EVENT
+from stores.lake_lookup import StoredRows
 from transforms.metrics import count
-from transforms.seen_events import Expiries, Seen, bucket_of, drop_seen, pack, unpack
+from transforms.seen_events import Expiries, Seen, bucket_of, drop_seen, pack, split_forgotten, unpack
 from transforms.tables import ShardedTable, at_earliest, split_by_shard
 
 # a batch of this size is worth its way through the runner; a larger one only waits
@@ -51,18 +53,20 @@ class DeduplicateStream(beam.PTransform):
         shards: Number of shards of devices.
         length: The stretch of client time that is forgotten at once, microseconds.
         keep: How long after its end a stretch is remembered, microseconds.
+        lake: The lake that the events go to: those of a forgotten stretch are looked up there. None: they go on.
     """
 
     shards: int
     length: int
     keep: int
+    lake: str | None = None
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Key by shard, and ask its state."""
         return (
             events
             | "SplitByShard" >> beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
-            | "DropSeen" >> beam.ParDo(_DropSeen(self.length, self.keep)).with_output_types(pa.Table)
+            | "DropSeen" >> beam.ParDo(_DropSeen(self.length, self.keep, self.lake)).with_output_types(pa.Table)
         )
 
 
@@ -107,10 +111,14 @@ class _DropSeen(beam.DoFn):
     memory carry the same token they are the same, whatever was restarted, retried or restored in between.
     """
 
-    def __init__(self, length: int, keep: int) -> None:
+    def __init__(self, length: int, keep: int, lake: str | None) -> None:
         self._length = length
         self._keep = keep
+        self._lake = lake
         self._decoded = _Decoded()
+
+    def setup(self) -> None:
+        self._stored = StoredRows(self._lake, FACT_EVENT, "client_time") if self._lake else None
 
     def start_bundle(self) -> None:
         self._gathered = _Gathered()
@@ -133,11 +141,14 @@ class _DropSeen(beam.DoFn):
         if seen is None:
             seen = unpack(piece for cell in cells for piece in cell.read()) if named else {}
         unique, fresh = drop_seen(events, seen, self._length)
-        count("duplicates", events.num_rows - unique.num_rows)
-        count("events_unique", unique.num_rows)
         before = Expiries(*(expiries.read() or ()))
         after = before.with_fresh(fresh, self._length, self._keep)
         remembered = [part for part in fresh if part.bucket in after.of]
+        if self._stored is not None and len(remembered) < len(fresh):
+            in_time, forgotten = split_forgotten(unique, after, self._length)
+            unique = pa.concat_tables([in_time, self._stored.without_stored(forgotten)])
+        count("duplicates", events.num_rows - unique.num_rows)
+        count("events_unique", unique.num_rows)
         for part in remembered:
             seen.setdefault(part.bucket, Seen()).add(part.digests)
             cells[part.bucket % len(cells)].add(pack(part.bucket, part.digests))

@@ -134,6 +134,19 @@ class Expiries(NamedTuple):
         return min(self.of.values(), default=None)
 
 
+def split_forgotten(events: pa.Table, expiries: Expiries, length: int) -> tuple[pa.Table, pa.Table]:
+    """The events of buckets that are remembered, and those of which no copy is known any more.
+
+    Args:
+        events: A table with EVENT_BATCH's columns.
+        expiries: The buckets that are remembered.
+        length: Length of a bucket, microseconds.
+    """
+    buckets = events.column("client_time").cast(pa.int64()).to_numpy() // length
+    known = np.isin(buckets, np.fromiter(expiries.of, np.int64))
+    return events.filter(pa.array(known)), events.filter(pa.array(~known))
+
+
 def pack(bucket: int, digests: Digests) -> bytes:
     """Digests of a bucket as bytes for a runner's state: 8 for the bucket, 16 for each of them."""
     return _BUCKET.pack(bucket) + digests.astype("<u8", copy=False).tobytes()

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -10,13 +11,18 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
+from deltalake.transaction import Transaction
 
 from schemas.durations import HOUR, MINUTE
 from schemas.errors import OptionError
-from schemas.events import EVENT_BATCH
+from schemas.events import EVENT_BATCH, FACT_EVENT
+from stores.lake import table_uri
+from stores.lake_commit import PartitionWrite, WriteMode, commit
+from stores.lake_files import Place, split_by_partition, write_files
 from transforms.deduplicate import Deduplicate
 from transforms.metrics import read_counters
 from transforms.tables import TableCoder, at_earliest
+from transforms.write_events import fact_events
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 NOON_US = (NOON - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -43,8 +49,8 @@ def batch(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=EVENT_BATCH.schema)
 
 
-def deduplicate(shards: int = 3) -> Deduplicate:
-    return Deduplicate(shards=shards, gap=30 * MINUTE, allowed_lateness=HOUR, tick=5 * MINUTE)
+def deduplicate(shards: int = 3, lake: str | None = None) -> Deduplicate:
+    return Deduplicate(shards=shards, gap=30 * MINUTE, allowed_lateness=HOUR, tick=5 * MINUTE, lake=lake)
 
 
 def identities(table: pa.Table, time: Any = beam.DoFn.TimestampParam) -> Iterable[tuple[Any, ...]]:
@@ -132,9 +138,11 @@ def test_bounded_input_delivered_twice_leaves_the_first_delivery() -> None:
     assert urls == {"duplicates": 60, "events_unique": 60}
 
 
-def run_stream(script: test_stream.TestStream, expected: list[Any], mapper: Any = events_of) -> dict[str, int]:
+def run_stream(
+    script: test_stream.TestStream, expected: list[Any], mapper: Any = events_of, lake: str | None = None
+) -> None:
     pipeline = beam.Pipeline(BundleBasedDirectRunner(), options=PipelineOptions(streaming=True))
-    unique = pipeline | script | "Deduplicate" >> deduplicate() | beam.FlatMap(mapper)
+    unique = pipeline | script | "Deduplicate" >> deduplicate(lake=lake) | beam.FlatMap(mapper)
     assert_that(unique, equal_to(expected))
     pipeline.run().wait_until_finish()
 
@@ -225,6 +233,28 @@ def test_stream_copy_after_the_bucket_is_forgotten_goes_on() -> None:
         .advance_watermark_to_infinity()
     )
     run_stream(events, ["a", "a"])
+
+
+def test_stream_copy_of_a_forgotten_hour_is_dropped_where_the_lake_has_the_first(tmp_path: Path) -> None:
+    # what the job wrote when the first came; a corrected time has since moved it to another date
+    first = batch(copy("a", 1, event_time=NOON + timedelta(days=1), event_date=NOON.date() + timedelta(days=1)))
+    writes = [
+        PartitionWrite(
+            day, tuple(write_files(Place(table_uri(str(tmp_path), FACT_EVENT.name), FACT_EVENT, day), [rows]))
+        )
+        for day, rows in split_by_partition(fact_events(first), FACT_EVENT)
+    ]
+    commit(str(tmp_path), FACT_EVENT, writes, WriteMode.APPEND, Transaction("first", 1))
+    events = (
+        script()
+        .advance_watermark_to(at(FORGOTTEN))
+        .add_elements([at_earliest(batch(copy("b", FORGOTTEN)))])
+        # past the expiry: of noon nothing is remembered
+        .advance_watermark_to(at(3 * FORGOTTEN))
+        .add_elements([at_earliest(batch(copy("a", 1), copy("late", 1), copy("c", 3 * FORGOTTEN)))])
+        .advance_watermark_to_infinity()
+    )
+    run_stream(events, ["b", "late", "c"], lake=str(tmp_path))
 
 
 def test_stream_hour_that_is_forgotten_takes_no_other_hour_with_it() -> None:

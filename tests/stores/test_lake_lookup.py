@@ -1,0 +1,82 @@
+"""Rows that a table has, found by a time and a key, whichever files they are in."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake.transaction import Transaction
+
+from schemas.records import TIMESTAMP, Field, Record
+from stores.lake import table_uri
+from stores.lake_commit import PartitionWrite, WriteMode, commit
+from stores.lake_files import Place, write_files
+from stores.lake_lookup import StoredRows
+
+RECORD = Record(
+    name="r",
+    grain="one row",
+    fields=(
+        Field("device", pa.string(), "text"),
+        Field("number", pa.int64(), "number"),
+        Field("at", TIMESTAMP, "time that copies share"),
+        Field("day", pa.string(), "partition"),
+    ),
+    partition_by=("day",),
+    sort_by=("device",),
+    key=("device", "number"),
+)
+NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
+
+
+def rows(*numbers: int, device: str = "d", hours: int = 0) -> pa.Table:
+    """Rows of one day, a second apart."""
+    times = [NOON + timedelta(hours=hours, seconds=number) for number in numbers]
+    columns = [[device] * len(numbers), list(numbers), times, ["a day"] * len(numbers)]
+    return pa.table(columns, schema=RECORD.schema)
+
+
+def store(lake: Path, *tables: pa.Table, day: str = "a day") -> None:
+    """Commit each table as a file."""
+    place = Place(table_uri(str(lake), RECORD.name), RECORD, (day,))
+    files = tuple(file for table in tables for file in write_files(place, [table]))
+    transaction = Transaction(f"{day} {len(files)} {files[0].path}", 1)
+    commit(str(lake), RECORD, [PartitionWrite((day,), files)], WriteMode.APPEND, transaction)
+
+
+def numbers(table: pa.Table) -> list[int]:
+    return list(table["number"].to_pylist())
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_rows_that_any_file_of_any_partition_has_are_left_out(tmp_path: Path, scheme: str) -> None:
+    store(tmp_path, rows(1, 2), rows(3, device="e"))
+    store(tmp_path, rows(4), day="another day/%")
+    stored = StoredRows(f"{scheme}{tmp_path}", RECORD, "at")
+    assert numbers(stored.without_stored(rows(1, 2, 3, 4, 5))) == [3, 5]
+
+
+def test_row_of_another_time_is_another_files_and_not_looked_for(tmp_path: Path) -> None:
+    store(tmp_path, rows(1))
+    (path,) = (tmp_path / "r").rglob("*.parquet")
+    path.unlink()
+    # the file cannot be read: it is not asked for
+    assert numbers(StoredRows(str(tmp_path), RECORD, "at").without_stored(rows(1, hours=1))) == [1]
+
+
+def test_row_that_was_asked_for_and_never_stored_is_not_taken_for_stored(tmp_path: Path) -> None:
+    stored = StoredRows(str(tmp_path), RECORD, "at")
+    for _ in range(2):
+        assert numbers(stored.without_stored(rows(1, 2))) == [1, 2]
+    assert numbers(stored.without_stored(rows())) == []
+
+
+def test_commit_is_seen_once_the_log_is_read_again(tmp_path: Path) -> None:
+    slow, eager = StoredRows(str(tmp_path), RECORD, "at", refresh=1e9), StoredRows(str(tmp_path), RECORD, "at", 0)
+    for stored in (slow, eager):
+        assert numbers(stored.without_stored(rows(1))) == [1]
+    store(tmp_path, rows(2))
+    assert numbers(slow.without_stored(rows(2))) == [2]
+    assert numbers(eager.without_stored(rows(2))) == []
+    store(tmp_path, rows(3))
+    assert numbers(eager.without_stored(rows(3, 4))) == [4]
