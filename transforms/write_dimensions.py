@@ -102,38 +102,31 @@ class _SumUp(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._gathered: list[pa.Table] = []
-        self._rows = 0
-        self._devices: list[pa.Table] = []
-        self._users: list[pa.Table] = []
-        self._pages: list[pa.Table] = []
+        self._rows, self._most_rows = 0, _GATHERED_ROWS
 
     def process(self, events: pa.Table) -> None:
         self._gathered.append(events.select(EVENT_COLUMNS))
         self._rows += events.num_rows
-        if self._rows >= _GATHERED_ROWS:
-            self._sum_up()
+        if self._rows >= self._most_rows:
+            deciding = _deciding(pa.concat_tables(self._gathered))
+            # Of what decided before, most still does: it is looked at again when there is twice as much
+            self._gathered, self._rows = [deciding], deciding.num_rows
+            self._most_rows = max(_GATHERED_ROWS, 2 * self._rows)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self._rows:
-            self._sum_up()
-        for name, tables, merge in (
-            (None, self._devices, merge_devices),
-            (USER.record.name, self._users, merge_users),
-            (PAGE.name, self._pages, partial(merge_pages, rules=self._page_rules)),
-        ):
-            table = merge(pa.concat_tables(tables)) if tables else None
-            if table is not None and table.num_rows:
-                # the end of time: a dimension is never late, and holds no watermark back
-                value = WindowedValue(table, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
-                yield value if name is None else beam.pvalue.TaggedOutput(name, value)
-        self._devices, self._users, self._pages = [], [], []
-
-    def _sum_up(self) -> None:
+        if not self._gathered:
+            return
         events = _deciding(pa.concat_tables(self._gathered))
-        self._gathered, self._rows = [], 0
-        self._devices.append(device_rows(events))
-        self._users.append(user_rows(events))
-        self._pages.append(page_rows(events, self._page_rules))
+        self._gathered = []
+        for name, rows in (
+            (None, device_rows(events)),
+            (USER.record.name, user_rows(events)),
+            (PAGE.name, page_rows(events, self._page_rules)),
+        ):
+            if rows.num_rows:
+                # the end of time: a dimension is never late, and holds no watermark back
+                value = WindowedValue(rows, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+                yield value if name is None else beam.pvalue.TaggedOutput(name, value)
 
 
 @beam.typehints.with_output_types(pa.Table)
