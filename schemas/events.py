@@ -89,3 +89,23 @@ EVENT_BATCH = Record(
 
 DEDUPLICATION_ORDER = ("arrival_time", "source", "partition", "offset")
 """Of two copies the one that sorts first wins; a null arrival_time sorts last."""
+
+REPEATED = (
+    "event_type",
+    "device_id",
+    "user_id",
+    "user_key",
+    "entity_id",
+    "entity_type",
+    "tracker_session_id",
+    "page_url",
+    "country",
+    "device_type",
+    "os",
+    "app_version",
+    "context",
+    "extra_properties",
+    "source",
+)
+"""Texts of EVENT_BATCH that repeat from event to event: dictionary-encoded in the batches of a bounded input once they
+are deduplicated, for every step after it then handles numbers."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from schemas.records import Record
+from stores.encoded_texts import plain
 from stores.lake_files import (
     BUFFER_BYTES,
     EXPECTED_RATIO,
@@ -50,6 +51,9 @@ class PartitionBuffer:
         self._tables_added += 1
         for partition, part in split_by_partition(table.select(self._record.names), self._record):
             held = self._held.setdefault(partition, _Held())
+            if part.num_rows < table.num_rows:
+                # the texts of the whole table may be more than the rows
+                part = plain(part)  # noqa: PLW2901
             size = held.add(encode_rows(part, self._record))
             self.held_bytes += size
             if part.num_rows * _STRAGGLERS >= table.num_rows:

@@ -16,7 +16,8 @@ from pyarrow.fs import FileSystem
 
 from schemas.errors import OptionError, StoreError
 from schemas.records import Field, Record
-from stores.parquet_files import encode_texts, parquet_bytes, plain_type, sort_encoded
+from stores.encoded_texts import encode_texts, plain_type
+from stores.parquet_files import parquet_bytes, sort_encoded
 
 TARGET_FILE_BYTES = 32 << 20
 EXPECTED_RATIO = 4

@@ -8,10 +8,10 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
+from stores.encoded_texts import plain_type
 from stores.lake import LiveFile
 from stores.lake_commit import PartitionWrite, fingerprint
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
-from stores.parquet_files import plain_type
 
 MergeRows = Callable[[pa.Table, pa.Table], pa.Table]
 """From rows that are there and new ones, those of the same keys, to the rows that are to be there."""

@@ -9,31 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stores.encoded_texts import encode_text, plain_type
+
 ROW_GROUP_ROWS = 128 << 10
 ZSTD_LEVEL = 1  # level 3 saves no more than 4% of the bytes and costs 60% more time
 DICTIONARY_BYTES = 1 << 20
 """Distinct texts of a column that a row group keeps apart; with more the column is written as it is."""
 
-_SAMPLE_ROWS = 8 << 10
 _FEW_TEXTS = 1 << 10
 _KEY_BITS = 63
-
-
-def encode_texts(table: pa.Table) -> pa.Table:
-    """Dictionary-encode the columns of text or bytes whose values repeat; a chunk a column.
-
-    Hashed once here, a text is held, sorted, gathered and written as a number of four bytes: of the 400 bytes of an
-    event 160 are left.
-    """
-    return pa.table([_encode(column) for column in table.columns], table.column_names)
-
-
-def _encode(column: pa.ChunkedArray) -> pa.Array:
-    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-        sample = column.slice(0, _SAMPLE_ROWS)
-        if 2 * pc.count_distinct(sample).as_py() <= len(sample):
-            return pc.dictionary_encode(column).combine_chunks()
-    return column.combine_chunks()
 
 
 def sort_encoded(tables: Sequence[pa.Table], sort_by: Sequence[str]) -> pa.Table:
@@ -49,7 +33,7 @@ def sort_encoded(tables: Sequence[pa.Table], sort_by: Sequence[str]) -> pa.Table
         if len({part.type for part in parts}) > 1:
             parts = [part.cast(plain_type(part.type)) for part in parts]
         column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
-        return _encode(column.unify_dictionaries())
+        return encode_text(column.unify_dictionaries())
 
     names = tables[0].column_names
     if not sort_by:
@@ -57,11 +41,6 @@ def sort_encoded(tables: Sequence[pa.Table], sort_by: Sequence[str]) -> pa.Table
     order = pa.array(sorted_order(pa.table({name: join(name) for name in sort_by}), sort_by))
     # one column after the other: the joined ones are never in memory all at once
     return pa.table({name: join(name).take(order) for name in names})
-
-
-def plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type of the values, dictionary-encoded or not."""
-    return type_.value_type if pa.types.is_dictionary(type_) else type_
 
 
 def sorted_order(table: pa.Table, sort_by: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.records import Field, Record
+from stores.encoded_texts import plain
 from transforms.policy import SessionPolicy
 from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
 
@@ -126,7 +127,7 @@ def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
             found = np.where(places == NONE, NONE, order[places])
         apart = np.where(found == decided, NONE, found)
         columns |= _attribute(attribute.name, values, found, times, ids, apart)
-    return pa.table(columns, CELL.schema)
+    return plain(pa.table(columns)).cast(CELL.schema)
 
 
 def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:

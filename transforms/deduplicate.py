@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from schemas.durations import HOUR
 from schemas.errors import OptionError
+from schemas.events import REPEATED
+from stores.encoded_texts import encode_columns
 from transforms.deduplicate_stream import DeduplicateStream
 from transforms.duplicates import BatchId, drop_rows, find_copies, keys_of, split_keys
 from transforms.metrics import count
@@ -28,10 +30,10 @@ class Deduplicate(beam.PTransform):
     """Tables of EVENT_BATCH → tables of EVENT_BATCH in which each (device_id, event_id) occurs once.
 
     The copy that arrived first counts. Of a bounded input only keys are grouped, by shard of their digests; the batches
-    wait and then go on as they came, in no order, less the rows that are copies. A stream is keyed by shard, and an
-    event goes on with its bundle, unless a copy went before. What went is remembered by hour of client time; an hour is
-    forgotten when no copy that is in time can come, and its events that come later are looked up in the lake. Counters:
-    ``duplicates``, ``events_unique``.
+    wait and then go on as they came, in no order, less the rows that are copies, the columns of REPEATED
+    dictionary-encoded. A stream is keyed by shard, and an event goes on with its bundle, unless a copy went before.
+    What went is remembered by hour of client time; an hour is forgotten when no copy that is in time can come, and its
+    events that come later are looked up in the lake. Counters: ``duplicates``, ``events_unique``.
 
     Attributes:
         shards: Number of shards: of digests where the input is bounded, else of devices.
@@ -87,7 +89,8 @@ class _NameBatch(beam.DoFn):
     def process(self, events: pa.Table) -> Iterator[Output]:
         if events.num_rows:
             batch, keys = keys_of(events)
-            yield batch, events
+            # Half the bytes to hold, a third to move; and each text is hashed here once for all steps to come
+            yield batch, encode_columns(events, REPEATED)
             for piece in split_keys(keys, self._shards):
                 yield beam.pvalue.TaggedOutput(_KEYS, piece)
 

@@ -9,6 +9,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from stores.device_store import DeviceStore, open_device_store
+from stores.encoded_texts import plain
 from transforms.background import Background
 from transforms.metrics import count
 
@@ -98,8 +99,12 @@ class _Write(beam.DoFn):
 
     def _write(self) -> None:
         assert self._store is not None
-        self._writer.start(self.write_to(self._store), pa.concat_tables(self._gathered))
+        self._writer.start(_write_together, self.write_to(self._store), self._gathered)
         self._gathered, self._rows = [], 0
+
+
+def _write_together(write: Callable[[pa.Table], int], tables: list[pa.Table]) -> int:
+    return write(plain(pa.concat_tables(tables)))
 
 
 class _WriteEvents(_Write):

@@ -12,6 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
 from schemas.records import Record
+from stores.encoded_texts import plain
 from stores.lake_commit import CommitResult, Wins, WriteMode
 from stores.lake_stream import Changes
 from transforms.devices import device_rows, merge_devices
@@ -116,7 +117,7 @@ class _SumUp(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if not self._gathered:
             return
-        events = _deciding(pa.concat_tables(self._gathered))
+        events = plain(_deciding(pa.concat_tables(self._gathered)))
         self._gathered = []
         for name, rows in (
             (None, device_rows(events)),

@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.event_types import Catalogue
 from schemas.silver import silver_records
 from schemas.user_stream import USER_STREAM
+from stores.encoded_texts import plain
 from stores.lake_commit import CommitResult
 from transforms.gather import Gather
 from transforms.metrics import count
@@ -102,8 +103,11 @@ class _TypeEvents(beam.DoFn):
 
     def _start(self) -> Iterator[Any]:
         yield from self._finish()
-        self._running = self._pool.submit(self._typer.type_events, pa.concat_tables(self._gathered), self._first_met)
+        self._running = self._pool.submit(self._type, self._gathered)
         self._gathered, self._rows = [], 0
+
+    def _type(self, tables: list[pa.Table]) -> TypedEvents:
+        return self._typer.type_events(plain(pa.concat_tables(tables)), self._first_met)
 
     def _finish(self) -> Iterator[Any]:
         if self._running is None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from schemas.records import MONEY, TIMESTAMP
 from stores import parquet_files
-from stores.parquet_files import encode_texts, parquet_bytes, sort_encoded
+from stores.encoded_texts import encode_texts
+from stores.parquet_files import parquet_bytes, sort_encoded
 
 SCHEMA = pa.schema(
     [
