@@ -29,7 +29,7 @@ from stores.lake_files import (
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.background import Background
-from transforms.panes import fold_into_facts
+from transforms.panes import fold_into_facts, latest_panes
 from transforms.stitching import keep_resolution
 from transforms.stream_lake import StreamToLake, count_commit
 from transforms.tables import TableCoder
@@ -132,6 +132,9 @@ class WriteSessions(beam.PTransform):
 
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
         """Write with the fold of panes."""
+        if panes.is_bounded:
+            # A third of the panes, before they are moved
+            panes = panes | "KeepLatest" >> beam.Map(latest_panes).with_output_types(pa.Table)
         return panes | "WriteLake" >> WriteLake(
             FACT_SESSION,
             self.lake,
