@@ -27,7 +27,7 @@ _MOST_EXACT = 1 << 53
 
 
 def type_query(event: EventType) -> str:
-    """SQL over ``batch``, a table with the text column properties.
+    """SQL over ``given``, a table with the text column properties.
 
     The type has at least one property. The columns of the result: v1, v2, v3 … for its properties in order, null where
     the value is missing, null or not of the type (times are microseconds since 1970); fault, null or [reason, property]

@@ -1,4 +1,4 @@
--- One row of `batch` in, one row out: the typed properties of an event of one type, and what is wrong with them.
+-- One row of `given` in, one row out: the typed properties of an event of one type, and what is wrong with them.
 -- The names with a dollar sign are filled in by transforms/property_types.py from the type's declaration. Where a key stands
 -- twice, its first value counts.
 WITH parsed AS (
@@ -6,7 +6,7 @@ WITH parsed AS (
     from_json(properties, $structure) AS e,
     json_type(properties, $pointers) AS types,    -- of each property: SQL NULL where missing, 'NULL' where null
     len(json_keys(properties)) AS key_count
-  FROM batch
+  FROM given
 ), typed AS (
   SELECT properties, types, key_count > list_count(types) AS has_more, $values FROM parsed
 )

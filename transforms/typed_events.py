@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from datetime import date
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,13 +17,14 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.event_types import Catalogue, EventType
 from schemas.records import MONEY, Record
 from schemas.silver import COMMON, other_record, silver_record
+from schemas.table_query import TableQuery
 from schemas.user_stream import USER_STREAM
 from transforms.property_types import type_query
 from transforms.refused_events import refused_letters
 
 _GATHERED = [*(field.name for field in COMMON), "page_url", "properties"]
 # the length in front keeps the two ids apart, whatever they contain
-_ACTIVITY_IDS = "SELECT md5(concat(strlen(device_id), ':', device_id, event_id)) FROM batch"
+_ACTIVITY_IDS = TableQuery("SELECT md5(concat(strlen(device_id), ':', device_id, event_id)) FROM given", {"threads": 1})
 
 
 class TypedEvents(NamedTuple):
@@ -50,21 +49,15 @@ class _Typing(NamedTuple):
 
 
 class EventTyper:
-    """Types batches of events. Holds a DuckDB connection: for one thread at a time, closed by its owner."""
+    """Types batches of events, in any number of threads."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._typings = [_Typing(other_record(), None)]
         self._typings += [_Typing(silver_record(event), event) for event in catalogue.events]
         self._place = {event.name: place for place, event in enumerate(catalogue.events, 1)}
-        self._queries = {event.name: type_query(event) for event in catalogue.events if event.properties}
-        self._connection = duckdb.connect(
-            config={"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
-        )
-        self._connection.execute("SET TimeZone = 'UTC'")
-
-    def close(self) -> None:
-        """Release the connection."""
-        self._connection.close()
+        self._queries = {
+            event.name: TableQuery(type_query(event), {"threads": 1}) for event in catalogue.events if event.properties
+        }
 
     def type_events(self, events: pa.Table, first_met: date) -> TypedEvents:
         """Type a batch.
@@ -76,9 +69,8 @@ class EventTyper:
         silver: dict[str, pa.Table] = {}
         stream, letters = [USER_STREAM.empty()], [DEAD_LETTER.empty()]
         order, parts = self._by_typing(events["event_type"])
-        self._connection.register("batch", events.select(["device_id", "event_id"]))
-        ids = self._connection.sql(_ACTIVITY_IDS).to_arrow_table().column(0)
-        gathered = _take(events.select(_GATHERED).append_column("activity_id", ids), order)
+        ids = _ACTIVITY_IDS.run(events.select(["device_id", "event_id"])).column(0)
+        gathered = events.select(_GATHERED).append_column("activity_id", ids).take(pa.array(order))
         for typing, start, end in parts:
             rows = gathered.slice(start, end - start)
             typed = self._properties(typing.event, rows["properties"])
@@ -113,8 +105,7 @@ class EventTyper:
             extra = pc.if_else(pc.equal(properties, "{}"), none, properties)
             declared = properties if event is None else none
             return pa.table({"fault": none, "extra_properties": extra, "declared_properties": declared})
-        self._connection.register("batch", pa.table({"properties": properties}))
-        typed: pa.Table = self._connection.sql(self._queries[event.name]).to_arrow_table()
+        typed = self._queries[event.name].run(pa.table({"properties": properties}))
         place = typed.schema.get_field_index("declared_properties")
         declared = typed.column(place)
         # as a rule there are no extra properties, and the text is shared
@@ -157,8 +148,3 @@ def _silver_rows(typing: _Typing, rows: pa.Table, typed: pa.Table) -> pa.Table:
     columns |= {column: typed[value] for value, column in values.items()}
     columns["extra_properties"] = typed["extra_properties"]
     return pa.table(columns).cast(typing.record.schema)
-
-
-def _take(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows in an order. Polars gathers on both cores; pyarrow's take does not."""
-    return pl.from_arrow(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema)

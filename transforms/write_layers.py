@@ -24,8 +24,8 @@ from transforms.typed_events import EventTyper, TypedEvents
 from transforms.write_tables import NamedTable, WriteTables
 
 DEAD_LETTERS = "dead_letters"
-GATHERED_ROWS = 100_000
-"""Events that are typed together: a query a type costs some milliseconds, however few its events are."""
+GATHERED_ROWS = 50_000
+"""Events that are typed together: a query a type costs a millisecond or two, however few its events are."""
 COMMIT_SECONDS, MOST_TABLES = 10, 32
 """Of an endless input, how long events wait, and how many tables of them: a file a type would else be a few rows."""
 
@@ -99,7 +99,6 @@ class _TypeEvents(beam.DoFn):
 
     def teardown(self) -> None:
         self._pool.shutdown()
-        self._typer.close()
 
     def _start(self) -> Iterator[Any]:
         yield from self._finish()

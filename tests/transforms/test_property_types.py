@@ -37,7 +37,7 @@ def declared(name: str, type_: PropertyType, *, required: bool = False) -> Prope
 
 
 def typed(connection: duckdb.DuckDBPyConnection, of: EventType, *properties: str | None) -> list[dict[str, Any]]:
-    connection.register("batch", pa.table({"properties": pa.array(properties, pa.string())}))
+    connection.register("given", pa.table({"properties": pa.array(properties, pa.string())}))
     return connection.sql(type_query(of)).to_arrow_table().to_pylist()
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -46,10 +45,8 @@ url = { type = "string", description = "where" }
 
 
 @pytest.fixture(scope="module")
-def typer() -> Iterator[EventTyper]:
-    typer = EventTyper(parse_catalogue(OWN, "own"))
-    yield typer
-    typer.close()
+def typer() -> EventTyper:
+    return EventTyper(parse_catalogue(OWN, "own"))
 
 
 def event(number: int, event_type: str, properties: object = None, **columns: Any) -> dict[str, Any]:
