@@ -99,11 +99,11 @@ def test_live_graph_keeps_its_steps_states_and_timers(job: DataflowJob) -> None:
         if spec.urn == "beam:transform:pardo:v1"
     }
     assert {name for name, pardo in pardos.items() if pardo.state_specs} == {
-        "Deduplicate/DropSeen",
+        "Deduplicate/OfStream/DropSeen",
         "Sessionize/TickSessions",
-        "EventsToLake/StreamToLake/Sequence",
-        "SessionsToLake/WriteLake/StreamToLake/Sequence",
-        "DeadLettersToLake/StreamToLake/Sequence",
+        "EventsToLake/StreamToLake/CommitInOrder/Sequence",
+        "SessionsToLake/WriteLake/StreamToLake/CommitInOrder/Sequence",
+        "DeadLettersToLake/StreamToLake/CommitInOrder/Sequence",
     }
     timers = {timer.time_domain for pardo in pardos.values() for timer in pardo.timer_family_specs.values()}
     assert timers == {api.TimeDomain.EVENT_TIME}
