@@ -22,10 +22,12 @@ from schemas.events import FACT_EVENT
 from schemas.secrets import USER_KEY_VARIABLE
 from schemas.sessions import SESSION
 from stores.device_store import open_device_store
-from stores.lake import find_table, read_table, table_uri
+from stores.lake import find_table, live_files, open_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
-from stores.lake_files import Place, split_by_partition, write_files
+from stores.lake_files import Place, read_files, split_by_partition, write_files
+from stores.lake_merge import replace_changed
 from stores.lake_sql import connect
+from transforms import write_lake
 
 SECRET = "for tests"
 SHARED = ", ".join(name for name in SESSION.names if name not in {"pane_timing", "pane_index"})
@@ -278,3 +280,38 @@ def test_rebuild_names_every_wrong_option_at_once(tmp_path: Path, command_line: 
         assert f"error: {option}: " in err
     code, _, err = command_line(*stores.command("rebuild", "--since=2026-04-13", "--until=2026-04-12"))
     assert (code, err) == (2, "error: --until: it is before --since\n")
+
+
+def commit_beside(lake: Path, times: int) -> Callable[..., PartitionWrite]:
+    """The merge of sessions, with another run's commit to the same date right after the first few."""
+    left = iter(range(times))
+
+    def merge(place: Place, *rest: Any, **more: Any) -> PartitionWrite:
+        write = replace_changed(place, *rest, **more)
+        if next(left, None) is not None:
+            live = live_files(open_table(str(lake), place.record))[place.partition]
+            paths = tuple(file.path for file in live)
+            again = PartitionWrite(place.partition, tuple(write_files(place, [read_files(place, paths)])), paths)
+            commit(str(lake), place.record, [again], WriteMode.MERGE, Transaction(f"beside {paths}", 1))
+        return write
+
+    return merge
+
+
+@pytest.mark.parametrize(("commits", "code"), [(2, 0), (3, 1)])
+def test_rebuild_beside_a_run_that_commits_computes_anew_and_then_gives_up(
+    tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, commits: int, code: int
+) -> None:
+    stores = Stores(tmp_path, command_line)
+    stores.do("run", f"--input={write_lines(tmp_path / '1.jsonl', '12T10:00:00', '12T10:20:00')}")
+    monkeypatch.setattr(write_lake, "replace_changed", commit_beside(stores.lake, commits))
+    ended = command_line(*stores.command("rebuild", "--days=all", "--session-gap=10m"))
+    assert ended.code == code
+    if code:
+        assert ended.err.count("error: ") == 1
+        assert "run again" in ended.err
+        monkeypatch.undo()
+        monkeypatch.setenv(USER_KEY_VARIABLE, SECRET)
+        stores.do("rebuild", "--days=all", "--session-gap=10m")
+    assert stores.ask(SPANS) == [("12 10:00", "12 10:00"), ("12 10:20", "12 10:20")]
+    assert stores.devices_sessions() == stores.ask(STATE)
