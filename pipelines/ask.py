@@ -30,25 +30,39 @@ def show_query(lake: str, sql: str, form: str, console: Console) -> None:
     Args:
         lake: The lake's URI.
         sql: One SELECT.
-        form: ``table``, ``json`` (an array of objects) or ``csv``.
-        console: Where a table goes; JSON and CSV go to standard output as they come.
+        form: As of `show_rows`.
+        console: As of `show_rows`.
 
     Raises:
         InputError: The query cannot be run, or its rows cannot be JSON objects.
         StoreError: The lake cannot be read.
     """
     with query(lake, sql) as reader:
-        if form == "csv":
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(reader.schema.names)
-            writer.writerows(map(_plain, row) for row in _rows(reader))
-        elif form == "json":
-            names = reader.schema.names
-            if len(set(names)) < len(names):
-                raise InputError("JSON cannot hold two columns of one name: rename one with AS")
-            _print_json(dict(zip(names, map(_finite, row), strict=True)) for row in _rows(reader))
-        else:
-            _print_table(reader, console)
+        show_rows(reader, form, console)
+
+
+def show_rows(reader: pa.RecordBatchReader, form: str, console: Console) -> None:
+    """Print rows.
+
+    Args:
+        reader: The rows.
+        form: ``table``, ``json`` (an array of objects) or ``csv``.
+        console: Where a table goes; JSON and CSV go to standard output as they come.
+
+    Raises:
+        InputError: The rows cannot be JSON objects.
+    """
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(reader.schema.names)
+        writer.writerows(map(_plain, row) for row in _rows(reader))
+    elif form == "json":
+        names = reader.schema.names
+        if len(set(names)) < len(names):
+            raise InputError("JSON cannot hold two columns of one name: rename one with AS")
+        _print_json(dict(zip(names, map(_finite, row), strict=True)) for row in _rows(reader))
+    else:
+        _print_table(reader, console)
 
 
 def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[object, ...]]:

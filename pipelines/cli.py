@@ -9,7 +9,9 @@ import typer
 
 from pipelines.commands.ask import ask
 from pipelines.commands.catalogue import catalogue
+from pipelines.commands.cohort import cohort
 from pipelines.commands.compact import compact
+from pipelines.commands.funnel import funnel
 from pipelines.commands.generate import generate
 from pipelines.commands.produce import produce
 from pipelines.commands.rebuild import rebuild
@@ -19,6 +21,7 @@ from pipelines.commands.services import services
 from pipelines.commands.sessions_dim import sessions_dim
 from pipelines.commands.sql import sql
 from pipelines.commands.stitch import stitch
+from pipelines.commands.story import story
 from pipelines.terminal import OUT, print_error
 from schemas.errors import ClickstreamError, OptionError
 
@@ -60,6 +63,9 @@ app.command()(stitch)
 app.command()(sessions_dim)
 app.command()(ask)
 app.add_typer(catalogue, name="catalogue")
+app.command()(cohort)
+app.command()(funnel)
+app.command()(story)
 app.add_typer(services, name="services")
 
 

@@ -29,6 +29,7 @@ from stores.sql_text import literal, quoted, sql_type
 _MACROS = resources.files(__package__) / "page_key.sql"
 _VIEWS = resources.files(__package__) / "lake_views.sql"
 _STREAM = resources.files(__package__) / "user_stream.sql"
+_STORIES = resources.files(__package__) / "story_views.sql"
 _STORED = "stored"
 """The schema of a table of whose name there is a view that says more."""
 _VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
@@ -41,8 +42,8 @@ class LakeConnection:
     """Reads a lake as it was when the connection was made; cannot write.
 
     Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one; beside them are the
-    views of lake_views.sql, and events_wide; user_stream has two columns more than are stored. Times are in UTC. Only
-    SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
+    views of lake_views.sql and story_views.sql, and events_wide; user_stream has two columns more than are stored. Times
+    are in UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
     """
 
     def __init__(self, lake_uri: str) -> None:
@@ -74,6 +75,7 @@ class LakeConnection:
                 text = Template(_STREAM.read_text(encoding="utf-8"))
                 stream = text.substitute(stored=f"{_STORED}.{USER_STREAM.name}")
                 self._duckdb.execute(f"CREATE VIEW {USER_STREAM.name} AS {stream}")
+                self._duckdb.execute(_STORIES.read_text(encoding="utf-8"))
             if self._silver:
                 self._duckdb.execute(f"CREATE VIEW events_wide AS {events_wide_sql(self._silver)}")
             if isinstance(open_location(lake_uri)[0], LocalFileSystem):

@@ -1,4 +1,4 @@
-"""The command `ask`: a question about sessions, by its name."""
+"""The command `ask`: a question by its name."""
 
 import sys
 from typing import Annotated
@@ -16,16 +16,18 @@ def ask(
     ] = None,
     lake: Lake = None,
     config: Config = None,
-    days: Annotated[str, typer.Option(metavar="N", help="The last N start dates of sessions.")] = "7",
+    days: Annotated[
+        str, typer.Option(metavar="N", help="The last N dates: start dates of sessions, dates of activities.")
+    ] = "7",
     as_of: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="The last start date. Else the last that has sessions.", show_default=False),
+        typer.Option(metavar="DATE", help="The last date. Else the last that has rows.", show_default=False),
     ] = None,
     show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Answer a named question about the numbered sessions, which sessions-dim makes."""
+    """Answer a named question about the numbered sessions, which sessions-dim makes, or about activities."""
     from pipelines.questions.catalogue import dates_asked, find_question, questions
 
     if name is None:
@@ -40,7 +42,7 @@ def ask(
     stores = problems.attempt("", lambda: Stores.find(lake, None, config))
     uri = problems.attempt("--lake", stores.need_lake) if stores else None
     problems.raise_any()
-    sql = known(asked).sql(*dates_asked(known(uri), known(count), last))
+    sql = known(asked).sql(*dates_asked(known(uri), known(asked).table, known(count), last))
     if show_sql:
         sys.stdout.write(sql)
         return

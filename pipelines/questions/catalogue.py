@@ -1,5 +1,6 @@
 """The questions by name, and their SQL for some dates."""
 
+import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -7,27 +8,32 @@ from string import Template
 
 from schemas.errors import OptionError, StoreError
 from schemas.session_dimension import DIM_SESSIONS
+from schemas.user_stream import USER_STREAM
 from stores.lake import find_table, live_files
 
 _FOLDER = Path(__file__).parent
+_DATES = re.compile(r"^-- dates: (\w+)$", re.MULTILINE)
+_ROWS = {DIM_SESSIONS.name: "numbered sessions", USER_STREAM.name: "activities"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A SELECT over the lake, for start dates yet to be said.
+    """A SELECT over the lake, for dates yet to be said.
 
     Attributes:
         name: Its file's name.
         summary: Its first line: what it answers.
-        text: The SQL, with ``$since`` and ``$until`` where the first and the last start date go.
+        table: The table whose dates it is asked for, which a line ``-- dates: TABLE`` names; else dim_sessions.
+        text: The SQL, with ``$since`` and ``$until`` where the first and the last date go.
     """
 
     name: str
     summary: str
+    table: str
     text: str
 
     def sql(self, since: date, until: date) -> str:
-        """The SQL for these start dates, both included."""
+        """The SQL for these dates, both included."""
         return Template(self.text).substitute(since=since.isoformat(), until=until.isoformat())
 
 
@@ -48,22 +54,24 @@ def find_question(name: str) -> Question:
     return found[name]
 
 
-def dates_asked(lake: str, days: int, as_of: date | None) -> tuple[date, date]:
-    """The first and the last of so many start dates.
+def dates_asked(lake: str, table: str, days: int, as_of: date | None) -> tuple[date, date]:
+    """The first and the last of so many dates of a table.
 
     Args:
         lake: The lake's URI.
+        table: The table's name; it is partitioned by the date.
         days: Their number.
-        as_of: The last; None for the last that has sessions.
+        as_of: The last; None for the last that has rows.
 
     Raises:
-        StoreError: There are no numbered sessions in the lake.
+        StoreError: The table has no rows in the lake.
         OptionError: They would begin before the year 1.
     """
-    table = find_table(lake, DIM_SESSIONS.name)
-    built = sorted(str(day) for (day,) in live_files(table)) if table is not None else []
+    found = find_table(lake, table)
+    built = sorted(str(day) for (day,) in live_files(found)) if found is not None else []
     if not built:
-        raise StoreError(f"{DIM_SESSIONS.name}: there are no numbered sessions in {lake}; sessions-dim makes them")
+        hint = "; sessions-dim makes them" if table == DIM_SESSIONS.name else ""
+        raise StoreError(f"{table}: there are no {_ROWS.get(table, 'rows')} in {lake}{hint}")
     until = as_of or date.fromisoformat(built[-1])
     try:
         return until - timedelta(days=days - 1), until
@@ -73,4 +81,6 @@ def dates_asked(lake: str, days: int, as_of: date | None) -> tuple[date, date]:
 
 def _read(path: Path) -> Question:
     text = path.read_text(encoding="utf-8")
-    return Question(path.stem, text.partition("\n")[0].removeprefix("-- "), text)
+    table = _DATES.search(text)
+    summary = text.partition("\n")[0].removeprefix("-- ")
+    return Question(path.stem, summary, table[1] if table else DIM_SESSIONS.name, text)

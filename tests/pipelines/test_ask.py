@@ -22,6 +22,7 @@ from pipelines.questions.catalogue import questions
 from pipelines.sessions_dim import run_sessions_dim
 from pipelines.sessions_dim_plan import SessionsDimOptions
 from schemas.events import EVENT
+from schemas.session_dimension import DIM_SESSIONS
 from stores.lake import table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
@@ -195,7 +196,7 @@ ANSWERS = {
 
 
 def test_every_question_is_tested() -> None:
-    assert [*questions()] == [*ANSWERS]
+    assert [name for name, question in questions().items() if question.table == DIM_SESSIONS.name] == [*ANSWERS]
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -98,8 +98,8 @@ class Appended:
             found += part.problems()
         if self.pick is not None and not self.columns:
             found.append("no columns are asked for")
-        if self.nth is not None and self.nth < 1:
-            found.append(f"{self.nth} is no occurrence: the first is 1")
+        if self.nth is not None and not (isinstance(self.nth, int) and self.nth >= 1):
+            found.append(f"{self.nth!r} is no occurrence: the first is 1")
         if self.name is not None and not _NAME.fullmatch(self.name):
             found.append(f"name {self.name!r}: letters, digits and underscores make a name, and no digit begins it")
         found += self._problems_of_within()

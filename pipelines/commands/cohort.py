@@ -1,0 +1,69 @@
+"""The command `cohort`: activities, each with what the same customer did before it, after it or ever."""
+
+import sys
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.options import Problems, Stores, known, parse_choice
+from pipelines.terminal import OUT
+
+
+def cohort(
+    activity: Annotated[str, typer.Argument(help="The activity whose occurrences are the rows.", show_default=False)],
+    append: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ITEM", help="Columns to append: 'first_after click within 1h'. May come again.", show_default=False
+        ),
+    ] = None,
+    occurrence: Annotated[
+        str, typer.Option(metavar="WHICH", help="Of each customer's: all, first, last, or a number from 1.")
+    ] = "all",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="feature_1=spring, for example. May come again.", show_default=False),
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="NAMES", help="The activity's own columns, with commas.")
+    ] = "activity_id,ts,customer,anonymous_customer_id",
+    lake: Lake = None,
+    config: Config = None,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
+    dialect: Annotated[
+        str, typer.Option(metavar="NAME", help="Of --sql: duckdb, bigquery, snowflake or spark.")
+    ] = "duckdb",
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Relate activities: a row each time one was done, with what the customer did before, after, between or ever."""
+    from transforms.relationships.cohort import DIALECTS, Cohort
+    from transforms.relationships.phrases import parse_column, parse_condition, parse_item
+
+    problems = Problems()
+    problems.require(as_json + as_csv + show_sql <= 1, "give --json, --csv or --sql, one of them")
+    problems.require(show_sql or dialect == "duckdb", "--dialect is for --sql: the lake is asked in DuckDB's")
+    problems.attempt("--dialect", lambda: parse_choice(dialect, DIALECTS))
+    items = [problems.attempt("--append", partial(parse_item, text)) for text in append or ()]
+    conditions = [problems.attempt("--where", partial(parse_condition, text)) for text in where or ()]
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores and not show_sql else None
+    question = Cohort(
+        activity,
+        int(occurrence) if occurrence.isdecimal() else occurrence,
+        tuple(condition for condition in conditions if condition is not None),
+        tuple(map(parse_column, columns.split(","))),
+        tuple(item for item in items if item is not None),
+    )
+    problems.found += question.problems()
+    problems.raise_any()
+    text = question.sql(dialect, ordered=True)  # type: ignore[arg-type]
+    if show_sql:
+        sys.stdout.write(text + "\n")
+        return
+
+    from pipelines.ask import show_query
+
+    show_query(known(uri), text, "json" if as_json else "csv" if as_csv else "table", OUT)

@@ -1,0 +1,70 @@
+"""The command `funnel`: how many go how far along a sequence of activities."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.options import Problems, Stores, known, parse_date
+from pipelines.terminal import OUT
+from schemas.durations import parse_duration
+
+
+def funnel(
+    steps: Annotated[list[str], typer.Argument(help="The activities in order.", show_default=False)],
+    lake: Lake = None,
+    config: Config = None,
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="From the first step to the last at most, such as 1h or 1d.")
+    ] = "1d",
+    per: Annotated[str, typer.Option(metavar="UNIT", help="Whom to count: user or session.")] = "user",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="One funnel a value of this column of fact_sessions: country …", show_default=False
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DATE", help="The first date of first steps, UTC.", show_default=False)
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="The last.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it too: a .png, .svg or .pdf file.", show_default=False)
+    ] = None,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Count how many users or sessions get how far along a sequence of activities, and how long each step takes."""
+    from transforms.funnel import Funnel
+
+    problems = Problems()
+    problems.require(as_json + as_csv + show_sql <= 1, "give --json, --csv or --sql, one of them")
+    micros = problems.attempt("--within", lambda: parse_duration(within))
+    first = problems.attempt("--since", lambda: parse_date(since) if since else None)
+    last = problems.attempt("--until", lambda: parse_date(until) if until else None)
+    asked = Funnel(tuple(steps), micros or 1, per, by, first, last)
+    query = problems.attempt("", asked.sql)
+    if plot is not None:
+        from pipelines.funnel_picture import check_picture
+
+        problems.attempt("--plot", lambda: check_picture(plot))
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores and not show_sql else None
+    problems.raise_any()
+    if show_sql:
+        sys.stdout.write(known(query))
+        return
+
+    from pipelines.ask import show_rows
+    from stores.lake_sql import query as ask_lake
+
+    with ask_lake(known(uri), known(query)) as reader:
+        table = reader.read_all()
+    show_rows(table.to_reader(), "json" if as_json else "csv" if as_csv else "table", OUT)
+    if plot is not None:
+        from pipelines.funnel_picture import draw_funnel
+
+        draw_funnel(table, asked, plot)

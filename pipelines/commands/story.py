@@ -1,0 +1,34 @@
+"""The command `story`: who chose what in an interactive story."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, Config, Lake
+from pipelines.options import Problems, Stores, known
+from pipelines.terminal import OUT
+
+
+def story(
+    episode: Annotated[
+        str | None, typer.Argument(help="The episode. Without one, all are shown.", show_default=False)
+    ] = None,
+    lake: Lake = None,
+    config: Config = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Show the viewings of a story's episodes, each with its path and a column a decision for what was chosen."""
+    problems = Problems()
+    problems.require(not (as_json and as_csv), "give --json or --csv, not both")
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    problems.raise_any()
+
+    from pipelines.ask import show_rows
+    from pipelines.story import snapshot_sql
+    from stores.lake_sql import connect
+
+    with connect(known(uri)) as connection:
+        rows = connection.sql(snapshot_sql(connection, episode)).to_arrow_reader()
+        show_rows(rows, "json" if as_json else "csv" if as_csv else "table", OUT)

@@ -1,0 +1,114 @@
+r"""What is appended to a cohort, and conditions, as a person writes them on one line.
+
+An item is a relationship, for nth_ever a number, an activity, then in any order ``within DURATION``,
+``where CONDITION`` (again for another), ``columns NAME,NAME`` or aggregates (``count``, ``sum COLUMN`` …), ``as NAME``.
+Quotes hold a word with blanks together.
+
+>>> parse_item("first_after click within 1h columns ts,link").labels
+['first_after_click_ts', 'first_after_click_link']
+>>> parse_item("aggregate_before purchase count sum revenue_impact as bought").labels
+['bought_count', 'bought_sum_revenue_impact']
+"""
+
+import re
+import shlex
+from collections.abc import Callable
+
+from schemas.errors import OptionError
+from transforms.relationships import appended as relationships
+from transforms.relationships.aggregates import Aggregate, Function
+from transforms.relationships.appended import Aggregating, Appended, Picking
+from transforms.relationships.columns import Column
+from transforms.relationships.conditions import Condition
+
+RELATIONSHIPS: dict[str, Picking | Aggregating | Callable[..., Appended]] = {
+    value.name: value for value in vars(relationships).values() if isinstance(value, Picking | Aggregating)
+} | {
+    "nth_ever": relationships.nth_ever,
+    "within_next": relationships.within_next,
+    "ever_done": relationships.ever_done,
+    "count_between": relationships.count_between,
+}
+_CONDITION = re.compile(r"([\w.:-]+?)\s*(>=|<=|!=|=|>|<)\s*(.*)", re.DOTALL)
+_NUMBER = "number:"
+"""Before a column whose text is read as a number."""
+
+
+def parse_item(text: str) -> Appended:
+    """What is appended, of a line such as ``first_after click within 1h``.
+
+    Raises:
+        OptionError: The line is not one.
+    """
+    words = _words(text)
+    name = words.pop(0) if words else ""
+    relationship = RELATIONSHIPS.get(name)
+    if relationship is None:
+        raise OptionError(f"{text!r}: {name!r} is none of {', '.join(RELATIONSHIPS)}")
+    given: dict[str, object] = {}
+    arguments: list[object] = []
+    where: list[Condition] = []
+    while words:
+        word = words.pop(0)
+        if word in ("within", "as", "columns", "where") and arguments:
+            if not words:
+                raise OptionError(f"{text!r}: nothing follows {word}")
+            value = words.pop(0)
+            if word == "where":
+                where.append(parse_condition(value))
+            elif word == "columns":
+                given[word] = [parse_column(column) for column in value.split(",")]
+            else:
+                given["name" if word == "as" else word] = value
+        elif isinstance(relationship, Aggregating) and arguments:
+            arguments.append(_aggregate(text, word, words))
+        else:
+            arguments.append(int(word) if name == "nth_ever" and arguments and word.isdecimal() else word)
+    if where:
+        given["where"] = where
+    try:
+        return relationship(*arguments, **given)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise OptionError(f"{text!r}: not what {name} takes; see docs/activities.md") from error
+
+
+def parse_condition(text: str) -> Condition:
+    """A condition such as ``feature_1=spring``, ``revenue_impact>=10``, ``link missing`` or ``link present``.
+
+    Raises:
+        OptionError: The text is none.
+
+    >>> parse_condition("number:feature_2 >= 3").operator
+    '>='
+    """
+    column, _, state = text.strip().rpartition(" ")
+    if state in ("missing", "present"):
+        return Condition(parse_column(column), state)
+    found = _CONDITION.fullmatch(text.strip())
+    if not found:
+        raise OptionError(f"{text!r} is no condition: write it like feature_1=spring, or 'link missing'")
+    return Condition(parse_column(found[1]), found[2], (found[3],))
+
+
+def parse_column(text: str) -> Column:
+    """A column by its name; ``number:`` before it reads its text as a number."""
+    name = text.strip()
+    return Column(name.removeprefix(_NUMBER), as_number=name.startswith(_NUMBER))
+
+
+def _aggregate(text: str, word: str, following: list[str]) -> Aggregate:
+    if word not in list(Function):
+        raise OptionError(f"{text!r}: {word!r} is none of {', '.join(Function)}")
+    function = Function(word)
+    if function is Function.COUNT:
+        return Aggregate(function)
+    if not following:
+        raise OptionError(f"{text!r}: {word} of which column?")
+    return Aggregate(function, parse_column(following.pop(0)))
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise OptionError(f"{text!r}: a quotation has no end") from error
