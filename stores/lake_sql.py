@@ -42,8 +42,8 @@ class LakeConnection:
     """Reads a lake as it was when the connection was made; cannot write.
 
     Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one; beside them are the
-    views of lake_views.sql and story_views.sql, and events_wide; user_stream has two columns more than are stored. Times
-    are in UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
+    views of lake_views.sql and story_views.sql, and events_wide; user_stream has two columns more than are stored.
+    Times are in UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
     """
 
     def __init__(self, lake_uri: str) -> None:

@@ -22,7 +22,7 @@ from pipelines.questions.catalogue import questions
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION
 from schemas.user_stream import USER_STREAM
-from stores.lake import table_uri
+from stores.lake import create_tables, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
 from transforms.relationships import aggregate_before, cohort, first_after, sum_of
@@ -55,7 +55,10 @@ def some_activities() -> list[Row]:
 
     for _ in range(600):
         ts = FIRST + timedelta(seconds=pick.randrange(DAYS * 86_400))
-        happens(pick.randrange(40), ts, pick.choice(["email_open", "click", "click", "page_view", "purchase"]))
+        who, activity = pick.randrange(40), pick.choice(["email_open", "email_open", "click", "page_view", "purchase"])
+        happens(who, ts, activity)
+        if activity == "email_open" and pick.random() < 0.5:
+            happens(who, ts + timedelta(minutes=pick.choice([0, 3, 59, 60, 61, 90])), "click")
     for viewing in range(60):
         ts = FIRST + timedelta(days=viewing % DAYS, hours=6, minutes=viewing)
         made = pick.choice([["n1", "n2"], ["n1", "n2", "n1", "n3"], ["n1"], ["n1", "n3"]])
@@ -327,6 +330,7 @@ def test_story_of_a_node_with_an_odd_name_is_shown(command_line: CommandLine, tm
 
 
 def test_commands_of_a_lake_without_activities_say_so(command_line: CommandLine, tmp_path: Path) -> None:
+    create_tables(str(tmp_path), [FACT_SESSION])
     for arguments in (["funnel", "a", "b"], ["cohort", "a"], ["story"]):
         code, out, err = command_line(*arguments, f"--lake={tmp_path}")
         assert (code, out, err.count("\n")) == (1, "", 1), arguments
