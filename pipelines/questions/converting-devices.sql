@@ -1,7 +1,7 @@
 -- Converting sessions by device path: the types of device, in order, that led to a session's first purchase.
 -- A type that follows itself counts once; an event that does not say its device's type is passed over.
 WITH placed AS (
-    SELECT event_sessions.user_key, session_id, session_position, event_type, device_type
+    SELECT event_sessions.user_key, event_sessions.session_id, event_sessions.session_position, event_type, device_type
     FROM event_sessions JOIN fact_events USING (device_id, event_id, event_date)
     WHERE start_date BETWEEN DATE '$since' AND DATE '$until'
         AND event_date BETWEEN DATE '$since' - 1 AND DATE '$until' + 1
