@@ -17,7 +17,8 @@ MAY_IMPORT = {
 }
 RULES = (
     "cells", "compact_archive", "devices", "dimensions", "duplicates", "envelope", "pages", "panes", "policy",
-    "raw_files", "relationships", "runs", "session_state", "sessions", "stitching", "users",
+    "property_types", "raw_files", "refused_events", "relationships", "runs", "session_state", "sessions",
+    "stitching", "typed_events", "users",
 )  # fmt: skip
 
 

@@ -140,6 +140,11 @@ class Live:
         )
         return int(found[0][0])
 
+    def has_layers(self) -> bool:
+        """Whether each event is in silver and in the activity stream, which take some seconds longer."""
+        tables = ("fact_events", "events_wide", "user_stream")
+        return len({self.ask("live", f"SELECT count(*) FROM {table}")[0] for table in tables}) == 1
+
     def everything(self, name: str) -> dict[str, list[tuple[Any, ...]]]:
         """The tables and the devices' rows, less the sentinel's and the panes' history."""
 
@@ -151,6 +156,10 @@ class Live:
             "events": self.ask(name, f"SELECT {columns(EVENT)} FROM fact_events {others}"),
             "sessions": self.ask(name, f"SELECT {columns(SESSION)} FROM fact_sessions {others}"),
             "dead letters": self.ask(name, "SELECT * FROM dead_letters ORDER BY ALL"),
+            "activities": self.ask(
+                name, f"SELECT * FROM user_stream WHERE anonymous_customer_id <> '{SENTINEL}' ORDER BY ALL"
+            ),
+            "typed events": self.ask(name, f"SELECT * FROM events_wide {others}"),
         }
         devices = self.ask(name, f"SELECT DISTINCT device_id FROM fact_events {others}")
         with open_device_store(str(self.folder / name / "devices")) as store:
@@ -235,6 +244,7 @@ def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_re
         # within the lateness; and one that moves the watermark to the next tick
         live.send_sentinel("2026-06-01T00:05:00Z", "2026-06-01T03:15:00Z")
         live.wait_until(lambda: timing_of_sentinel() == [("LATE", 2)], "the sentinel's late pane", job)
+        live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert_live_equals_replay(live, traffic, "--allowed-lateness=6h")
 
 
@@ -266,6 +276,7 @@ def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
         live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+        live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert_live_equals_replay(live, traffic)
 
 
@@ -295,6 +306,7 @@ def test_run_resumed_from_savepoint_and_checkpoint_goes_on_where_it_stood_and_re
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
         live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+        live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert live.ask("live", "SELECT count(DISTINCT partition) FROM dead_letters") == [(3,)]
     assert_live_equals_replay(live, traffic)
 
