@@ -18,9 +18,10 @@ def latest_panes(panes: pa.Table) -> pa.Table:
     Args:
         panes: Rows of SESSION_PANE in any order.
     """
-    frame = pl.DataFrame(pl.from_arrow(panes)).sort("session_id", *PANE_ORDER)
-    last = frame.unique("session_id", keep="last", maintain_order=True)
-    return last.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(panes.schema)
+    # Sorted are the columns that decide, and gathered the rows that are left
+    frame = pl.DataFrame(pl.from_arrow(panes.select(["session_id", *PANE_ORDER]))).with_row_index("row")
+    last = frame.sort("session_id", *PANE_ORDER).unique("session_id", keep="last", maintain_order=True)
+    return panes.combine_chunks().take(last["row"].to_arrow())
 
 
 def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
