@@ -24,6 +24,9 @@ NamedTable = tuple[str, Table]
 
 Described = tuple[str, PartitionWrite]
 
+_LARGE = 16 << 20
+"""Bytes of rows, held, after whose writing memory is given back."""
+
 
 @dataclass(eq=False)
 class WriteTables(beam.PTransform):
@@ -99,6 +102,7 @@ class _WriteFiles(beam.DoFn):
 
     def _write(self, record: Record, partition: Partition, tables: list[pa.Table]) -> Described:
         place = Place(table_uri(self._lake, record.name), record, partition)
+        is_large = sum(table.nbytes for table in tables) >= _LARGE
         try:
             if self._mode is WriteMode.MERGE:
                 merge = self._merges.get(record.name)
@@ -108,5 +112,6 @@ class _WriteFiles(beam.DoFn):
             return record.name, PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
         finally:
             tables.clear()
-            # what this thread has freed serves no other until it is given back
-            pa.default_memory_pool().release_unused()
+            if is_large:
+                # what this thread has freed serves no other until it is given back; to do so is dear by the call
+                pa.default_memory_pool().release_unused()
