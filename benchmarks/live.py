@@ -240,6 +240,7 @@ def soak(minutes: float, rate: int) -> list[dict[str, object]]:
                         "waiting": job.metrics().get("consumer_lag", 0),
                         "events": job.rows("fact_events"),
                         "read": read,
+                        "load": round(os.getloadavg()[0], 1),
                     }
                 )
                 print(json.dumps(samples[-1]), flush=True)
@@ -300,14 +301,14 @@ def _steps(steps: dict[str, float]) -> list[str]:
 def _soak(soaked: dict[str, object]) -> list[str]:
     rows = [
         f"| {s['minute']:.0f} | {s['events']:,} | {s['python']:.0f} | {s['flink']:.0f} | {s['state_mb']} "
-        f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} | {s['waiting']:,} |"
+        f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} | {s['waiting']:,} | {s['load']} |"
         for s in soaked["samples"]
     ]
     return [
         f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "",
-        "| minute | events | Python, MB | Flink, MB | checkpoint, MB | files of fact_events | of fact_sessions "
-        "| of the raw log | records waiting |",
-        "|---|---|---|---|---|---|---|---|---|", *rows,
+        "| minute | events | Python, MB | Flink, MB | checkpoints, MB | files of fact_events | of fact_sessions "
+        "| of the raw log | records waiting | load of the machine |",
+        "|---|---|---|---|---|---|---|---|---|---|", *rows,
     ]  # fmt: skip
 
 

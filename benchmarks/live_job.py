@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -82,9 +82,12 @@ class LiveJob:
         return int(sum(actions["num_records"].to_pylist()))
 
     def state_mb(self) -> float:
-        """Megabytes of the newest checkpoint."""
-        newest = max(self.folder.glob("checkpoints/*/chk-*"), key=os.path.getmtime, default=None)
-        return round(sum(file.stat().st_size for file in newest.glob("*")) / 1e6, 1) if newest else 0.0
+        """Megabytes of the checkpoints on disk: the newest ones, and what they share."""
+        found = 0
+        for file in self.folder.glob("checkpoints/**/*"):
+            with suppress(OSError):  # one that is no longer needed goes meanwhile
+                found += file.stat().st_size if file.is_file() else 0
+        return round(found / 1e6, 1)
 
     def files(self) -> dict[str, int]:
         """Live files of each table."""

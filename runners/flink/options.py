@@ -28,7 +28,8 @@ class FlinkOptions:
         failure_interval: See `max_failures`.
         restart_delay: Wait before the job restarts from its last checkpoint.
         bounded: The input ends, and the job with it once all of it is in the stores.
-        state_backend: ``hashmap`` keeps state on the heap; ``rocksdb`` on the disks of the cluster, for more.
+        state_backend: ``hashmap`` keeps state on the heap, and each checkpoint writes all of it; ``rocksdb`` on the
+            disks of the cluster, and a checkpoint writes what has changed.
         heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
     """
 
@@ -86,6 +87,8 @@ class FlinkOptions:
         """Settings of Flink for which Beam has no option, or one that does not work."""
         settings = {
             "state.backend.type": self.state_backend,
+            # of RocksDB a checkpoint takes what has changed, not all that is remembered
+            "state.backend.incremental": "true",
             "restart-strategy.type": "failure-rate",
             "restart-strategy.failure-rate.max-failures-per-interval": str(self.max_failures),
             "restart-strategy.failure-rate.failure-rate-interval": f"{_millis(self.failure_interval)} ms",
