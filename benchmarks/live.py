@@ -301,7 +301,8 @@ def _steps(steps: dict[str, float]) -> list[str]:
 def _soak(soaked: dict[str, object]) -> list[str]:
     rows = [
         f"| {s['minute']:.0f} | {s['events']:,} | {s['python']:.0f} | {s['flink']:.0f} | {s['state_mb']} "
-        f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} | {s['waiting']:,} | {s['load']} |"
+        f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} "
+        f"| {s['waiting']:,} | {s['load']} |"
         for s in soaked["samples"]
     ]
     return [
