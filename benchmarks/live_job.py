@@ -84,9 +84,10 @@ class LiveJob:
     def state_mb(self) -> float:
         """Megabytes of the checkpoints on disk: the newest ones, and what they share."""
         found = 0
-        for file in self.folder.glob("checkpoints/**/*"):
-            with suppress(OSError):  # one that is no longer needed goes meanwhile
-                found += file.stat().st_size if file.is_file() else 0
+        for folder, _, names in os.walk(self.folder / "checkpoints"):
+            for name in names:
+                with suppress(OSError):  # one that is no longer needed goes meanwhile
+                    found += os.stat(f"{folder}/{name}").st_size
         return round(found / 1e6, 1)
 
     def files(self) -> dict[str, int]:

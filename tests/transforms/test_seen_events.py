@@ -70,7 +70,7 @@ def order(row: dict[str, Any]) -> tuple[Any, ...]:
     return arrival is None, arrival or EPOCH, row["source"], row["partition"], row["offset"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(batches, st.data())
 def test_each_event_is_let_through_once_whatever_the_bundles(rows: list[dict[str, Any]], data: Any) -> None:
     seen: dict[int, Seen] = {}
