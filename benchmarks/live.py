@@ -302,11 +302,11 @@ def _soak(soaked: dict[str, object]) -> list[str]:
     rows = [
         f"| {s['minute']:.0f} | {s['events']:,} | {s['python']:.0f} | {s['flink']:.0f} | {s['state_mb']} "
         f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} "
-        f"| {s['waiting']:,} | {s['load']} |"
+        f"| {s['waiting']:,} | {s.get('load', '–')} |"
         for s in soaked["samples"]
     ]
     return [
-        f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "",
+        f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "", soaked.get("note", ""), "",
         "| minute | events | Python, MB | Flink, MB | checkpoints, MB | files of fact_events | of fact_sessions "
         "| of the raw log | records waiting | load of the machine |",
         "|---|---|---|---|---|---|---|---|---|---|", *rows,
