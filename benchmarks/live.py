@@ -306,7 +306,8 @@ def _soak(soaked: dict[str, object]) -> list[str]:
         for s in soaked["samples"]
     ]
     return [
-        f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "", soaked.get("note", ""), "",
+        f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "",
+        soaked.get("note", ""), "",
         "| minute | events | Python, MB | Flink, MB | checkpoints, MB | files of fact_events | of fact_sessions "
         "| of the raw log | records waiting | load of the machine |",
         "|---|---|---|---|---|---|---|---|---|---|", *rows,
