@@ -135,7 +135,8 @@ def measure_apart(file: Path, query: str) -> dict[str, float]:
 def report(rows: int, join_rows: int) -> str:
     """Measure everything; the results as Markdown."""
     lines = [
-        f"{rows:,} activities, cohort page_view, appended click; `python benchmarks/relationships.py`.",
+        f"`python benchmarks/relationships.py --rows {rows} --join-rows {join_rows}`: {rows:,} activities, cohort",
+        "page_view, appended click.",
         "",
         "| question | cohort rows | seconds | CPU s | peak GB |",
         "|---|---|---|---|---|",
@@ -151,7 +152,11 @@ def report(rows: int, join_rows: int) -> str:
         for size, name in ((rows, "all"), (join_rows, "joined")):
             generate(size, Path(folder, f"{name}.parquet"))
         for name, question in QUESTIONS.items():
-            found = measure_apart(Path(folder, "all.parquet"), question.sql())
+            try:
+                found = measure_apart(Path(folder, "all.parquet"), question.sql())
+            except subprocess.CalledProcessError as error:
+                lines.append(f"| {name} | failed: {error.stderr.strip().splitlines()[-1]} | | | |")
+                continue
             line = f"| {name} | {found['rows']:,} | {found['seconds']:.1f} | {found['cpu']:.1f} | {found['gb']:.1f} |"
             print(line, flush=True)
             lines.append(line)
