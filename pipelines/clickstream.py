@@ -12,6 +12,7 @@ from stores.lake_commit import WriteMode
 from transforms.after import After
 from transforms.archive import Archive
 from transforms.beam_sessions import BeamSessions
+from transforms.daily_metrics import MetricRules
 from transforms.decode import Decode
 from transforms.deduplicate import Deduplicate
 from transforms.pages import PageRules
@@ -19,6 +20,7 @@ from transforms.read_files import RawInput
 from transforms.revise_sessions import ReviseTouched
 from transforms.sessionize import Sessionize
 from transforms.unique_dead_letters import UniqueDeadLetters
+from transforms.write_daily_metrics import WriteDailyMetrics
 from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.write_dimensions import WriteDimensions
 from transforms.write_events import WriteEvents
@@ -28,7 +30,7 @@ from transforms.write_layers import WriteLayers
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
     """Compose the graph of docs/design.md on a pipeline; `source` gives `RawInput`."""
-    policy, mode = options.policy, WriteMode(options.write_mode)
+    policy, mode, pages = options.policy, WriteMode(options.write_mode), PageRules.load()
     into_lake: dict[str, Any] = {
         "lake": options.lake,
         "mode": mode,
@@ -56,7 +58,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
 
     stored = unique | "EventsToLake" >> WriteEvents(**into_lake)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
-    _ = unique | "Dimensions" >> WriteDimensions(options.lake, PageRules.load(), stable_input=options.stable_input)
+    _ = unique | "Dimensions" >> WriteDimensions(options.lake, pages, stable_input=options.stable_input)
     _ = letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)
     # A session's other events may have come in an earlier run
     continues = unique.is_bounded and columnar and mode is not WriteMode.APPEND and has_rows(options.lake, FACT_EVENT)
@@ -69,4 +71,9 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     if continues:
         # By what the lake lacks the same run again knows what to tell the devices: so it goes last
         panes, into_lake = panes | "AfterDevices" >> After(told), into_lake | {"mode": WriteMode.MERGE}
-    _ = panes | "SessionsToLake" >> WriteSessions(**into_lake)
+    sessions = panes | "SessionsToLake" >> WriteSessions(**into_lake)
+    if options.catalogue:
+        rules = MetricRules.of(options.catalogue, pages)
+        # From the stores and not from what flows: late events, merges and corrections are all in there, once
+        facts = (stored, sessions) | "FactCommits" >> beam.Flatten()
+        _ = facts | "DailyMetrics" >> WriteDailyMetrics(options.lake, rules)

@@ -1,5 +1,6 @@
 """The tables of the lake: those of the main job in the order they are made in, and those of `sessions-dim`."""
 
+from schemas.daily_metrics import DAILY_METRICS
 from schemas.dead_letters import DEAD_LETTER
 from schemas.dimensions import DEVICE, PAGE, USER
 from schemas.event_types import Catalogue
@@ -10,7 +11,7 @@ from schemas.sessions import FACT_SESSION
 from schemas.silver import silver_records
 from schemas.user_stream import USER_STREAM
 
-TABLES = (FACT_EVENT, FACT_SESSION, DEAD_LETTER, DEVICE.record, USER.record, PAGE)
+TABLES = (FACT_EVENT, FACT_SESSION, DEAD_LETTER, DEVICE.record, USER.record, PAGE, DAILY_METRICS)
 SESSION_DIMENSION = (DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from schemas.catalogue import shipped_catalogue
+from schemas.daily_metrics import DAILY_METRICS
 from schemas.dead_letters import DEAD_LETTER
 from schemas.dimensions import DEVICE, PAGE, USER
 from schemas.event_types import Catalogue, EventType
@@ -18,7 +19,7 @@ from schemas.user_stream import USER_STREAM
 
 TABLES = (
     FACT_EVENT, FACT_SESSION, DEVICE.record, USER.record, PAGE,
-    DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER, USER_STREAM,
+    DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEAD_LETTER, USER_STREAM, DAILY_METRICS,
 )  # fmt: skip
 
 _INTRODUCTION = """\

@@ -152,6 +152,16 @@ def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
     return files
 
 
+def file_bounds(table: DeltaTable, column: str) -> dict[str, tuple[Any, Any]]:
+    """The least and the greatest value of a column in each live file, by its path; no file whose log does not say."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    if f"max.{column}" not in actions.column_names:
+        return {}
+    names = ("path", f"min.{column}", f"max.{column}")
+    rows = zip(*(actions.column(name).to_pylist() for name in names), strict=True)
+    return {unquote(path): (least, most) for path, least, most in rows if most is not None}
+
+
 def file_path(lake_uri: str, name: str, file: LiveFile) -> str:
     """Where a live file of a table lies: a plain absolute path, or a URI in an object store."""
     # not DeltaTable.file_uris(), which percent-encodes a local root

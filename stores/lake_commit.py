@@ -120,11 +120,13 @@ class Planned(NamedTuple):
         version: The transaction version that says it is in.
         writes: The writes.
         even_empty: Whether the version is recorded where the writes come to nothing.
+        also: Versions of other applications to record with it.
     """
 
     version: int
     writes: Sequence[PartitionWrite]
     even_empty: bool = False
+    also: tuple[Transaction, ...] = ()
 
 
 def commit_planned(
@@ -158,7 +160,7 @@ def commit_planned(
         skipped = sum(write.skipped for write in writes)
         if not (removed or planned.even_empty or any(write.added for write in writes)):
             return CommitResult(record.name, table.version(), committed=False, rows_already_there=skipped)
-        transactions = _transactions(table, mode, Transaction(app_id, planned.version))
+        transactions = [*_transactions(table, mode, Transaction(app_id, planned.version)), *planned.also]
         try:
             table.create_write_transaction(
                 _actions(record, writes, removed),

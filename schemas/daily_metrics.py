@@ -1,0 +1,51 @@
+"""Daily facts: what happened on a date, by segment of users, category of content and type of event."""
+
+import pyarrow as pa
+
+from schemas.records import MONEY, Field, Record
+
+UNKNOWN = "unknown"
+"""Segment or category of an event that does not say it."""
+
+SECONDS = pa.decimal128(18, 3)
+
+_SKETCH = "Apache DataSketches HLL sketch, compact, of the {}: merges over rows, 1.6% standard error"
+
+DAILY_METRICS = Record(
+    name="daily_metrics",
+    grain="one UTC date, segment, category and event type",
+    fields=(
+        Field("date", pa.date32(), "event_date of the events", nullable=False),
+        Field(
+            "segment",
+            pa.string(),
+            "segment of the user, by the event's own context: country unless the catalogue names another; or unknown",
+            nullable=False,
+        ),
+        Field(
+            "category",
+            pa.string(),
+            "the property that the catalogue names for the type, else the category of the page; or unknown",
+            nullable=False,
+        ),
+        Field("event_type", pa.string(), "event_type of the events", nullable=False),
+        Field("events", pa.int64(), "events; additive", nullable=False),
+        Field("users", pa.int64(), "distinct user_key of the events, exact; not additive", nullable=False),
+        Field("devices", pa.int64(), "distinct device_id of the events, exact; not additive", nullable=False),
+        Field(
+            "sessions",
+            pa.int64(),
+            "sessions of fact_sessions with such an event on the date, exact; not additive",
+            nullable=False,
+        ),
+        Field("purchases", pa.int64(), "events of type purchase; additive", nullable=False),
+        Field("revenue", MONEY, "sum of revenue, major currency units; additive", nullable=False),
+        Field("watch_time", SECONDS, "seconds, of the property that the catalogue names; additive", nullable=False),
+        Field("users_sketch", pa.binary(), _SKETCH.format("user_key"), nullable=False),
+        Field("devices_sketch", pa.binary(), _SKETCH.format("device_id"), nullable=False),
+        Field("sessions_sketch", pa.binary(), _SKETCH.format("session_id"), nullable=False),
+    ),
+    partition_by=("date",),
+    sort_by=("segment", "category", "event_type"),
+    key=("date", "segment", "category", "event_type"),
+)
