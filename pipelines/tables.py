@@ -11,10 +11,10 @@ from schemas.sessions import FACT_SESSION
 from schemas.silver import silver_records
 from schemas.user_stream import USER_STREAM
 
-TABLES = (FACT_EVENT, FACT_SESSION, DEAD_LETTER, DEVICE.record, USER.record, PAGE, DAILY_METRICS)
+TABLES = (FACT_EVENT, FACT_SESSION, DEAD_LETTER, DEVICE.record, USER.record, PAGE)
 SESSION_DIMENSION = (DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE)
 
 
 def tables_of(catalogue: Catalogue | None) -> tuple[Record, ...]:
     """The tables that the main job writes: with a catalogue the layers too."""
-    return TABLES if catalogue is None else (*TABLES, USER_STREAM, *silver_records(catalogue))
+    return TABLES if catalogue is None else (*TABLES, USER_STREAM, *silver_records(catalogue), DAILY_METRICS)

@@ -32,4 +32,4 @@ def estimate(sketches: Iterable[bytes]) -> int:
             union.update(hll_sketch.deserialize(sketch))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(f"no sketch: {error}") from error
-    return round(union.get_estimate())
+    return round(float(union.get_estimate()))

@@ -223,9 +223,8 @@ def _page_categories(urls: pa.ChunkedArray, rules: PageRules) -> pa.Array:
 def _property(connection: duckdb.DuckDBPyConnection, name: str, expression: str) -> pa.Array:
     """A property of the JSON texts in column p of ``given``."""
     pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-    return (
-        connection.sql(f"SELECT {expression} FROM given", params={"name": pointer}).to_arrow_table()[0].combine_chunks()
-    )
+    found = connection.sql(f"SELECT {expression} FROM given", params={"name": pointer}).to_arrow_table()
+    return found.column(0).combine_chunks()
 
 
 def _seconds(group: Integers, count: int, milliseconds: Integers) -> pa.Array:

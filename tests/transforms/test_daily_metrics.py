@@ -10,7 +10,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -47,14 +46,14 @@ URLS = ("https://shop.example/cart?x=1", "https://shop.example/cart", "https://s
 VIDEO = ({"content_category": "drama", "view_duration_sec": 1.5}, {"view_duration_sec": 3}, {}, None)
 
 
-def traffic(seed: int, count: int, days: int = 1) -> list[dict[str, Any]]:
+def traffic(seed: int, count: int, days: float = 1) -> list[dict[str, Any]]:
     """Clicks of ten devices, some of them in sessions over midnight."""
     choice = random.Random(seed)
     rows = []
     for number in range(count):
         kind = choice.choice(TYPES)
         row = click(
-            at(seconds=choice.randrange(days * 86_400)),
+            at(seconds=choice.randrange(int(days * 86_400))),
             f"d{choice.randrange(10)}",
             f"e{seed}-{number}",
             event_type=kind,
@@ -267,16 +266,12 @@ def test_a_lake_without_facts_has_empty_metrics(tmp_path: Path) -> None:
     assert read_table(str(tmp_path), DAILY_METRICS.name).num_rows == 0
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_live_metrics_end_as_a_full_recomputation_gives(tmp_path: Path, order: tuple[int, ...]) -> None:
-    rows = sorted(traffic(6, 120), key=lambda row: row["event_time"])
-    parts = [rows[:50], rows[40:80], rows[80:]]  # ten come twice: the dimensions' business, not the facts'
-    seen: set[str] = set()
+def test_live_metrics_end_as_a_full_recomputation_gives(tmp_path: Path) -> None:
+    rows = sorted(traffic(6, 120, days=0.1), key=lambda row: row["event_time"])
+    parts = (rows[80:], rows[:50], rows[50:80])  # the two that come last are late
     stream = Script(coder=TableCoder())
-    for step, number in enumerate(order):
-        fresh = [row for row in parts[number] if row["event_id"] not in seen]
-        seen |= {row["event_id"] for row in fresh}
-        stream = stream.add_elements([at_earliest(batch(fresh))])
+    for step, part in enumerate(parts):
+        stream = stream.add_elements([at_earliest(batch(part))])
         stream = stream.advance_processing_time(REFRESH_SECONDS + 1)
         stream = stream.advance_watermark_to(at(step) // SECOND)
     options = PipelineOptions([])
