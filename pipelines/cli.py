@@ -13,6 +13,7 @@ from pipelines.commands.cohort import cohort
 from pipelines.commands.compact import compact
 from pipelines.commands.funnel import funnel
 from pipelines.commands.generate import generate
+from pipelines.commands.metrics import metrics
 from pipelines.commands.produce import produce
 from pipelines.commands.rebuild import rebuild
 from pipelines.commands.recent import recent
@@ -60,6 +61,7 @@ app.command()(sql)
 app.command()(compact)
 app.command()(rebuild)
 app.command()(stitch)
+app.command()(metrics)
 app.command()(sessions_dim)
 app.command()(ask)
 app.add_typer(catalogue, name="catalogue")

@@ -64,6 +64,7 @@ class LakeConnection:
             # else a large result is held in memory until it is in order
             self._duckdb.execute("SET preserve_insertion_order = false")
             self._duckdb.execute(_MACROS.read_text(encoding="utf-8"))
+            self._duckdb.create_function("distinct_estimate", _distinct_estimate, ["BLOB[]"], "BIGINT")
             files: list[str] = []
             for name in names:
                 table = find_table(lake_uri, name)
@@ -147,6 +148,13 @@ class LakeConnection:
         paths = ", ".join(map(literal, files))
         self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns}{nulls} FROM read_parquet([{paths}], {options})")
         return files
+
+
+def _distinct_estimate(sketches: list[bytes]) -> int:
+    """How many distinct values went into some sketches: ``distinct_estimate(list(users_sketch))`` of daily_metrics."""
+    from schemas.sketches import estimate
+
+    return estimate(sketches)
 
 
 def connect(lake_uri: str) -> LakeConnection:

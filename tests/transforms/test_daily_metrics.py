@@ -24,6 +24,7 @@ from schemas.sessions import SESSION
 from schemas.sketches import estimate
 from stores.lake import create_tables, find_table, live_files, read_table
 from stores.lake_commit import WriteMode
+from stores.lake_sql import connect
 from tests.transforms.daily_oracle import assert_exact
 from tests.transforms.session_scripts import at, batch, click
 from transforms.daily_metrics import SESSION_COLUMNS, MetricRules, daily_metrics
@@ -258,6 +259,13 @@ def test_a_session_that_grows_over_midnight_changes_the_next_date_too(tmp_path: 
     assert_exact(str(tmp_path))
     found = read_table(str(tmp_path), DAILY_METRICS.name, ["date", "sessions"]).sort_by("date").to_pylist()
     assert [row["sessions"] for row in found] == [1, 1]
+
+
+def test_sketches_are_merged_by_a_query(tmp_path: Path) -> None:
+    run_batch(tmp_path, traffic(7, 100, days=2))
+    with connect(str(tmp_path)) as sql:
+        found = sql.sql("SELECT distinct_estimate(list(devices_sketch)) FROM daily_metrics").fetchall()
+    assert found == [(10,)]
 
 
 def test_a_lake_without_facts_has_empty_metrics(tmp_path: Path) -> None:

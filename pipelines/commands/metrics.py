@@ -1,0 +1,62 @@
+"""The command `metrics`: daily_metrics brought up to the facts."""
+
+import json
+from datetime import date
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.arguments import AsJson, CatalogueFile, Config, Every, Lake
+from pipelines.options import Problems, Stores, known
+from pipelines.passes import repeat
+from pipelines.terminal import OUT, configure_logging
+from schemas.catalogue import load_catalogue
+from schemas.durations import parse_duration
+
+
+def metrics(
+    lake: Lake = None,
+    config: Config = None,
+    catalogue: CatalogueFile = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE", help="Compute the dates from this one on, changed or not: 2026-04-12.", show_default=False
+        ),
+    ] = None,
+    every: Every = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring daily_metrics up to the facts: the dates that have changed, no others. The main job does it by itself."""
+    configure_logging(False)
+    problems = Problems()
+    stores = problems.attempt("", lambda: Stores.find(lake, None, config, catalogue))
+    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    event_types = problems.attempt("", lambda: load_catalogue(stores.catalogue)) if stores else None
+    first = problems.attempt("--since", lambda: date.fromisoformat(since) if since else None)
+    pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
+    problems.raise_any()
+
+    from schemas.errors import StoreBusyError
+    from transforms.daily_metrics import MetricRules
+    from transforms.pages import PageRules
+    from transforms.refresh_daily_metrics import refresh_daily_metrics
+
+    rules = MetricRules.of(known(event_types), PageRules.load())
+
+    def once() -> None:
+        try:
+            result = refresh_daily_metrics(known(uri), rules, first)
+        except StoreBusyError:
+            # a pass that another run kept from committing is made up for by the next
+            if pause is None:
+                raise
+            return
+        if as_json:
+            OUT.print_json(
+                json.dumps({"dates_replaced": result.files_written, "rows": result.rows_written}), indent=None
+            )
+            return
+        OUT.print(f"{result.files_written:,} dates replaced, {result.rows_written:,} rows", highlight=False)
+
+    repeat(once, pause)
