@@ -27,6 +27,7 @@ from transforms.build_session_dimension import BuildSessionDimension, Counted, F
 from transforms.commit_session_dimension import CommitSessionDimension
 from transforms.metrics import read_counters
 from transforms.overwrite_partitions import OverwritePartitions
+from transforms.write_stamps import StampEvents
 
 _ROWS_AT_ONCE = 250_000
 """Rows of small files that one worker reads one after the other."""
@@ -76,6 +77,7 @@ def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
     writes = [
         built.sessions | "WriteSessions" >> OverwritePartitions(DIM_SESSIONS, plan.lake, plan.sessions),
         built.places | "WritePlaces" >> OverwritePartitions(EVENT_SESSIONS, plan.lake, plan.places),
+        built.places | "WriteStamps" >> StampEvents(plan.lake, plan.stamped, plan.dates),
     ]
     if plan.moves_bridge:
         live = {**plan.bridge, partition_of(plan.dates.first): plan.bridge.get(partition_of(plan.dates.first), [])}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from pipelines.tables import SESSION_DIMENSION
@@ -58,6 +58,7 @@ class SessionsDimPlan:
         sessions: The files of dim_sessions to be replaced: those of the dates that have events or sessions.
         places: Those of event_sessions.
         events: The files that hold the events of the dates, of fact_events.
+        stamped: Those of fact_events that may hold an event whose session becomes another, or none.
         devices: The files of dim_devices.
         bridge: All files of the bridge; none while nobody had sessions before the dates of the last run.
         continues: Whether users may have sessions before the dates: else the numbers begin at 1.
@@ -70,6 +71,7 @@ class SessionsDimPlan:
     sessions: Live
     places: Live
     events: Live
+    stamped: Live
     devices: Live
     bridge: Live
     continues: bool
@@ -133,6 +135,10 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
         sessions={key: sessions.get(key, []) for key in with_rows},
         places={key: places.get(key, []) for key in with_rows},
         events=read,
+        # made anew in another time zone, the dates may end earlier than they did
+        stamped=read
+        if continues
+        else {key: files for key, files in events.items() if key <= partition_of(last_utc + timedelta(days=1))},
         devices=_live(lake, DEVICE.record.name) or {},
         bridge=bridge,
         continues=continues,

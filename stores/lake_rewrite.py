@@ -1,6 +1,6 @@
 """Changing rows of a table in their places: only the files that hold one are written anew."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -25,11 +25,15 @@ def rewrite_changed(place: Place, files: Iterable[LiveFile], columns: Sequence[s
         StoreError: A file cannot be read or written.
     """
     changed: list[str] = []
-    rewritten: list[pa.Table] = []
-    for file in files:
-        if change(read_files(place, [file.path], columns)) is not None:
-            rows = change(read_files(place, [file.path]))
-            assert rows is not None
-            changed.append(file.path)
-            rewritten.append(rows)
-    return PartitionWrite(place.partition, tuple(write_files(place, rewritten)), tuple(changed))
+
+    def rewritten() -> Iterator[pa.Table]:
+        for file in files:
+            if change(read_files(place, [file.path], columns)) is not None:
+                rows = change(read_files(place, [file.path]))
+                assert rows is not None
+                changed.append(file.path)
+                yield rows
+
+    # one file's rows at a time
+    written = write_files(place, rewritten())
+    return PartitionWrite(place.partition, tuple(written), tuple(changed))

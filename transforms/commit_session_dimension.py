@@ -1,4 +1,4 @@
-"""The commits of a run of the session dimension: three tables, in the one order that a crash cannot spoil."""
+"""The commits of a run of the session dimension: four tables, in the one order that a crash cannot spoil."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ import apache_beam as beam
 from deltalake.transaction import Transaction
 
 from schemas.errors import StoreBusyError
+from schemas.events import FACT_EVENT
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import live_files, open_table
 from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit, fingerprint
@@ -20,11 +21,11 @@ NamedWrite = tuple[str, PartitionWrite]
 
 @dataclass(eq=False)
 class CommitSessionDimension(beam.PTransform):
-    """Writes of the three tables in, the results of their commits out.
+    """Writes of the four tables in, the results of their commits out.
 
     The bridge goes first. It tells of the sessions before the run's dates, which the run does not touch: it is true
-    whether or not the rest follows, and the same run again finds the same numbers. The other two commits each
-    replace all of their dates or none.
+    whether or not the rest follows, and the same run again finds the same numbers. The next two commits each
+    replace all of their dates or none; last the events get their sessions.
 
     Of two runs at a time the second to commit fails: each commit is refused if its partitions are no longer those
     that the run has read, or the bridge is of other dates.
@@ -56,7 +57,7 @@ class CommitSessionDimension(beam.PTransform):
 
 @beam.typehints.with_output_types(CommitResult)
 class _Commit(beam.DoFn):
-    """The bridge, the sessions, the events' places."""
+    """The bridge, the sessions, the events' places, the events."""
 
     def __init__(self, commits: CommitSessionDimension) -> None:
         self._lake, self._run_id = commits.lake, commits.run_id
@@ -68,7 +69,7 @@ class _Commit(beam.DoFn):
             writes.setdefault(name, []).append(write)
         sessions = [*writes.get(DIM_SESSIONS.name, ()), *self._counted]
         self._check_sessions(sessions)
-        for record in (SESSION_BRIDGE, DIM_SESSIONS, EVENT_SESSIONS):
+        for record in (SESSION_BRIDGE, DIM_SESSIONS, EVENT_SESSIONS, FACT_EVENT):
             of_table = sessions if record is DIM_SESSIONS else writes.get(record.name, [])
             transaction = Transaction(f"{record.name}:{self._run_id}", 1)
             result = commit(self._lake, record, of_table, WriteMode.MERGE, transaction)

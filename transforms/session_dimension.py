@@ -21,6 +21,9 @@ from transforms.sessions import chain
 POLICY = SessionPolicy(cap=None, allowed_lateness=0)
 """30 minutes, nothing else: the fourth source document has no cap, and the date is part of the key."""
 
+STAMP_COLUMNS = ("device_id", "event_id", "event_time", "session_user_key", "session_id", "session_position")
+"""What of an event its session depends on, and the session."""
+
 _DATE_LETTERS = len("2026-04-12")
 
 USER_EVENT_SCHEMA = pa.schema(
@@ -162,6 +165,32 @@ def place_events(events: Iterable[pa.Table], sessions: pa.Table) -> pa.Table:
     )
     placed = rows.hstack(of_session).with_columns(pl.col("event_time").dt.date().alias("event_date"))
     return to_arrow(placed, EVENT_SESSIONS.schema)
+
+
+def stamp_events(events: pa.Table, places: pa.Table, dates: StartDates) -> pa.Table | None:
+    """Events with the sessions that they are in.
+
+    Args:
+        events: Rows with `STAMP_COLUMNS`, others kept as they are.
+        places: Rows of EVENT_SESSIONS: all of the dates. An event without one is in no session.
+        dates: The start dates; events of those before keep the session that they have.
+
+    Returns:
+        The same rows in their order; None where none changes.
+    """
+    keys, stamps = list(STAMP_COLUMNS[:2]), list(STAMP_COLUMNS[3:])
+    found = _frame(places.select([*keys, "user_key", "session_id", "session_position"])).rename(
+        {"user_key": "session_user_key"}
+    )
+    old = _frame(events.select(list(STAMP_COLUMNS)))
+    new = old.select(keys).join(found, on=keys, how="left", maintain_order="left")
+    before = old.select(local_dates(pl.col("event_time"), dates.zone.key) < dates.first).to_series()
+    new = new.select(pl.when(before).then(old[name]).otherwise(pl.col(name)).alias(name) for name in stamps)
+    if all(old[name].eq_missing(new[name]).all() for name in stamps):
+        return None
+    for name in stamps:
+        events = _with_column(events, name, new[name])
+    return events
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from schemas.raw_log import RAW_LOG_AVRO
 from schemas.secrets import USER_KEY_VARIABLE
 from stores.device_store import open_device_store
 from stores.lake_sql import connect
+from tests.transforms.daily_oracle import assert_exact
 
 SECRET = "for tests"
 EVENTS = "SELECT * FROM fact_events ORDER BY device_id, event_time, event_id"
@@ -161,6 +162,10 @@ def test_device_store_holds_what_the_lake_holds(replayed: Stores) -> None:
             assert [(i,) for i in store.recent_sessions(device)["session_id"].to_pylist()] == sessions
 
 
+def test_daily_metrics_are_what_the_facts_come_to(replayed: Stores) -> None:
+    assert_exact(str(replayed.lake))
+
+
 def lines_of(traffic: GenerateSummary) -> list[bytes]:
     return [line for path in traffic.files for line in path.read_bytes().splitlines(keepends=True)]
 
@@ -227,6 +232,7 @@ def test_day_by_day_replay_ends_in_the_same_stores(
         run(stores.command(path))
     assert stores.ask(EVENTS) == replayed.ask(EVENTS)
     assert stores.ask(DEAD) == replayed.ask(DEAD)
+    assert_exact(str(stores.lake))
 
 
 def test_overwrite_replaces_the_dates_it_touches_and_no_other(

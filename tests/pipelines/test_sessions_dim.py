@@ -21,12 +21,13 @@ from pipelines.sessions_dim import SessionsDimReport, compose, run_sessions_dim
 from pipelines.sessions_dim_plan import SessionsDimOptions, SessionsDimPlan, plan_sessions_dim
 from runners.direct import direct_runner
 from schemas.errors import OptionError, StoreBusyError, StoreError
-from schemas.events import EVENT
+from schemas.events import FACT_EVENT
 from schemas.records import Field, Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import find_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
+from stores.lake_sql import connect
 
 DEVICES = Record(
     "dim_devices",
@@ -170,8 +171,21 @@ def rows(lake: Path, record: Record = DIM_SESSIONS) -> list[dict[str, Any]]:
     return table.sort_by([(name, "ascending") for name in record.key]).to_pylist()
 
 
+def assert_stamped(lake: Path) -> None:
+    """fact_events says of each event what event_sessions does, and nothing of the others."""
+    with connect(str(lake)) as sql:
+        differing = sql.sql("""
+            SELECT * FROM fact_events e FULL JOIN event_sessions s USING (device_id, event_id, event_date)
+            WHERE (session_user_key, e.session_id, e.session_position)
+                IS DISTINCT FROM (s.user_key, s.session_id, s.session_position)
+        """).fetchall()
+    assert differing == []
+
+
 def versions(lake: Path) -> list[int]:
-    tables = [find_table(str(lake), record.name) for record in (DIM_SESSIONS, SESSION_BRIDGE, EVENT_SESSIONS)]
+    tables = [
+        find_table(str(lake), record.name) for record in (DIM_SESSIONS, SESSION_BRIDGE, EVENT_SESSIONS, FACT_EVENT)
+    ]
     return [table.version() for table in tables if table is not None]
 
 
@@ -181,7 +195,7 @@ def documents_sessions(
     """What the source document's SQL makes of all events."""
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
-    con.register("raw", pa.Table.from_pylist(events, schema=EVENT.schema))
+    con.register("raw", pa.Table.from_pylist(events, schema=FACT_EVENT.schema))
     known = resolved or {}
     con.register("devices", pa.table({"device_id": [*known], "resolved": pa.array([*known.values()], pa.string())}))
     con.execute(f"""CREATE TABLE all_events AS SELECT * FROM (
@@ -204,7 +218,7 @@ EVENTS = some_events(1, DAYS)
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with 30 days of events and their devices."""
     lake = tmp_path_factory.mktemp("history")
-    add(lake, EVENT, EVENTS)
+    add(lake, FACT_EVENT, EVENTS)
     add(lake, DEVICES, [{"device_id": device, "resolved_user_key": user} for device, user in RESOLVED.items()])
     return lake
 
@@ -255,6 +269,7 @@ def test_dates_are_those_of_the_reporting_time_zone_also_as_its_clocks_change(
     for as_of in (LAST - timedelta(days=1), LAST):
         run(lake, 3, as_of, zone)
     assert documents_columns(rows(lake)) == documents_sessions(EVENTS, zone, resolved=RESOLVED)
+    assert_stamped(lake)
 
 
 def test_each_event_has_one_place_in_the_session_that_holds_it(built: Path) -> None:
@@ -273,15 +288,16 @@ def test_each_event_has_one_place_in_the_session_that_holds_it(built: Path) -> N
         assert in_time == sorted(in_time)
         assert (in_time[0], in_time[-1]) == (sessions[session]["session_start"], sessions[session]["session_end"])
         assert {row["start_date"] for row in inside} == {sessions[session]["start_date"]}
+    assert_stamped(built)
 
 
 def test_login_three_days_later_gives_the_first_day_to_the_user_once_the_device_is_resolved(tmp_path: Path) -> None:
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    add(tmp_path, EVENT, [event(1, noon, "phone"), event(2, noon, "other")])
+    add(tmp_path, FACT_EVENT, [event(1, noon, "phone"), event(2, noon, "other")])
     run(tmp_path, as_of=FIRST)
     assert [row["user_key"] for row in rows(tmp_path)] == ["device:other", "device:phone"]
     login = noon + timedelta(days=3)
-    add(tmp_path, EVENT, [event(3, login, "phone", "u")])
+    add(tmp_path, FACT_EVENT, [event(3, login, "phone", "u")])
     add(tmp_path, DEVICES, [{"device_id": "phone", "resolved_user_key": "u"}])
     report = run(tmp_path, as_of=login.date())
     assert [(row["user_key"], row["session_id"], row["session_start"]) for row in rows(tmp_path)] == [
@@ -329,7 +345,7 @@ def test_late_events_inside_the_window_move_the_numbers_after_them_as_a_full_reb
     lake: Path, built: Path
 ) -> None:
     late = some_events(2, 5, LAST - timedelta(days=6), number=50_000)
-    add(lake, EVENT, late)
+    add(lake, FACT_EVENT, late)
     report = run(lake, 7)
     assert report.dates_changed == 7
     assert documents_columns(rows(lake)) == documents_sessions(EVENTS + late, "UTC", resolved=RESOLVED)
@@ -338,12 +354,13 @@ def test_late_events_inside_the_window_move_the_numbers_after_them_as_a_full_reb
     again = [rows(lake, record) for record in (DIM_SESSIONS, EVENT_SESSIONS)]
     run(lake, None)
     assert [rows(lake, record) for record in (DIM_SESSIONS, EVENT_SESSIONS)] == again
+    assert_stamped(lake)
 
 
 def test_events_later_than_the_window_wait_for_a_longer_one(lake: Path) -> None:
     before = rows(lake)
     noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
-    add(lake, EVENT, [event(90_000, noon, "m1", "z" * 32)])
+    add(lake, FACT_EVENT, [event(90_000, noon, "m1", "z" * 32)])
     run(lake, 7)
     assert rows(lake) == before
     run(lake, DAYS)
@@ -360,7 +377,7 @@ def test_days_that_no_run_has_built_are_built_by_the_next(history: Path, built: 
 
 def test_window_before_the_last_date_built_reaches_to_it_for_the_numbers_after_move(lake: Path) -> None:
     late = [event(90_000, datetime(2026, 3, 20, 4, tzinfo=UTC), "m1", "a" * 32)]
-    add(lake, EVENT, late)
+    add(lake, FACT_EVENT, late)
     report = run(lake, 3, date(2026, 3, 21))
     assert (report.first_date, report.last_date) == ("2026-03-19", "2026-03-30")
     assert documents_columns(rows(lake)) == documents_sessions(EVENTS + late, "UTC", resolved=RESOLVED)
@@ -368,7 +385,9 @@ def test_window_before_the_last_date_built_reaches_to_it_for_the_numbers_after_m
 
 def test_date_that_loses_all_its_events_loses_its_sessions(lake: Path) -> None:
     gone = LAST - timedelta(days=2)
-    commit(str(lake), EVENT, [PartitionWrite((gone.isoformat(),), ())], WriteMode.OVERWRITE, Transaction("gone", 1))
+    commit(
+        str(lake), FACT_EVENT, [PartitionWrite((gone.isoformat(),), ())], WriteMode.OVERWRITE, Transaction("gone", 1)
+    )
     run(lake, 7)
     left = [row for row in EVENTS if row["event_date"] != gone]
     assert documents_columns(rows(lake)) == documents_sessions(left, "UTC", resolved=RESOLVED)
@@ -380,6 +399,7 @@ def test_another_time_zone_is_refused_until_all_days_are_built_in_it(lake: Path)
         run(lake, 7, zone="Asia/Seoul")
     run(lake, None, zone="Asia/Seoul")
     assert documents_columns(rows(lake)) == documents_sessions(EVENTS, "Asia/Seoul", resolved=RESOLVED)
+    assert_stamped(lake)
 
 
 # -- crashes, rivals, cost --------------------------------------------------------------------------------------------
@@ -403,13 +423,13 @@ run_sessions_dim(SessionsDimOptions({lake!r}, ZoneInfo("UTC"), {days}, date({las
 """
 
 
-@pytest.mark.parametrize("commits", [1, 2])
+@pytest.mark.parametrize("commits", [1, 2, 3])
 @pytest.mark.parametrize("days", [5, 12], ids=["bridge moves on", "bridge moves back"])
 def test_run_killed_between_two_commits_and_run_again_ends_in_the_same_rows(
     lake: Path, commits: int, days: int
 ) -> None:
     late = some_events(3, 3, LAST - timedelta(days=4), number=70_000)
-    add(lake, EVENT, late)
+    add(lake, FACT_EVENT, late)
     code = DYING.format(
         root=str(ROOT), lake=str(lake), commits=commits, days=days, last=f"{LAST.year}, {LAST.month}, {LAST.day}"
     )
@@ -418,6 +438,7 @@ def test_run_killed_between_two_commits_and_run_again_ends_in_the_same_rows(
     run(lake, days)
     assert documents_columns(rows(lake)) == documents_sessions(EVENTS + late, "UTC", resolved=RESOLVED)
     assert len(rows(lake, EVENT_SESSIONS)) == len(EVENTS) + len(late)
+    assert_stamped(lake)
 
 
 @pytest.mark.parametrize(("mine", "rival"), [(7, 8), (8, 7), (9, 9)])
@@ -427,7 +448,7 @@ def test_of_two_runs_at_a_time_the_second_to_commit_fails_and_nothing_is_wrong(
     plan = plan_sessions_dim(options(lake, mine))
     assert plan is not None
     late = some_events(4, 6, LAST - timedelta(days=8), number=80_000)
-    add(lake, EVENT, late)
+    add(lake, FACT_EVENT, late)
     run(lake, rival)
     with pytest.raises(StoreBusyError, match="run again"):
         finish(plan)
@@ -454,7 +475,7 @@ def test_what_a_run_reads_depends_on_its_window_and_not_on_the_history(history: 
 
 def test_next_day_counts_one_date_into_the_bridge(lake: Path) -> None:
     tomorrow = LAST + timedelta(days=1)
-    add(lake, EVENT, some_events(5, 1, tomorrow, number=60_000))
+    add(lake, FACT_EVENT, some_events(5, 1, tomorrow, number=60_000))
     plan = plan_sessions_dim(options(lake, 8, tomorrow))
     assert plan is not None
     assert [*plan.counted] == [((LAST - timedelta(days=7)).isoformat(),)]
@@ -473,7 +494,7 @@ def test_date_that_has_not_ended_in_the_zone_is_refused(lake: Path) -> None:
 
 def test_event_of_long_ago_costs_no_partition_of_the_days_between(tmp_path: Path) -> None:
     long_ago = datetime(1, 1, 1, 12, tzinfo=UTC)
-    add(tmp_path, EVENT, [event(1, long_ago, "d"), event(2, datetime(2026, 3, 1, 12, tzinfo=UTC), "d")])
+    add(tmp_path, FACT_EVENT, [event(1, long_ago, "d"), event(2, datetime(2026, 3, 1, 12, tzinfo=UTC), "d")])
     plan = plan_sessions_dim(options(tmp_path, 7, FIRST, "Asia/Seoul"))
     assert plan is not None
     assert len(plan.sessions) == 4
@@ -484,8 +505,8 @@ def test_event_of_long_ago_costs_no_partition_of_the_days_between(tmp_path: Path
 def test_lake_without_events_is_refused_and_one_with_none_yet_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such table"):
         run(tmp_path)
-    add(tmp_path, EVENT, [])
+    add(tmp_path, FACT_EVENT, [])
     assert run(tmp_path).first_date is None
-    add(tmp_path, EVENT, EVENTS[:1])
+    add(tmp_path, FACT_EVENT, EVENTS[:1])
     assert run(tmp_path, as_of=FIRST - timedelta(days=1)).first_date is None
     assert rows(tmp_path) == []
