@@ -118,12 +118,14 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
         self._policy = WatermarkPolicy(source.max_disorder, source.idle_timeout, alone=source.readers == 1)
         self._batch_rows = source.batch_rows
         self._bundle_seconds = source.bundle_time / SECOND
+        # A read that ends is one piece: without checkpoints Flink would not ask for the next
+        self._endless = source.until is None
         self._discovery_seconds = source.discovery_interval / SECOND
         self._readers: dict[int, TopicReader] = {}
         self._looked_at: dict[int, float] = {}
 
     def initial_restriction(self, element: int) -> Positions:  # noqa: ARG002
-        return Positions(bounded=self._share.until is not None)
+        return Positions(bounded=not self._endless)
 
     def create_tracker(self, restriction: Positions) -> PositionsTracker:
         return PositionsTracker(restriction)
@@ -148,31 +150,27 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             self._readers.popitem()[1].close()
 
     def read(self, number: int, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
-        """One bundle of one reader."""
-        positions = tracker.current_restriction()
-        try:
-            reader = self._reader(number)
-            if positions.spans is None:
-                positions = reader.resolve()
-                if not tracker.try_claim(positions):
-                    return
-            reader.seek(positions)
-        except BrokerUnreachableError as error:
-            LOGGER.warning("%s; trying again", error)
-            tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
+        """One bundle of one reader: of an endless read a piece of it, of one that ends all of it."""
+        while (begun := self._begin(number, tracker.current_restriction())) is None:
+            if self._endless:
+                tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
+                return
+            time.sleep(_RETRY_SECONDS)
+        reader, positions = begun
+        if not tracker.try_claim(positions):
             return
         began = time.monotonic()
         while not positions.is_done:
             behind = reader.lag >= self._batch_rows
             left = began + self._bundle_seconds * (_BEHIND_BUNDLES if behind else 1) - time.monotonic()
-            if left <= 0:
+            if self._endless and left <= 0:
                 tracker.defer_remainder()
                 break
             if found := self._discover(number, reader):
                 positions = positions.with_new(found)
                 if not tracker.try_claim(positions):
                     return
-            polled = reader.poll(self._batch_rows, left)
+            polled = reader.poll(self._batch_rows, left if self._endless else self._bundle_seconds)
             positions = positions.after(polled.offsets) if polled else positions
             if not tracker.try_claim(positions):
                 return
@@ -190,6 +188,18 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             finalizer.register(_Commit(reader, {p: span.next for p, span in positions.known.items()}))
         _report(reader, estimator.get_estimator_state())
 
+    def _begin(self, number: int, positions: Positions) -> tuple[TopicReader, Positions] | None:
+        """The reader, where it stands; None where no broker answers."""
+        try:
+            reader = self._reader(number)
+            if positions.spans is None:
+                positions = reader.resolve()
+            reader.seek(positions)
+        except BrokerUnreachableError as error:
+            LOGGER.warning("%s; trying again", error)
+            return None
+        return reader, positions
+
     def _reader(self, number: int) -> TopicReader:
         if number not in self._readers:
             self._readers[number] = TopicReader(replace(self._share, reader=number))
@@ -198,7 +208,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
 
     def _discover(self, number: int, reader: TopicReader) -> dict[int, Span]:
         now = time.monotonic()
-        if self._share.until is not None or now - self._looked_at[number] < self._discovery_seconds:
+        if not self._endless or now - self._looked_at[number] < self._discovery_seconds:
             return {}
         self._looked_at[number] = now
         found = reader.new_partitions()

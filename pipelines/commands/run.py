@@ -114,7 +114,7 @@ def run(  # noqa: PLR0915
     where = RunnerArguments(runner, flink_master, checkpoints, checkpoint_interval, resume, parallelism)
     problems = Problems()
     source.check(problems)
-    where.check(problems)
+    where.check(problems, source.endless)
     if source.endless:
         problems.require(runner != "direct", "--runner: direct ends; follow a topic with flink, or say --until now")
         problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")

@@ -24,12 +24,14 @@ class RunnerArguments:
     resume: str | None
     parallelism: str
 
-    def check(self, problems: Problems) -> None:
-        """Note what can be said of the options by themselves."""
+    def check(self, problems: Problems, endless: bool) -> None:
+        """Note what can be said of the options by themselves, and beside an input that ends or does not."""
         problems.attempt("--runner", lambda: parse_choice(self.runner, RUNNERS))
         problems.attempt("--checkpoint-interval", lambda: parse_duration(self.checkpoint_interval))
         problems.attempt("--parallelism", lambda: parse_count(self.parallelism))
         problems.require(self.resume != "latest" or bool(self.checkpoints), "--resume: latest needs --checkpoints")
+        resumable = endless or not (self.checkpoints or self.resume)
+        problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay begins anew")
 
     def open(self, endless: bool) -> "OpenRunner":
         """What makes the runner ready, once `check` has found nothing.

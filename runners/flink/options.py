@@ -27,7 +27,9 @@ class FlinkOptions:
             error that comes again each time.
         failure_interval: See `max_failures`.
         restart_delay: Wait before the job restarts from its last checkpoint.
-        bounded: The input ends, and the job with it once all of it is in the stores.
+        bounded: The input ends, and the job with it. It takes no checkpoints: what fails begins anew, and ends in the
+            same stores. With them Flink would keep its sources for ever, and Beam's runner fails at the checkpoint of a
+            step with a side input, which steps of a bounded input have.
         state_backend: ``hashmap`` keeps state on the heap, and each checkpoint writes all of it; ``rocksdb`` on the
             disks of the cluster, and a checkpoint writes what has changed.
         heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
@@ -59,6 +61,8 @@ class FlinkOptions:
             for name in ("checkpoint_interval", "bundle_time", "failure_interval", "restart_delay")
             if getattr(self, name) < MILLISECOND
         ]
+        if self.bounded and (self.checkpoints is not None or self.resume_from is not None):
+            problems.append("an input that ends takes no checkpoints, and resumes from none: run it again")
         if self.master is not None and not _is_address(self.master):
             problems.append(f"{self.master!r} is not the address of a Flink cluster: write it like 127.0.0.1:8081")
         if self.state_backend not in STATE_BACKENDS:
@@ -71,14 +75,17 @@ class FlinkOptions:
         options: dict[str, str | bool] = {
             "streaming": True,
             "parallelism": str(self.parallelism),
-            "checkpointing_interval": _millis(self.checkpoint_interval),
-            # Without it a checkpoint in the middle of a bundle buffers its output, and some runs emitted nothing
-            "finish_bundle_before_checkpointing": True,
             "max_bundle_time_mills": _millis(self.bundle_time),
             "max_bundle_size": str(self.bundle_size),
             "faster_copy": True,
             "object_reuse": True,
         }
+        if not self.bounded:
+            options |= {
+                "checkpointing_interval": _millis(self.checkpoint_interval),
+                # Without it a checkpoint in the middle of a bundle buffers its output, and some runs emitted nothing
+                "finish_bundle_before_checkpointing": True,
+            }
         if self.resume_from is not None and self.master is not None:
             options["savepoint_path"] = as_uri(self.resume_from)
         return options

@@ -61,11 +61,6 @@ class FlinkRest:
         request = {"target-directory": folder, "cancel-job": False}
         return self._triggered(job, self._ask("POST", f"/jobs/{job}/savepoints", request), seconds)
 
-    def stop(self, job: str, folder: str, seconds: float = 60.0) -> str:
-        """Take a savepoint and end the job with it, as finished and not as cancelled; otherwise as `savepoint`."""
-        request = {"targetDirectory": folder, "drain": False}
-        return self._triggered(job, self._ask("POST", f"/jobs/{job}/stop", request), seconds)
-
     def _triggered(self, job: str, accepted: dict[str, str], seconds: float) -> str:
         trigger = accepted["request-id"]
         deadline = time.monotonic() + seconds

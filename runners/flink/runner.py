@@ -4,10 +4,9 @@ import fcntl
 import os
 import re
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +18,9 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PipelineResult, PortableRunner
 from apache_beam.runners.runner import PipelineState
 
-from runners.flink.bounded import Drain
 from runners.flink.job_server import JobServer, job_server
 from runners.flink.metrics import live_metrics
-from runners.flink.options import FlinkOptions, as_uri
+from runners.flink.options import FlinkOptions
 from runners.flink.rest import ENDED, FlinkRest
 from runners.flink.workers import WorkerPool, worker_pool
 from runners.services.home import locked, state_home
@@ -32,7 +30,6 @@ from schemas.errors import ClickstreamError
 
 CANCEL_SECONDS = 30.0
 RUNS_KEPT = 20
-WATCH_SECONDS = 0.5
 # The last line of a Python traceback, somewhere in a Java one
 _PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Warning|Interrupt)): (.*)$", re.MULTILINE)
 
@@ -91,7 +88,6 @@ class FlinkRunner(PortableRunner):
         self.log = server.log
         self._server, self._workers, self._flink = server, workers, flink
         self._results: list[FlinkResult] = []
-        self._drain = Drain(self.rest, as_uri(flink.checkpoints or server.log.parent / "end"))
 
     @property
     def rest(self) -> FlinkRest:
@@ -141,14 +137,8 @@ class FlinkRunner(PortableRunner):
                 raise self._server.failure("has gone") from error
             raise JobFailedError(f"Flink refuses the job: {_cause([str(error)])}") from error
         result = FlinkResult(handle.job_service, job, messages, states, self._server)
-        if self._flink.bounded:
-            result.end_when(self._end_if_done)
         self._results.append(result)
         return result
-
-    def _end_if_done(self) -> bool:
-        job = self.job
-        return job is not None and self._drain.end_if_done(job)
 
     def cancel_all(self) -> None:
         """Cancel what still runs and wait until it has ended."""
@@ -181,10 +171,6 @@ class FlinkResult(PipelineResult):
         self._server = server
         super().__init__(job_service, job, self._without_errors(messages), states)
 
-    def end_when(self, end_if_done: Callable[[], bool]) -> None:
-        """Ask a function from now on, again and again until it says that it has ended the job."""
-        threading.Thread(target=self._watch, args=(end_if_done,), daemon=True, name="end-when-done").start()
-
     def wait_until_finish(self, duration: int | None = None) -> str:
         """Wait for the end of the job, or for so many milliseconds.
 
@@ -200,13 +186,6 @@ class FlinkResult(PipelineResult):
             if isinstance(error, grpc.RpcError) or not self._server.alive:
                 raise self._server.failure("has gone") from error
             raise JobFailedError(f"the job failed: {_cause(self._errors)}; see {self._server.log}") from error
-
-    def _watch(self, end_if_done: Callable[[], bool]) -> None:
-        while self._server.alive:
-            with suppress(ServiceError):  # the job is not there yet, or between two attempts
-                if end_if_done():
-                    return
-            time.sleep(WATCH_SECONDS)
 
     def cancel(self) -> None:
         """Cancel the job unless it has ended, and wait until it has."""

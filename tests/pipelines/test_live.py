@@ -1,4 +1,4 @@
-"""The main job on a real broker and real Flink, held against a batch replay of its own raw log."""
+"""The main job on a real broker and real Flink: followed live, held against a replay of its raw log; and replays."""
 
 import json
 import os
@@ -215,6 +215,22 @@ def processes_below(pid: int) -> dict[int, str]:
             child = int(status.parent.name)
             found |= {child: command} | processes_below(child)
     return found
+
+
+def test_replay_on_flink_ends_in_the_stores_of_one_in_this_process(live: Live, traffic: GenerateSummary) -> None:
+    files = [f"--input={path}" for path in traffic.files]
+    live.done("run", *files, *live.stores("here"))
+    expected = live.everything("here")
+    live.done("run", "--runner=flink", *files, *live.stores("flink"))
+    assert live.everything("flink") == expected
+
+    # the same events from the bus, over a lake that has them: none of its rows becomes another
+    live.produce(*files)
+    topic = (f"--kafka={live.kafka.address}", f"--topic={live.topic}", "--until=now")
+    live.done("run", "--runner=flink", *topic, *live.stores("flink"))
+    found = live.everything("flink")
+    for table in ("events", "sessions", "activities", "typed events"):
+        assert found[table] == expected[table], f"{table} differ"
 
 
 def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_replay_of_its_raw_log(

@@ -107,11 +107,11 @@ class Fail(beam.DoFn):
         raise ValueError(f"cannot take {element}")
 
 
-def build_tally(pipeline: beam.Pipeline, out: Path, limit: int = 1_000_000_000) -> None:
+def build_tally(pipeline: beam.Pipeline, out: Path) -> None:
     """Lines of ``number count pid`` and ``tick second pid``, through a step that requires stable input."""
     _ = (
         pipeline
-        | beam.Create([limit], reshuffle=False)
+        | beam.Create([1_000_000_000], reshuffle=False)
         | beam.ParDo(Count())
         | "Key" >> beam.WithKeys("all").with_output_types(tuple[str, int])
         | beam.ParDo(Tally()).with_output_types(tuple[str, str])

@@ -80,19 +80,6 @@ def running_tally(flink: FlinkOptions, pipelines: ModuleType, out: Path) -> Iter
         yield runner, pipeline.run()
 
 
-def test_bounded_input_that_is_read_piece_by_piece_is_read_to_its_end(pipelines: ModuleType, tmp_path: Path) -> None:
-    options, out = PipelineOptions([]), tmp_path / "out"
-    with flink_runner(options, FlinkOptions(**FAST, bounded=True)) as runner:
-        pipeline = beam.Pipeline(runner=runner, options=options)
-        pipelines.build_tally(pipeline, out, limit=100)
-        result = pipeline.run()
-        assert result.wait_until_finish() == "DONE"
-        counters = result.metrics().query()["counters"]
-        assert [counter.result for counter in counters if counter.key.metric.namespace == "tally"] == [100]
-    assert len(numbers(out)) == 100
-    assert_state_went_with_the_source(out)
-
-
 def test_state_goes_on_from_a_checkpoint_and_from_a_savepoint(
     flink_cluster: FlinkCluster, pipelines: ModuleType, tmp_path: Path
 ) -> None:
