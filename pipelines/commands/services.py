@@ -25,7 +25,7 @@ def up(name: Name, as_json: AsJson = False) -> None:
 
 
 @services.command()
-def down(name: Name) -> None:
+def down(name: Name = "all") -> None:
     """Stop what runs. Topics stay, and so do the checkpoints of jobs, which end."""
     for chosen in reversed(_named(name)):
         SERVICES[chosen]().down()

@@ -27,7 +27,7 @@ def test_services_that_never_ran_are_down(command_line: CommandLine, home: Path)
     assert command_line("services", "status") == (0, "kafka  down\nflink  down\n", "")
     code, out, _ = command_line("services", "status", "--json")
     assert (code, json.loads(out)) == (0, {"kafka": None, "flink": None})
-    assert command_line("services", "down", "all") == (0, "", "")
+    assert command_line("services", "down") == (0, "", "")
 
 
 def test_broker_goes_up_and_down(java: None, command_line: CommandLine, home: Path) -> None:
