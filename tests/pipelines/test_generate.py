@@ -68,6 +68,9 @@ def test_every_reason_that_a_line_can_have_is_generated(traffic_files):
         Reason.EMPTY_PAYLOAD,
         Reason.OVERSIZED_EVENT,
         Reason.TRUNCATED_INPUT,
+        # of a line that is sound, whose properties are not what the catalogue declares
+        Reason.PROPERTY_MISSING,
+        Reason.PROPERTY_WRONG_TYPE,
     }
     reasons = pl.read_parquet(traffic_files.truth / "dead_letters.parquet")["reason"]
     assert set(reasons) == {reason.value for reason in Reason} - not_in_one_line
