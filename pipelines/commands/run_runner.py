@@ -65,6 +65,5 @@ class RunnerArguments:
             checkpoint_interval=parse_duration(self.checkpoint_interval),
             bounded=not endless,
             # what a topic is remembered by grows for hours, and a checkpoint is due every few seconds
-            state_backend="rocksdb" if endless else "hashmap",
         )
         return partial(flink_runner, flink=flink)

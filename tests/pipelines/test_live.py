@@ -134,11 +134,18 @@ class Live:
         found = self.ask("live", "SELECT count(*) FROM fact_events")
         return int(found[0][0]) if found else 0
 
-    def open_sessions(self) -> int:
+    def sessions_closed(self) -> bool:
+        """Whether each event of the traffic is in a session, and no session is open: none of them is too late."""
         found = self.ask(
-            "live", f"SELECT count(*) FROM fact_sessions WHERE pane_timing = 'EARLY' AND device_id <> '{SENTINEL}'"
+            "live",
+            "SELECT sum(event_count), count(*) FILTER (pane_timing = 'EARLY') FROM fact_sessions "
+            f"WHERE device_id <> '{SENTINEL}'",
         )
-        return int(found[0][0])
+        return found == [(EVENTS, 0)]
+
+    def jobs_with_checkpoints(self) -> int:
+        """How many of the runs have left a complete checkpoint."""
+        return len({found.parents[1] for found in self.folder.glob("checkpoints/*/chk-*/_metadata")})
 
     def has_layers(self) -> bool:
         """Whether each event is in silver and in the activity stream, which take some seconds longer."""
@@ -252,7 +259,7 @@ def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_re
             live.send(payloads, partition)
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
-        live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+        live.wait_until(live.sessions_closed, "all sessions closed", job)
         panes = dict(live.ask("live", "SELECT pane_timing, count(*) FROM fact_sessions GROUP BY 1"))
         assert panes.get("ON_TIME", 0) > 100
         live.send_sentinel("2026-06-01T03:00:00Z")
@@ -291,7 +298,7 @@ def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
             live.wait_until(lambda seen=seen: live.events() > seen, f"more events after {kill.__name__}", job)
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
-        live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+        live.wait_until(live.sessions_closed, "all sessions closed", job)
         live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert_live_equals_replay(live, traffic)
 
@@ -315,13 +322,13 @@ def test_run_resumed_from_savepoint_and_checkpoint_goes_on_where_it_stood_and_re
     assert birth_of(job.pid) is None
     with live.running(f"--resume={savepoint}") as job:
         live.wait_until(lambda: live.events() > 6_000, "the events of two files in the lake", job)
-        live.wait_until(lambda: any(live.folder.glob("checkpoints/*/chk-*/_metadata")), "a checkpoint", job)
+        live.wait_until(lambda: live.jobs_with_checkpoints() == 2, "a checkpoint of its own", job)
     with live.running("--resume=latest") as job:
         live.add_partitions(3)
         live.produce(*(f"--input={path}" for path in others))
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
-        live.wait_until(lambda: live.open_sessions() == 0, "all sessions closed", job)
+        live.wait_until(live.sessions_closed, "all sessions closed", job)
         live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert live.ask("live", "SELECT count(DISTINCT partition) FROM dead_letters") == [(3,)]
     assert_live_equals_replay(live, traffic)
