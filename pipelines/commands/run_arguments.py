@@ -143,7 +143,7 @@ Layers = Annotated[
     str,
     typer.Option(
         metavar="LAYERS",
-        help="all: beside the facts the silver tables and the activity stream; raw: neither.",
+        help="all: beside the facts the silver tables, the activity stream and the daily facts; raw: none of these.",
         rich_help_panel=_STORES,
     ),
 ]
