@@ -91,7 +91,7 @@ def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
         for field in reader.schema:
             table.add_column(verbatim(field.name), justify="right" if _is_number(field.type) else "left")
         for row in rows[:_SHOWN]:
-            table.add_row(*(verbatim(_plain(value)) for value in row))
+            table.add_row(*(verbatim(_short(value)) for value in row))
         console.print(table)
     else:
         # More columns than stand side by side: a line each
@@ -100,7 +100,7 @@ def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
             table = Table(box=None, pad_edge=False, show_header=False)
             table.add_column(style="dim", min_width=max(map(len, names)))
             for name, value in zip(names, row, strict=True):
-                table.add_row(verbatim(name), verbatim(_plain(value)))
+                table.add_row(verbatim(name), verbatim(_short(value)))
             console.print(table)
         if not rows:
             console.print("no rows")
@@ -110,6 +110,13 @@ def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _short(value: object) -> object:
+    """A value as a person reads it: a fraction by four digits."""
+    if isinstance(value, float) and math.isfinite(value):
+        return round(value, 4) if abs(value) >= 1 else float(f"{value:.4g}")
+    return _plain(value)
 
 
 def _plain(value: object) -> object:

@@ -99,8 +99,8 @@ class Funnel:
     GROUP BY ALL
 )
 SELECT {split}step, activity, reached,
-    round(reached / nullif(first_value(reached) OVER funnel, 0), 4) AS share_of_first,
-    round(reached / nullif(lag(reached) OVER funnel, 0), 4) AS share_of_previous,
+    reached / nullif(first_value(reached) OVER funnel, 0) AS share_of_first,
+    reached / nullif(lag(reached) OVER funnel, 0) AS share_of_previous,
     median_secs_to_next
 FROM counted
 WINDOW funnel AS ({"" if self.by is None else f"PARTITION BY {self.by} "}ORDER BY step)

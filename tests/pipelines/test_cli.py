@@ -183,6 +183,12 @@ def test_sql_prints_valid_json_of_numbers_that_json_lacks(command_line: CommandL
     assert command_line("sql", query, "--json").out == '[{"a": null, "b": null, "c": 0.5}]\n'
 
 
+def test_sql_shortens_fractions_for_people_alone(command_line: CommandLine) -> None:
+    query = "SELECT 1 / 3 AS a, 20000 / 3 AS b, 1 / 3e9 AS c, CAST('inf' AS DOUBLE) AS d, 3e0 AS e"
+    assert command_line("sql", query).out.split()[5:] == ["0.3333", "6666.6667", "3.333e-10", "inf", "3.0"]
+    assert command_line("sql", query, "--csv").out.splitlines()[1].startswith("0.3333333333333333,")
+
+
 def test_sql_of_more_columns_than_fit_prints_a_line_each(command_line: CommandLine) -> None:
     code, out, _ = command_line("sql", "SELECT * FROM fact_events WHERE event_id = 'e2'")
     lines = [line.split() for line in out.splitlines()]
