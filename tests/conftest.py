@@ -8,9 +8,19 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
 from runners.services import FlinkCluster, KafkaService
+
+# How busy a machine is must fail no test; in CI the examples are the same at every run
+settings.register_profile(
+    "any-machine",
+    settings.get_profile("ci" if os.environ.get("CI") else "default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

@@ -134,13 +134,14 @@ def test_unreachable_store_is_an_error_within_seconds(host: str) -> None:
 def test_node_that_does_not_answer_is_an_error(
     cassandra: str, cassandra_node: tuple[str, CassandraService], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (cassandra_client, networked_store):
-        monkeypatch.setattr(module, "PATIENCE", 1.0)
     pid = cassandra_node[1].process.pid
     assert pid is not None
     with open_device_store(cassandra) as store:
         store.write_events(clicks(NOON))
         assert store.recent_events("d0").num_rows == 1
+    for module in (cassandra_client, networked_store):
+        monkeypatch.setattr(module, "PATIENCE", 1.0)
+    with open_device_store(cassandra) as store:
         os.kill(pid, signal.SIGSTOP)
         try:
             for ask in (lambda: store.write_events(clicks(NOON)), lambda: store.recent_events("d0")):
