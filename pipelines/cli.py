@@ -1,9 +1,10 @@
 """The command line: the commands put together, and how an error ends one."""
 
 import gc
+import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -71,8 +72,24 @@ app.command()(story)
 app.add_typer(services, name="services")
 
 
-def main() -> None:
-    """Run a command. Exit status: 0 done, 1 failed, 2 wrong options; an error is one line (or one a wrong option)."""
+def main() -> NoReturn:
+    """Run a command, and end the process with its exit status."""
+    status: str | int | None = None
+    try:
+        run_command()
+    except SystemExit as ended:
+        status = ended.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: what is in memory goes with the process, and to take it apart first, object by object, takes 0.4 s
+    os._exit(status if isinstance(status, int) else bool(status))
+
+
+def run_command() -> None:
+    """Run the command that the arguments say.
+
+    Exit status: 0 done, 1 failed, 2 wrong options; an error is one line (or one a wrong option).
+    """
     # An import makes many objects and no garbage: to look for some after every 700 of them takes a fifth of a second
     gc.set_threshold(50_000)
     try:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli import run_command
 from pipelines.terminal import OUT
 
 
@@ -29,7 +29,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     def start(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["clickstream", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            main()
+            run_command()
         printed = capsys.readouterr()
         return Ended(int(ended.value.code or 0), printed.out, printed.err)
 
