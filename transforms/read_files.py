@@ -4,20 +4,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.dead_letters import Reason
 from schemas.errors import InputError
 from transforms.envelope import dead_letters
 from transforms.metrics import count
-from transforms.raw_files import Damage, FileFormat, FileSlice, read_slice, sniff
+from transforms.raw_files import CHUNK_BYTES, Damage, FileFormat, FileSlice, read_slice, sniff
 
 SLICE_BYTES = 128 << 20
 """A plain file is cut into slices of this size, so that several workers can read it."""
@@ -109,22 +112,38 @@ class _CutIntoSlices(beam.DoFn):
 
 
 class _ReadSlice(beam.DoFn):
-    """FileSlice → RAW tables, and DEAD_LETTER tables by their tag."""
+    """FileSlice → RAW tables, and DEAD_LETTER tables by their tag.
+
+    What small files hold is gathered over the bundle: each step costs milliseconds a table, however few its rows.
+    """
 
     def __init__(self, first_met: datetime) -> None:
         self._first_met = first_met
 
-    def process(self, element: FileSlice) -> "Iterator[pa.Table | beam.pvalue.TaggedOutput]":
+    def start_bundle(self) -> None:
+        self._gathered: list[pa.Table] = []
+        self._bytes = 0
+
+    def process(self, element: FileSlice) -> Iterator[Any]:
         with _open(element.path) as stream:
             for piece in read_slice(stream, element):
                 if isinstance(piece, Damage):
                     letters = damaged(piece, self._first_met)
                     count(f"dead_{Reason.TRUNCATED_INPUT}")
                     yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
-                else:
-                    count("events_read", len(piece))
-                    count("bytes_read", pc.sum(pc.binary_length(piece["payload"])).as_py() or 0)
-                    yield piece
+                    continue
+                size = pc.sum(pc.binary_length(piece["payload"])).as_py() or 0
+                count("events_read", len(piece))
+                count("bytes_read", size)
+                if self._bytes + size > CHUNK_BYTES:
+                    yield from self.finish_bundle()
+                self._gathered.append(piece)
+                self._bytes += size
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._gathered:
+            yield WindowedValue(pa.concat_tables(self._gathered), MIN_TIMESTAMP, [GlobalWindow()])
+        self._gathered, self._bytes = [], 0
 
 
 def damaged(damage: Damage, first_met: datetime) -> pa.Table:

@@ -113,3 +113,19 @@ COLUMNS = ("source", "partition", "offset", "payload", "arrival_time")
 
 def nothing(tables: list[pa.Table]) -> None:
     assert tables == []
+
+
+def test_many_small_files_share_a_batch_and_keep_their_places(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.jsonl").write_text("{}\n[]\n")
+
+    def check(batches: list[pa.Table]) -> None:
+        assert len(batches) < 5
+        rows = pa.concat_tables(batches).select(["source", "offset", "payload"]).to_pylist()
+        assert sorted((Path(row["source"]).name, row["offset"], row["payload"]) for row in rows) == [
+            (f"{number:02}.jsonl", offset, text) for number in range(30) for offset, text in ((0, b"{}"), (3, b"[]"))
+        ]
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        read = pipeline | ReadFiles(list_files([str(tmp_path)]), NOW)
+        assert_that(read.batches, check)
