@@ -6,8 +6,13 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.tables import Table
+
+_GATHERED_BYTES = 8 << 20
+"""Letters that are split, and written, together: a table costs its millisecond at each step, however few its rows."""
 
 
 @dataclass(eq=False)
@@ -31,16 +36,29 @@ class UniqueDeadLetters(beam.PTransform):
 
 @beam.typehints.with_output_types(tuple[str, Table])
 class _SplitById(beam.DoFn):
-    def process(self, letters: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        digits = pc.utf8_slice_codeunits(letters["dead_letter_id"], 0, 1)
-        for digit in pc.unique(digits).to_pylist():
-            yield digit, letters.filter(pc.equal(digits, digit))
+    def start_bundle(self) -> None:
+        self._gathered: list[pa.Table] = []
+
+    def process(self, letters: pa.Table) -> Iterator[WindowedValue]:
+        self._gathered.append(letters)
+        if sum(table.nbytes for table in self._gathered) >= _GATHERED_BYTES:
+            yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            letters = pa.concat_tables(gathered)
+            digits = pc.utf8_slice_codeunits(letters["dead_letter_id"], 0, 1)
+            for digit in pc.unique(digits).to_pylist():
+                part = digit, letters.filter(pc.equal(digits, digit))
+                yield WindowedValue(part, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 @beam.typehints.with_output_types(Table)
 class _DropCopies(beam.DoFn):
     def process(self, group: tuple[str, Iterable[pa.Table]]) -> Iterator[pa.Table]:
         seen: set[str] = set()
+        unique: list[pa.Table] = []
         for letters in group[1]:
             fresh = []
             for row, letter_id in enumerate(letters["dead_letter_id"].to_pylist()):
@@ -48,4 +66,9 @@ class _DropCopies(beam.DoFn):
                     seen.add(letter_id)
                     fresh.append(row)
             if fresh:
-                yield letters.take(fresh)
+                unique.append(letters.take(fresh))
+                if sum(table.nbytes for table in unique) >= _GATHERED_BYTES:
+                    yield pa.concat_tables(unique)
+                    unique = []
+        if unique:
+            yield pa.concat_tables(unique)
