@@ -185,8 +185,17 @@ WITHIN = {None: None, "1us": timedelta(microseconds=1), "2m": timedelta(minutes=
 
 
 @pytest.mark.parametrize("relationship", PICKING, ids=lambda r: r.name)
-@given(streams, names, conditions, occurrences, names, conditions, st.sampled_from(list(WITHIN)))
-@settings(max_examples=25, deadline=None)
+@given(
+    streams,
+    names,
+    conditions,
+    occurrences,
+    names,
+    conditions,
+    st.sampled_from(list(WITHIN)),
+    st.sampled_from([("activity_id", "ts", "feature_1", "feature_json.n", "done"), ("done", "ts")]),
+)
+@settings(max_examples=35, deadline=None)
 def test_picked_activity_is_that_of_the_definition(
     sql: duckdb.DuckDBPyConnection,
     relationship: Picking,
@@ -197,9 +206,9 @@ def test_picked_activity_is_that_of_the_definition(
     appended: str,
     where: tuple[Any, Meets],
     within: str | None,
+    columns: tuple[str, ...],
 ) -> None:
     within = None if relationship.period == "ever" else within
-    columns = ("activity_id", "ts", "feature_1", "feature_json.n", "done")
     question = cohort(activity, occurrence=occurrence, where=cohort_where[0], columns=["activity_id"])
     question = question.append(relationship(appended, within=within, where=where[0], columns=columns))
     sequence, hits = members(rows, activity, cohort_where[1]), members(rows, appended, where[1])
@@ -208,8 +217,8 @@ def test_picked_activity_is_that_of_the_definition(
         found = period(row, sequence, hits, relationship.period, WITHIN[within])
         hit = found[0 if relationship.name.startswith("first") else -1] if found else None
         text = re.search(r'"n": "?([\d?]+)', hit["feature_json"] or "") if hit else None
-        values = [hit[name] for name in ("activity_id", "ts", "feature_1")] if hit else [None] * 3
-        expected[row["activity_id"]] = [*values, text[1] if text else None, hit is not None]
+        values = (hit or {}) | {"feature_json.n": text[1] if text else None, "done": hit is not None}
+        expected[row["activity_id"]] = [values.get(name) for name in columns]
     assert answer(sql, rows, question) == expected
 
 
@@ -250,6 +259,7 @@ def test_nth_ever_and_the_operators_are_those_of_their_definitions(
     start, end = START + timedelta(minutes=1), START + timedelta(minutes=4)
     question = cohort(activity, columns=["activity_id"]).append(
         nth_ever(appended, nth, columns=["activity_id"]),
+        nth_ever(appended, nth, name="time"),
         within_next(appended, "2m"),
         ever_done(appended),
         count_between(appended, start, end),
@@ -260,6 +270,7 @@ def test_nth_ever_and_the_operators_are_those_of_their_definitions(
         ever = period(row, sequence, hits, "ever", None)
         expected[row["activity_id"]] = [
             ever[nth - 1]["activity_id"] if len(ever) >= nth else None,
+            ever[nth - 1]["ts"] if len(ever) >= nth else None,
             bool(period(row, sequence, hits, "after", timedelta(minutes=2))),
             bool(ever),
             sum(start <= hit["ts"] < end for hit in ever),

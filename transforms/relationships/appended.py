@@ -17,6 +17,7 @@ from transforms.relationships.aggregates import Aggregate, Function, count
 from transforms.relationships.columns import Column, as_column, identifier
 from transforms.relationships.conditions import Condition, Value, at_least, less_than
 
+TIME = Column("ts")
 DONE = Column("done")
 """Whether there is such an activity at all: selected like a column."""
 
@@ -89,6 +90,15 @@ class Appended:
     def is_nearest(self) -> bool:
         """Whether it picks the one next to the cohort row, so that its distance alone says whether it is within."""
         return (self.period, self.pick) in ((Period.BEFORE, Function.MAX), (Period.AFTER, Function.MIN))
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether of the one picked only its time is asked for: the least or the greatest says it, and none is fetched.
+
+        >>> first_after("click").is_timed, first_after("click", columns=("ts", "link")).is_timed
+        (True, False)
+        """
+        return self.pick is not None and {TIME, DONE}.issuperset(self.columns)
 
     def problems(self) -> list[str]:
         """What is wrong with it; one line each."""

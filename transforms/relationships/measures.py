@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from transforms.relationships.aggregates import Aggregate, Function, aggregated
-from transforms.relationships.appended import Appended, Period
+from transforms.relationships.appended import TIME, Appended, Period
 from transforms.relationships.frames import (
     AFTER,
     BEFORE,
     HEAD,
     KEY,
     MICROS,
+    ORDER,
     PLACE,
     merged,
     range_after,
@@ -44,10 +45,10 @@ class Measure:
 
 
 def measures(number: int, item: Appended) -> list[Measure]:
-    """All that a period is asked for an item: the place of the activity picked, or what its aggregates are made of."""
+    """All that a period is asked for an item: the time or place of the one picked, or what aggregates are made of."""
     flag = f"hit_{number}"
     if item.pick is not None:
-        return [Measure(place_of(number), item.pick, flag, PLACE)]
+        return [Measure(f"pick_{number}", item.pick, flag, TIME.label if item.is_timed else PLACE)]
     found = []
     for index, aggregate in enumerate(item.aggregates, start=1):
         name = f"value_{number}_{index}"
@@ -61,9 +62,9 @@ def measures(number: int, item: Appended) -> list[Measure]:
     return found
 
 
-def place_of(number: int) -> str:
-    """The column of the place of the activity that is picked."""
-    return f"place_{number}"
+def picks_by_place(item: Appended) -> bool:
+    """Whether it picks an activity of which more is asked for than its time."""
+    return item.pick is not None and not item.is_timed
 
 
 def is_split(item: Appended) -> bool:
@@ -81,11 +82,11 @@ def windows(item: Appended, measure: Measure) -> list[tuple[str, exp.Expr]]:
     before = item.period is Period.BEFORE
     side = BEFORE if before else AFTER
     if not is_split(item):
-        return [(measure.name, window(measure.over(), (KEY,), (PLACE,), side))]
+        return [(measure.name, window(measure.over(), (KEY,), (PLACE,) if measure.value == PLACE else ORDER, side))]
     far = (range_before if before else range_after)(item.distance or 0)
     return [
         (measure.name, window(measure.over(), (KEY,), (MICROS,), far)),
-        (f"{measure.name}_same", window(measure.over(), (KEY, MICROS), (PLACE,), side)),
+        (f"{measure.name}_same", window(measure.over(), (KEY, MICROS), ("activity_id",), side)),
     ]
 
 
@@ -103,7 +104,7 @@ def grouped(item: Appended, number: int, measure: Measure) -> exp.Expr:
 
 
 def values(number: int, item: Appended, column: Callable[[str], exp.Expr]) -> list[exp.Expr]:
-    """The measures of an item put together: the place picked, or the values of its aggregates in order.
+    """The measures of an item put together: the time or place picked, or the values of its aggregates in order.
 
     Args:
         number: The item's.

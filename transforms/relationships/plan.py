@@ -1,9 +1,10 @@
 """A cohort and what is appended to it, as one SELECT over user_stream.
 
-No activity is joined with another by a range. The activities asked about are put in order once; each then knows its
-place and the number of its visit, the cohort rows so far. What was before or after a cohort row is a window over that
-order, what was in between or ever a grouping by visit or by customer; an activity that is picked is fetched by its
-place. Every join is by a key that is unique, so that no cohort row is doubled, and an outer one, so that none is lost.
+No activity is joined with another by a range. The activities asked about are put in order once; each then knows the
+number of its visit, the cohort rows so far. What was before or after a cohort row is a window over that order, what was
+in between or ever a grouping by visit or by customer. Of an activity that is picked these say the time; if more is
+asked of it, its place, by which it is fetched. Every join is by a key that is unique, so that no cohort row is doubled,
+and an outer one, so that none is lost.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from functools import partial
 
 from sqlglot import exp
 
-from transforms.relationships.appended import DONE, Appended, Period
+from transforms.relationships.appended import DONE, TIME, Appended, Period
 from transforms.relationships.columns import Column
 from transforms.relationships.conditions import Condition
 from transforms.relationships.frames import HEAD, KEY, MICROS, ORDER, PLACE, VISIT, upto_here, window
-from transforms.relationships.measures import grouped, marks_new, measures, values, windows
+from transforms.relationships.measures import grouped, marks_new, measures, picks_by_place, values, windows
 
 _NOBODY = "activity:"
 """An activity of nobody is the only one of a customer of its own, this and its activity_id."""
@@ -46,12 +47,13 @@ def plan(
     """
     items = tuple(enumerate(appended, start=1))
     sources = {_SOURCES[item.period] for item in appended}
-    rows = "placed" if "cohort" in sources else "ordered"
+    is_placed = any(_SOURCES[item.period] == "cohort" and _looks_at_order(item) for item in appended)
+    rows = "placed" if is_placed else "ordered"
     query = exp.select(*(exp.alias_(_of("cohort", column.label), column.label) for column in columns))
     query = query.from_(_aliased(rows, "cohort")).where(_of("cohort", "is_cohort"))
     query = query.with_("activities", as_=_activities(activity, columns, where, items, table))
-    query = query.with_("ordered", as_=_ordered(items))
-    if "cohort" in sources:
+    query = query.with_("ordered", as_=_ordered(items, visits=occurrence != "all" or "visits" in sources))
+    if is_placed:
         query = query.with_("placed", as_=_placed(items))
     if "visits" in sources:
         query = query.with_("visits", as_=_grouped(items, Period.IN_BETWEEN, KEY, VISIT))
@@ -71,22 +73,45 @@ def plan(
 def _append(query: exp.Select, number: int, item: Appended) -> exp.Select:
     """The query with the columns of one item, and the join that fetches an activity picked."""
     found = values(number, item, partial(_of, _SOURCES[item.period]))
-    if item.pick is not None:
+    if item.is_timed:
+        (time,) = found
+        time = _near(time, item) if _has_to_be_near(item) else time
+        found = [_is_there(time) if column == DONE else time for column in item.columns]
+    elif picks_by_place(item):
         picked = f"picked_{number}"
-        query = query.join(_aliased("ordered", picked), on=_picks(item, picked, *found), join_type="left")
-        there = exp.Not(this=exp.Is(this=_of(picked, PLACE), expression=exp.null()))
-        found = [there.copy() if column == DONE else _of(picked, column.label) for column in item.columns]
-    return query.select(*map(exp.alias_, found, item.labels))
+        query = query.join(_aliased("ordered", picked), on=_picks(number, item, *found), join_type="left")
+        there = _is_there(_of(picked, PLACE))
+        found = [there if column == DONE else _of(picked, column.label) for column in item.columns]
+    return query.select(*(exp.alias_(value.copy(), label) for value, label in zip(found, item.labels, strict=True)))
 
 
-def _picks(item: Appended, picked: str, place: exp.Expr) -> exp.Expr:
+def _picks(number: int, item: Appended, place: exp.Expr) -> exp.Expr:
     """Whether a row is the one at this place; of the nearest, whether it is near enough too."""
+    picked = f"picked_{number}"
     at = exp.EQ(this=_of(picked, PLACE), expression=place)
-    if not item.is_nearest or item.distance is None:
-        return exp.and_(_same(picked, KEY), at)
-    late, early = (picked, "cohort") if item.period is Period.AFTER else ("cohort", picked)
-    apart = exp.Sub(this=_of(late, MICROS), expression=_of(early, MICROS))
-    return exp.and_(_same(picked, KEY), at, exp.LTE(this=apart, expression=exp.Literal.number(item.distance)))
+    # it is one of the item's own, and said to be: the others need not be looked through
+    same = exp.and_(_same(picked, KEY), at, _of(picked, f"hit_{number}"))
+    return exp.and_(same, _is_near(_of(picked, MICROS), item)) if _has_to_be_near(item) else same
+
+
+def _has_to_be_near(item: Appended) -> bool:
+    """Whether the distance of the one picked says whether there is one."""
+    return item.is_nearest and item.distance is not None
+
+
+def _near(time: exp.Expr, item: Appended) -> exp.Expr:
+    """The time of the nearest, null where it is too far away."""
+    return exp.Case().when(_is_near(exp.UnixMicros(this=time.copy()), item), time)
+
+
+def _is_near(micros: exp.Expr, item: Appended) -> exp.Expr:
+    cohort = _of("cohort", MICROS)
+    late, early = (micros, cohort) if item.period is Period.AFTER else (cohort, micros)
+    return exp.LTE(this=exp.Sub(this=late, expression=early), expression=exp.Literal.number(item.distance))
+
+
+def _is_there(value: exp.Expr) -> exp.Expr:
+    return exp.Not(this=exp.Is(this=value.copy(), expression=exp.null()))
 
 
 def _activities(
@@ -97,6 +122,7 @@ def _activities(
     key = exp.Coalesce(this=exp.column("customer"), expressions=[exp.column("anonymous_customer_id"), nobody])
     needed = [Column("activity_id"), *columns]
     for _, item in items:
+        needed += [TIME] if item.is_timed else []
         needed += [column for column in item.columns if column != DONE]
         needed += [aggregate.column for aggregate in item.aggregates if aggregate.column]
     names = dict.fromkeys([activity, *(item.activity for _, item in items)])
@@ -110,10 +136,13 @@ def _activities(
     )
 
 
-def _ordered(items: Items) -> exp.Select:
-    """The rows with their places and visits, and what has to be counted along the way."""
-    query = exp.select("*", exp.alias_(window(exp.RowNumber(), (KEY,), ORDER), PLACE)).from_("activities")
-    query = query.select(exp.alias_(upto_here(_counted("is_cohort")), VISIT))
+def _ordered(items: Items, *, visits: bool) -> exp.Select:
+    """The rows with what is counted along the way, in one order for all: what does not matter is left out."""
+    query = exp.select("*").from_("activities")
+    if any(picks_by_place(item) for _, item in items):
+        query = query.select(exp.alias_(window(exp.RowNumber(), (KEY,), ORDER), PLACE))
+    if visits:
+        query = query.select(exp.alias_(upto_here(_counted("is_cohort")), VISIT))
     if any(item.period is Period.IN_BETWEEN and item.within for _, item in items):
         head = exp.Case().when(exp.column("is_cohort"), exp.column(MICROS))
         query = query.select(exp.alias_(upto_here(exp.Max(this=head)), HEAD))
@@ -124,6 +153,25 @@ def _ordered(items: Items) -> exp.Select:
             if marks_new(item, aggregate) and aggregate.column:
                 new = _is_new(f"hit_{number}", aggregate.column, item.period)
                 query = query.select(exp.alias_(new, f"is_new_{number}_{index}"))
+    return _with_windows(query, [(number, item) for number, item in items if not _looks_at_order(item)])
+
+
+def _placed(items: Items) -> exp.Select:
+    """The ordered rows with the windows over what the order has said of them."""
+    return _with_windows(exp.select("*").from_("ordered"), [one for one in items if _looks_at_order(one[1])])
+
+
+def _looks_at_order(item: Appended) -> bool:
+    """Whether its windows look at what the order has said: the places of rows, or which have a value first."""
+    return picks_by_place(item) or any(marks_new(item, aggregate) for aggregate in item.aggregates)
+
+
+def _with_windows(query: exp.Select, items: Items) -> exp.Select:
+    """The query with what was before and after each row."""
+    for number, item in items:
+        if _SOURCES[item.period] == "cohort":
+            for measure in measures(number, item):
+                query = query.select(*(exp.alias_(value, name) for name, value in windows(item, measure)))
     return query
 
 
@@ -133,16 +181,6 @@ def _is_new(hit: str, column: Column, period: Period) -> exp.Expr:
     order = ORDER if period is Period.BEFORE else [f"-{name}" for name in ORDER]
     first = exp.EQ(this=window(exp.RowNumber(), (KEY, value), order), expression=exp.Literal.number(1))
     return exp.and_(first, exp.Not(this=exp.Is(this=value, expression=exp.null())))
-
-
-def _placed(items: Items) -> exp.Select:
-    """The ordered rows with what was before and after each."""
-    query = exp.select("*").from_("ordered")
-    for number, item in items:
-        if _SOURCES[item.period] == "cohort":
-            for measure in measures(number, item):
-                query = query.select(*(exp.alias_(value, name) for name, value in windows(item, measure)))
-    return query
 
 
 def _grouped(items: Items, period: Period, *keys: str) -> exp.Select:
