@@ -1,6 +1,5 @@
 """Give past sessions to the users that devices are now known to belong to: what changed, and no more."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -19,22 +18,21 @@ from schemas.sessions import FACT_SESSION
 from stores.lake import LiveFile, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, read_files
-from stores.lake_rewrite import rewrite_changed
+from stores.lake_rewrite import Looked, rewrite_changed
 from transforms.stitching import (
     DEVICE_COLUMNS,
+    RULE,
     SESSION_COLUMNS,
     STITCHED,
     apply_stitched,
-    changed_devices,
+    changes_of,
     stitched_devices,
     stitched_sessions,
 )
 
 SESSIONS_ID, DEVICES_ID = f"{FACT_SESSION.name}:stitch", f"{DEVICE.record.name}:stitch"
-"""Application ids of a stitch's commits of the two tables. The version of both is that of fact_sessions up to which all
-files have been looked at, so that the next stitch need not look again."""
-
-Files = dict[Partition, list[LiveFile]]
+"""Application ids of a stitch's commits of the two tables. The version is that of the table up to which all files have
+been looked at, so that the next stitch need not look again."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class StitchReport:
         files_read: Files of fact_sessions that were looked at.
         dates_changed: Start dates with a session that changed, in order.
         stream_dates_changed: Dates of user_stream with an activity that changed, in order.
-        committed: Tables that have a new version.
+        committed: Tables with rows that changed.
     """
 
     devices_changed: int
@@ -75,37 +73,69 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
         StoreError: A table cannot be read or written.
     """
     devices = open_table(lake_uri, DEVICE.record)
-    looked_up_to = devices.transaction_version(DEVICES_ID) or 0
     before = _read_devices(lake_uri, devices)
     after = stitched_devices(before, lookback)
-    changed = changed_devices(before, after)
+    changed = after.filter(changes_of(before, after))
+    # another person is a change of the device alone: its sessions stay whose they are
+    other_rule = changes_of(before, after, RULE)
+    reach = _Reach.of(pa.concat_tables([before.filter(other_rule), after.filter(other_rule)]))
     looked_at: list[int] = []
     dates: list[str] = []
 
-    reached = _reached_by(pa.concat_tables([_of(before, changed), changed]))
-
     def plan_sessions(table: DeltaTable, done: int) -> Planned:
-        files = _to_look_at(table, max(done, looked_up_to), reached)
+        known = paths_of(table, done)
+        files = {
+            partition: _looked_at(partition, found, known, reach) for partition, found in live_files(table).items()
+        }
         writes = [_stitch_partition(lake_uri, partition, found, after) for partition, found in files.items()]
         writes = [write for write in writes if write.removed]
         looked_at[:] = [sum(map(len, files.values()))]
         dates[:] = sorted(str(write.partition[0]) for write in writes)
+        any_new = any(rows is None for looked in files.values() for rows in looked.values())
         # the version that this commit will make: no other can come between
-        return Planned(table.version() + 1, writes)
+        return Planned(table.version() + 1, writes, even_empty=any_new)
 
     def plan_devices(table: DeltaTable, _: int) -> Planned:
         writes = [_note_stitched(lake_uri, files, changed) for files in live_files(table).values()]
-        return Planned(sessions.version, [write for write in writes if write.removed])
+        return Planned(table.version() + 1, [write for write in writes if write.removed])
 
-    sessions = commit_planned(lake_uri, FACT_SESSION, WriteMode.MERGE, SESSIONS_ID, plan_sessions)
-    results = [sessions]
-    stream = stitch_stream(lake_uri, reached, _paths_of)
+    results = [commit_planned(lake_uri, FACT_SESSION, WriteMode.MERGE, SESSIONS_ID, plan_sessions)]
+    stream = stitch_stream(lake_uri, paths_of)
     if stream is not None:
         results.append(stream.commit)
     if changed.num_rows:
         results.append(commit_planned(lake_uri, DEVICE.record, WriteMode.MERGE, DEVICES_ID, plan_devices))
-    committed = [result.table for result in results if result.committed]
+    committed = [result.table for result in results if result.files_written]
     return StitchReport(changed.num_rows, looked_at[0], dates, stream.dates if stream else [], committed)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Devices whose sessions go to others than before, and the dates between which each may have one."""
+
+    devices: pa.Array
+    earliest: npt.NDArray[np.datetime64]
+    latest: npt.NDArray[np.datetime64]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "_Reach":
+        """The reach of the devices as they were and as they are to be."""
+        # where all its sessions are reached, the device's first event is the bound
+        earliest = np.fmax(_dates(rows["first_seen_at"]), _dates(rows["stitched_from"]))
+        return cls(rows["device_id"].combine_chunks(), earliest, _dates(rows["last_seen_at"]))
+
+    def on(self, partition: Partition) -> pa.Array:
+        """The devices that may have a session on a date."""
+        day = np.datetime64(date.fromisoformat(str(partition[0])))
+        return self.devices.filter(pa.array((self.earliest <= day) & (day <= self.latest)))
+
+
+def _looked_at(partition: Partition, files: list[LiveFile], known: set[str], reach: _Reach) -> Looked:
+    """All of the files that came after the last stitch; of the others the sessions of devices that changed."""
+    devices = reach.on(partition)
+    of_devices = pc.field("device_id").isin(devices) if len(devices) else None
+    looked = {file: None if file.path not in known else of_devices for file in files}
+    return {file: rows for file, rows in looked.items() if file.path not in known or rows is not None}
 
 
 def _read_devices(lake_uri: str, table: DeltaTable) -> pa.Table:
@@ -116,35 +146,7 @@ def _read_devices(lake_uri: str, table: DeltaTable) -> pa.Table:
     return rows.filter(pc.or_(rows["user_keys"].is_valid(), rows["stitched_user_key"].is_valid()))
 
 
-def _of(devices: pa.Table, others: pa.Table) -> pa.Table:
-    """The rows of the same devices."""
-    return devices.filter(pc.is_in(devices["device_id"], others["device_id"].combine_chunks()))
-
-
-def _reached_by(changed: pa.Table) -> Callable[[Partition], bool]:
-    """Whether one of some devices that changed may have a session on a date."""
-    # where all its sessions are reached, the device's first event is the bound
-    earliest = np.fmax(_dates(changed["first_seen_at"]), _dates(changed["stitched_from"]))
-    latest = _dates(changed["last_seen_at"])
-
-    def reached(partition: Partition) -> bool:
-        day = np.datetime64(date.fromisoformat(str(partition[0])))
-        return bool(((earliest <= day) & (day <= latest)).any())
-
-    return reached
-
-
-def _to_look_at(table: DeltaTable, stitched: int, reached: Callable[[Partition], bool]) -> Files:
-    """Files that came after the last stitch, and those of dates on which a changed device may have a session."""
-    known = _paths_of(table, stitched)
-    files = {
-        partition: found if reached(partition) else [file for file in found if file.path not in known]
-        for partition, found in live_files(table).items()
-    }
-    return {partition: found for partition, found in files.items() if found}
-
-
-def _paths_of(table: DeltaTable, version: int) -> set[str]:
+def paths_of(table: DeltaTable, version: int) -> set[str]:
     """The files of an earlier version; none where its log is cleaned up, and all is looked at again."""
     if version == 0:
         return set()
@@ -159,14 +161,17 @@ def _dates(times: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
     return np.asarray(times.cast(pa.timestamp("us")).cast(pa.date32()).to_numpy(), "datetime64[D]")
 
 
-def _stitch_partition(lake_uri: str, partition: Partition, files: list[LiveFile], devices: pa.Table) -> PartitionWrite:
+def _stitch_partition(lake_uri: str, partition: Partition, files: Looked, devices: pa.Table) -> PartitionWrite:
     place = _place(lake_uri, FACT_SESSION, partition)
     return rewrite_changed(place, files, SESSION_COLUMNS, partial(stitched_sessions, devices=devices))
 
 
 def _note_stitched(lake_uri: str, files: list[LiveFile], changed: pa.Table) -> PartitionWrite:
     place = _place(lake_uri, DEVICE.record, ())
-    return rewrite_changed(place, files, ["device_id", *STITCHED], partial(apply_stitched, changed=changed))
+    of_changed = pc.field("device_id").isin(changed["device_id"].combine_chunks())
+    return rewrite_changed(
+        place, dict.fromkeys(files, of_changed), ["device_id", *STITCHED], partial(apply_stitched, changed=changed)
+    )
 
 
 def _place(lake_uri: str, record: Record, partition: Partition) -> Place:

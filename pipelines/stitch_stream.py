@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.transaction import Transaction
 
 from schemas.sessions import FACT_SESSION
 from schemas.user_stream import USER_STREAM
@@ -16,8 +17,9 @@ from stores.lake_files import Partition, Place, read_files
 from stores.lake_rewrite import rewrite_changed
 from transforms.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitched_activities
 
-STREAM_ID = f"{USER_STREAM.name}:stitch"
-"""Application id of a stitch's commits. The version is that of the table up to which all files have been looked at."""
+STREAM_ID, OWNERS_ID = f"{USER_STREAM.name}:stitch", f"{USER_STREAM.name}:stitch:{FACT_SESSION.name}"
+"""Application ids of a stitch's commits. The versions are those of the stream up to which all files have been looked
+at, and of the sessions that their customers were taken from."""
 
 _DAY = timedelta(days=1)
 
@@ -29,17 +31,14 @@ class StitchedStream(NamedTuple):
     commit: CommitResult
 
 
-def stitch_stream(
-    lake_uri: str, reached: Callable[[Partition], bool], paths_of: Callable[[DeltaTable, int], set[str]]
-) -> StitchedStream | None:
+def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]) -> StitchedStream | None:
     """Fill in whose anonymous activities were; None where the lake has no stream.
 
-    Looked at are the dates of devices that changed, and those near rows that came since the last stitch: a login among
-    them makes the whole of its session known.
+    An activity's customer follows from its session, so dates are looked at whose sessions are others than at the last
+    stitch, and those near activities that came since: a login among them makes the whole of its session known.
 
     Args:
         lake_uri: The lake's root.
-        reached: Whether a device that changed may have an activity on a date.
         paths_of: The files of an earlier version of a table.
 
     Raises:
@@ -48,7 +47,8 @@ def stitch_stream(
     """
     if find_table(lake_uri, USER_STREAM.name) is None:
         return None
-    sessions = live_files(open_table(lake_uri, FACT_SESSION))
+    facts = open_table(lake_uri, FACT_SESSION)
+    sessions = live_files(facts)
     dates: list[str] = []
 
     def owners(day: date) -> pa.Table:
@@ -60,19 +60,26 @@ def stitch_stream(
         return pa.concat_tables(tables)
 
     def plan(table: DeltaTable, done: int) -> Planned:
-        known = paths_of(table, done)
         files = live_files(table)
-        fresh = {_day(p) for p, found in files.items() if any(file.path not in known for file in found)}
-        near = {day + step for day in fresh for step in (-_DAY, timedelta(), _DAY)}
+        new, new_owners = (
+            {_day(partition) for partition, found in there.items() if any(file.path not in known for file in found)}
+            for there, known in (
+                (files, paths_of(table, done)),
+                (sessions, paths_of(facts, table.transaction_version(OWNERS_ID) or 0)),
+            )
+        )
+        near = {day + step for day in new for step in (-_DAY, timedelta(), _DAY)}
+        near |= {day + step for day in new_owners for step in (timedelta(), _DAY)}
         writes = []
         for partition, found in files.items():
-            if _day(partition) in near or reached(partition):
+            if _day(partition) in near:
                 place = Place(table_uri(lake_uri, USER_STREAM.name), USER_STREAM, partition)
                 change = partial(stitched_activities, sessions=owners(_day(partition)))
-                writes.append(rewrite_changed(place, found, ACTIVITY_COLUMNS, change))
+                writes.append(rewrite_changed(place, dict.fromkeys(found), ACTIVITY_COLUMNS, change))
         writes = [write for write in writes if write.removed]
         dates[:] = sorted(str(write.partition[0]) for write in writes)
-        return Planned(table.version() + 1, writes)
+        looked_at = Transaction(OWNERS_ID, facts.version())
+        return Planned(table.version() + 1, writes, even_empty=bool(near), also=(looked_at,))
 
     return StitchedStream(dates, commit_planned(lake_uri, USER_STREAM, WriteMode.MERGE, STREAM_ID, plan))
 

@@ -203,8 +203,16 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
     return DataFile(path, rows.num_rows, data.size, json.dumps(stats))
 
 
-def read_files(place: Place, paths: Iterable[str], columns: Sequence[str] | None = None) -> pa.Table:
+def read_files(
+    place: Place, paths: Iterable[str], columns: Sequence[str] | None = None, rows: pc.Expression | None = None
+) -> pa.Table:
     """The rows of some files of one partition, of all columns or those named; a column that a file lacks is null.
+
+    Args:
+        place: The partition.
+        paths: The files, as they are called in the table's folder.
+        columns: Names of columns; all by default.
+        rows: Which rows, by columns that are stored and among those read; all by default.
 
     Raises:
         StoreError: A file cannot be read.
@@ -216,7 +224,8 @@ def read_files(place: Place, paths: Iterable[str], columns: Sequence[str] | None
     filesystem, root = open_location(table_uri)
     try:
         tables = [
-            pq.read_table(f"{root}/{path}", schema=stored, filesystem=filesystem, partitioning=None) for path in paths
+            pq.read_table(f"{root}/{path}", schema=stored, filesystem=filesystem, partitioning=None, filters=rows)
+            for path in paths
         ]
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{record.name}: cannot read from {table_uri}: {first_line(error)}") from error

@@ -4,6 +4,7 @@ A session with a login of its own is that user's and is never given to another. 
 device belongs to, if it began no longer than the lookback before the first login on the device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,11 @@ OWNER_COLUMNS = ("device_id", "session_start", "session_end", "user_key", "resol
 ACTIVITY_COLUMNS = ("anonymous_customer_id", "ts", "customer", "customer_is_stitched")
 """What of an activity its customer depends on, and the customer."""
 
-STITCHED = ("identity_key", "identity_reason", "stitched_user_key", "stitched_from")
+RULE = ("stitched_user_key", "stitched_from")
+"""What of a device its sessions depend on: whom they go to, and from when on."""
+
+STITCHED = ("identity_key", "identity_reason", *RULE)
+"""What stitching leaves on a device."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +155,13 @@ def stitched_activities(activities: pa.Table, sessions: pa.Table) -> pa.Table | 
     return _replaced(activities, new)
 
 
-def changed_devices(before: pa.Table, after: pa.Table) -> pa.Table:
-    """The rows of `after` that are other than before; both tables have the same devices in order."""
-    old, new = _frame(before.select(list(STITCHED))), _frame(after.select(list(STITCHED)))
+def changes_of(before: pa.Table, after: pa.Table, columns: Sequence[str] = STITCHED) -> pa.BooleanArray:
+    """Which rows have another value than before in one of the columns; both tables have the same devices in order."""
+    old, new = _frame(before.select(list(columns))), _frame(after.select(list(columns)))
     differs = pl.Series(np.zeros(old.height, bool))
-    for name in STITCHED:
+    for name in columns:
         differs |= old[name].ne_missing(new[name])
-    return after.filter(differs.to_arrow())
+    return differs.to_arrow()
 
 
 def apply_stitched(devices: pa.Table, changed: pa.Table) -> pa.Table | None:
@@ -164,7 +169,7 @@ def apply_stitched(devices: pa.Table, changed: pa.Table) -> pa.Table | None:
 
     Args:
         devices: Rows with device_id and `STITCHED`, others kept as they are.
-        changed: Rows of `changed_devices`.
+        changed: Rows of `stitched_devices`.
     """
     update = _frame(changed.select(["device_id", *STITCHED])).with_columns(pl.lit(value=True).alias("__there"))
     frame = _frame(devices.select(["device_id", *STITCHED])).join(
@@ -190,7 +195,7 @@ def _identities(devices: pl.DataFrame, caps: Caps) -> pl.DataFrame:
     )
     welding = pairs.filter(pl.col("on_devices") <= caps.devices)
     users = welding["user"].unique().sort()
-    user = np.searchsorted(users.to_numpy(), welding["user"].to_numpy())
+    user = welding["user"].rank("dense").to_numpy().astype(np.int64) - 1
     components = welding.with_columns(pl.Series("component", components_of(welding["device"].to_numpy(), user)))
     sizes = components.group_by("component").agg(pl.col("user", "device").n_unique().name.prefix("count_"))
     reason = (

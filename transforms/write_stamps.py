@@ -80,4 +80,5 @@ class _Stamp(beam.DoFn):
         place = Place(table_uri(self._lake, FACT_EVENT.name), FACT_EVENT, parse_partition(folder))
         tables = [EVENT_SESSIONS.empty(), *(self._coder.decode(table) for table in packed if table)]
         stamp = partial(stamp_events, places=pa.concat_tables(tables), dates=self._dates)
-        yield FACT_EVENT.name, rewrite_changed(place, self._live[place.partition], STAMP_COLUMNS, stamp)
+        files = dict.fromkeys(self._live[place.partition])
+        yield FACT_EVENT.name, rewrite_changed(place, files, STAMP_COLUMNS, stamp)

@@ -20,7 +20,7 @@ from transforms.stitching import (
     OWNER_COLUMNS,
     Caps,
     apply_stitched,
-    changed_devices,
+    changes_of,
     components_of,
     keep_resolution,
     stitched_activities,
@@ -164,8 +164,8 @@ def test_components_are_those_that_a_walk_from_each_user_finds(pairs: list[tuple
 def test_only_devices_that_changed_are_written_and_others_keep_what_they_have() -> None:
     before = devices_of({"a": ["ann"], "b": ["bob"], "c": ["cy"]})
     after = stitched_devices(before, 30 * DAY)
-    assert changed_devices(before, after).num_rows == 3
-    assert changed_devices(after, stitched_devices(after, 30 * DAY)).num_rows == 0
+    assert changes_of(before, after).to_pylist() == [True] * 3
+    assert not any(changes_of(after, stitched_devices(after, 30 * DAY)).to_pylist())
     only_b = after.filter(pa.compute.equal(after["device_id"], "b"))
     written = apply_stitched(before, only_b)
     assert written is not None
