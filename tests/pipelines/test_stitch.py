@@ -13,63 +13,12 @@ from schemas.dimensions import DEVICE
 from schemas.durations import DAY
 from schemas.sessions import SESSION
 from stores.lake import find_table, live_files, read_table
-from stores.lake_sql import query
-
-MORNING = datetime(2026, 4, 1, 9, tzinfo=UTC)
-
-
-class Shop:
-    """A lake and a device store, filled by `clickstream run`."""
-
-    def __init__(self, folder: Path, command_line: Any) -> None:
-        self.lake = str(folder / "lake")
-        self._folder, self._command_line, self._runs = folder, command_line, 0
-
-    def visit(self, *events: tuple[str, datetime, str | None]) -> None:
-        """Run the main job over some page views: device, time, user."""
-        self._runs += 1
-        file = self._folder / f"events-{self._runs}.jsonl"
-        lines = [
-            {
-                "event_id": f"{device}@{time.isoformat()}",
-                "event_type": "page_view",
-                "timestamp": time.isoformat(),
-                "device_id": device,
-                "user_id": user,
-                "properties": {"page_url": f"https://shop.example/product/{time:%H}?utm=x"},
-                "context": {"country": "DE", "device_type": "mobile"},
-            }
-            for device, time, user in events
-        ]
-        file.write_text("\n".join(map(json.dumps, lines)))
-        devices = f"rocksdb:{self._folder / 'devices'}"
-        ended = self._command_line("run", "--input", file, "--lake", self.lake, "--devices", devices, "--json")
-        assert ended.code == 0, ended.err
-
-    def rows(self, sql: str) -> list[dict[str, Any]]:
-        with query(self.lake, sql) as reader:
-            return reader.read_all().to_pylist()
-
-    def whose(self) -> dict[tuple[str, int], tuple[str | None, str | None]]:
-        """The own and the resolved user of each session, by device and day of the month."""
-        sql = """
-            SELECT device_id, day(session_start) AS day, o.user_id AS own, r.user_id AS resolved FROM fact_sessions s
-            LEFT JOIN dim_users o ON o.user_key = s.user_key
-            LEFT JOIN dim_users r ON r.user_key = s.resolved_user_key"""
-        return {(row["device_id"], row["day"]): (row["own"], row["resolved"]) for row in self.rows(sql)}
-
-    def versions(self) -> dict[str, int]:
-        tables = {name: find_table(self.lake, name) for name in (SESSION.name, DEVICE.record.name)}
-        return {name: table.version() for name, table in tables.items() if table is not None}
+from tests.pipelines.shop import MORNING, Shop, on_day
 
 
 @pytest.fixture
 def shop(tmp_path: Path, command_line: Any) -> Shop:
     return Shop(tmp_path, command_line)
-
-
-def on_day(day: int, **hours: int) -> datetime:
-    return MORNING + timedelta(days=day - 1, **hours)
 
 
 def files_by_date(lake: str) -> dict[str, list[str]]:
@@ -198,31 +147,6 @@ def test_shared_device_is_the_last_users_for_anonymous_sessions_alone(shop: Shop
         ("tablet", 3): (None, "bob"),
         ("tablet", 5): ("bob", None),
     }
-
-
-@pytest.mark.parametrize(("silence", "own"), [(30 * 60_000_000, "ann"), (30 * 60_000_000 + 1, None)])
-def test_login_at_the_sessions_edge_is_its_own_or_stitched(shop: Shop, silence: int, own: str | None) -> None:
-    shop.visit(("phone", MORNING, None), ("phone", MORNING + timedelta(microseconds=silence), "ann"))
-    stitch(shop.lake, 30 * DAY)
-    first = read_table(shop.lake, SESSION.name).sort_by("session_start").to_pylist()[0]
-    (user,) = shop.rows("SELECT user_key FROM dim_users")
-    own_key, resolved = (user["user_key"], None) if own else (None, user["user_key"])
-    assert (first["user_key"], first["resolved_user_key"]) == (own_key, resolved)
-
-
-def test_forty_users_of_one_device_and_forty_devices_of_one_user(shop: Shop) -> None:
-    kiosk = [("kiosk", on_day(2, minutes=n), f"user {n:02d}") for n in range(40)]
-    collector = [(f"d{n:02d}", on_day(2), "collector") for n in range(40)]
-    anonymous = [(device, on_day(1), None) for device in ("kiosk", "d00", "d39")]
-    shop.visit(*kiosk, *collector, *anonymous)
-    stitch(shop.lake, 30 * DAY)
-    whose = shop.whose()
-    assert [whose[device, 1][1] for device in ("kiosk", "d00", "d39")] == [None, "collector", "collector"]
-    assert shop.rows("SELECT devices_seen FROM dim_users WHERE user_id = 'collector'") == [{"devices_seen": 40}]
-    assert shop.rows("SELECT users_seen, resolution_reason FROM dim_devices WHERE device_id = 'kiosk'") == [
-        {"users_seen": 40, "resolution_reason": "public_device"}
-    ]
-    assert shop.rows("SELECT count(identity_key) AS welded FROM dim_devices") == [{"welded": 0}]
 
 
 def test_stitch_that_died_between_its_commits_is_done_again(shop: Shop, tmp_path: Path) -> None:
