@@ -31,6 +31,7 @@ from schemas.secrets import USER_KEY_VARIABLE
 from schemas.sessions import SESSION
 from stores.device_store import open_device_store
 from stores.lake_sql import connect
+from tests.transforms.daily_oracle import assert_exact
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 240.0
@@ -152,6 +153,14 @@ class Live:
         tables = ("fact_events", "events_wide", "user_stream")
         return len({self.ask("live", f"SELECT count(*) FROM {table}")[0] for table in tables}) == 1
 
+    def has_daily_facts(self) -> bool:
+        """Whether the daily facts, which the job keeps up twice a minute, are what its other tables come to."""
+        try:
+            assert_exact(str(self.folder / "live" / "lake"))
+        except AssertionError:
+            return False
+        return True
+
     def everything(self, name: str) -> dict[str, list[tuple[Any, ...]]]:
         """The tables and the devices' rows, less the sentinel's and the panes' history."""
 
@@ -268,6 +277,7 @@ def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_re
         live.send_sentinel("2026-06-01T00:05:00Z", "2026-06-01T03:15:00Z")
         live.wait_until(lambda: timing_of_sentinel() == [("LATE", 2)], "the sentinel's late pane", job)
         live.wait_until(live.has_layers, "all events in silver and the stream", job)
+        live.wait_until(live.has_daily_facts, "daily facts of all events", job)
     assert_live_equals_replay(live, traffic, "--allowed-lateness=6h")
 
 
