@@ -1,7 +1,8 @@
 """Commits of an endless run: numbered descriptions of files, each made visible exactly once.
 
 A table's transaction version of the run's application id is the highest number that is in. A description that
-comes again, after a crash between a commit and its acknowledgement, is known by its number.
+comes again, after a crash between a commit and its acknowledgement, is known by its number and by who gave it: what a
+restored run numbers anew covers other rows, as its bundles are cut anew. So nothing rests on a replay being the same.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.transaction import Transaction
 
 from schemas.errors import BrokenStreamError, StoreError
 from schemas.records import Record
@@ -32,12 +34,14 @@ class Numbered(NamedTuple):
 
     Attributes:
         incarnation: Names the run; a restored run keeps it, a fresh start has another.
-        number: 1, 2, 3 … without a gap.
+        number: 1, 2, 3 … without a gap; a restored run goes on from the number in its checkpoint.
+        attempt: Names who gave the number; after a restore it is another.
         write: The files.
     """
 
     incarnation: str
     number: int
+    attempt: str
     write: PartitionWrite
 
 
@@ -87,16 +91,23 @@ def commit_numbered(
         patience: How long a table that cannot be read or written is tried.
 
     Raises:
-        BrokenStreamError: A number is missing before these, or the table has rows of another run.
+        BrokenStreamError: A number is missing before these; the table has rows of another run; or it has some of this
+            one that came after the checkpoint which it was restored from.
         StoreError: The table cannot be read or written, and patience has run out.
     """
     (incarnation,) = {item.incarnation for item in numbered}
     in_order = sorted(numbered, key=lambda item: item.number)
+    app_id = f"{record.name}:{incarnation}"
     merged: list[PartitionWrite] = []
 
     def plan(table: DeltaTable, done: int) -> Planned | None:
         pending = [item for item in in_order if item.number > done]
         merged.clear()
+        for attempt, last in _last_numbers(in_order[: len(in_order) - len(pending)]).items():
+            if (table.transaction_version(f"{app_id}:{attempt}") or 0) < last:
+                raise BrokenStreamError(
+                    f"{record.name}: the lake is ahead of the checkpoint that the run goes on from; take its newest"
+                )
         if not pending:
             return None
         for expected, item in enumerate(pending, done + 1):
@@ -110,10 +121,10 @@ def commit_numbered(
         if changes is not None:
             merged.extend(writes)
             writes = _merge(lake_uri, record, table, writes, changes)
-        return Planned(pending[-1].number, writes, even_empty=True)
+        by_attempt = [Transaction(f"{app_id}:{attempt}", last) for attempt, last in _last_numbers(pending).items()]
+        return Planned(pending[-1].number, writes, even_empty=True, also=tuple(by_attempt))
 
     mode = WriteMode.APPEND if changes is None else WriteMode.MERGE
-    app_id = f"{record.name}:{incarnation}"
     result, failures = patience.attempt(lambda: commit_planned(lake_uri, record, mode, app_id, plan))
     if changes is not None:
         for write in merged:
@@ -121,6 +132,11 @@ def commit_numbered(
             with suppress(StoreError):  # what stays is an orphan, like the files of an attempt that failed
                 delete_files(place, [file.path for file in write.added])
     return result._replace(failures=failures)
+
+
+def _last_numbers(in_order: Iterable[Numbered]) -> dict[str, int]:
+    """The highest number of each attempt."""
+    return {item.attempt: item.number for item in in_order}
 
 
 def _merge(

@@ -2,8 +2,9 @@
 
 Why each step is there: a bundle's rows are files before they are acknowledged; the numbers of the files are in the
 runner's checkpoint with their descriptions; a break in fusion lets the commit see only descriptions that are; and the
-table itself remembers the highest number that is in. Without the numbers a crash between a commit and its
-acknowledgement writes rows twice; without the break it loses them.
+table itself remembers the highest number that is in, and of which attempt it is. Without the numbers a crash between a
+commit and its acknowledgement writes rows twice; without the break it loses them; and without the attempt a run that
+goes on from an older checkpoint than the lake does either, as its bundles are cut anew.
 """
 
 import uuid
@@ -156,6 +157,10 @@ class _Sequence(beam.DoFn):
     INCARNATION = ReadModifyWriteStateSpec("incarnation", StrUtf8Coder())
     LAST = ReadModifyWriteStateSpec("last", VarIntCoder())
 
+    def setup(self) -> None:
+        # a restored step is set up anew: what it numbers is told from what was numbered past the checkpoint before
+        self._attempt = uuid.uuid4().hex
+
     def process(
         self,
         element: tuple[str, PartitionWrite],
@@ -170,7 +175,7 @@ class _Sequence(beam.DoFn):
             incarnation.write(run)
         number = (last.read() or 0) + 1
         last.write(number)
-        yield name, Numbered(run, number, write)
+        yield name, Numbered(run, number, self._attempt, write)
 
 
 @beam.typehints.with_output_types(CommitResult)

@@ -36,6 +36,7 @@ from pipelines.commands.run_arguments import (
     SessionEngine,
     SessionGap,
     Shards,
+    StateBackend,
     Topic,
     Until,
 )
@@ -96,6 +97,7 @@ def run(  # noqa: PLR0915
     flink_master: FlinkMaster = None,
     checkpoints: Checkpoints = None,
     checkpoint_interval: CheckpointInterval = "2s",
+    state_backend: StateBackend = "hashmap",
     resume: Resume = None,
     parallelism: Parallelism = "2",
     as_json: AsJson = False,
@@ -111,7 +113,7 @@ def run(  # noqa: PLR0915
         input, kafka, topic, start, until, max_disorder, idle_timeout, kafka_config, kafka_group,
         pubsub, pubsub_id_attribute, pubsub_timestamp_attribute, archive,
     )  # fmt: skip
-    where = RunnerArguments(runner, flink_master, checkpoints, checkpoint_interval, resume, parallelism)
+    where = RunnerArguments(runner, flink_master, checkpoints, checkpoint_interval, state_backend, resume, parallelism)
     problems = Problems()
     source.check(problems)
     where.check(problems, source.endless)

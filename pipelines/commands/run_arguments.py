@@ -235,6 +235,15 @@ CheckpointInterval = Annotated[
         rich_help_panel=_RUNNER,
     ),
 ]
+StateBackend = Annotated[
+    str,
+    typer.Option(
+        metavar="BACKEND",
+        help="Where Flink keeps state: hashmap, on the heap, each checkpoint all of it; or rocksdb, on disk, each what "
+        "has changed. Stays the same on --resume.",
+        rich_help_panel=_RUNNER,
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option(

@@ -21,6 +21,7 @@ class RunnerArguments:
     flink_master: str | None
     checkpoints: str | None
     checkpoint_interval: str
+    state_backend: str
     resume: str | None
     parallelism: str
 
@@ -64,6 +65,6 @@ class RunnerArguments:
             resume_from=found,
             checkpoint_interval=parse_duration(self.checkpoint_interval),
             bounded=not endless,
-            # what a topic is remembered by grows for hours, and a checkpoint is due every few seconds
+            state_backend=self.state_backend,
         )
         return partial(flink_runner, flink=flink)

@@ -8,6 +8,13 @@ from schemas.durations import MILLISECOND, MINUTE, SECOND
 from schemas.errors import OptionError
 
 STATE_BACKENDS = ("hashmap", "rocksdb")
+CONCURRENT_CHECKPOINTS = 16
+"""Checkpoints that may be under way at a time. Beam holds a stable input in as many buffers and one more, used in turn.
+
+With one and two: after a restore, as after a savepoint, one is still full when what follows the next checkpoint goes
+into it as well. So what no checkpoint has is let through, and before what an earlier one has. With sixteen, as many
+checkpoints would have to begin before the first after a restore is done.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ class FlinkOptions:
                 "checkpointing_interval": _millis(self.checkpoint_interval),
                 # Without it a checkpoint in the middle of a bundle buffers its output, and some runs emitted nothing
                 "finish_bundle_before_checkpointing": True,
+                "num_concurrent_checkpoints": str(CONCURRENT_CHECKPOINTS),
             }
         if self.resume_from is not None and self.master is not None:
             options["savepoint_path"] = as_uri(self.resume_from)

@@ -44,12 +44,13 @@ class FlinkRest:
         """Ask for the end of a job; it is not waited for."""
         self._ask("PATCH", f"/jobs/{job}?mode=cancel")
 
-    def savepoint(self, job: str, folder: str, seconds: float = 60.0) -> str:
+    def savepoint(self, job: str, folder: str, *, cancel: bool = False, seconds: float = 60.0) -> str:
         """Take a savepoint of a running job.
 
         Args:
             job: Its id.
             folder: Where to, a path or URI that the cluster can write.
+            cancel: Whether the job ends with it. A lake that a job has gone on to fill is ahead of its savepoint.
             seconds: How long to wait for it.
 
         Returns:
@@ -58,7 +59,7 @@ class FlinkRest:
         Raises:
             ServiceError: It failed, or the time is over.
         """
-        request = {"target-directory": folder, "cancel-job": False}
+        request = {"target-directory": folder, "cancel-job": cancel}
         return self._triggered(job, self._ask("POST", f"/jobs/{job}/savepoints", request), seconds)
 
     def _triggered(self, job: str, accepted: dict[str, str], seconds: float) -> str:

@@ -1,14 +1,16 @@
-"""A small endless pipeline whose output shows whether state, timers and the source's position stayed together.
+"""Small endless pipelines whose output shows whether state, timers and the source's position stayed together.
 
 In a module of its own, since a worker in another process has to import it.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.coders import BooleanCoder, VarIntCoder
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
@@ -19,12 +21,21 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Duration, Timestamp
 
+from schemas.records import Field, Record
 from transforms.stream_lake import _StableParDo
+from transforms.write_lake import WriteLake
 
 START = 1_775_952_000
 STEP = 0.1
 BATCH = 5
 PAUSE = 0.1
+NUMBER = Record(
+    name="numbers",
+    grain="one number",
+    fields=(Field("number", pa.int64(), "a number of the source", nullable=False),),
+    sort_by=("number",),
+    key=("number",),
+)
 
 
 class Numbers(RestrictionProvider):
@@ -123,3 +134,30 @@ def build_tally(pipeline: beam.Pipeline, out: Path) -> None:
         | beam.GroupByKey()
         | "Append" >> _StableParDo(Append(out))
     )
+
+
+class Rows(beam.DoFn):
+    def process(self, number: int) -> Iterator[pa.Table]:
+        yield pa.table({"number": [number]}, schema=NUMBER.schema)
+
+
+class EverySecond(beam.DoFn):
+    def process(self, number: int) -> Iterator[tuple[str, int]]:
+        if number % 50 == 0:
+            yield "all", number
+
+
+class Linger(beam.DoFn):
+    """Longer than a checkpoint is apart: no checkpoint gets past it before it is done."""
+
+    def process(self, _: tuple[str, int]) -> None:
+        time.sleep(0.7)
+
+
+def build_lake(pipeline: beam.Pipeline, lake: Path) -> None:
+    """Numbers into a table of the lake, beside a step that keeps checkpoints from being complete for a while."""
+    numbers = pipeline | beam.Create([1_000_000_000], reshuffle=False) | beam.ParDo(Count())
+    rows = numbers | beam.ParDo(Rows()).with_output_types(pa.Table)
+    _ = rows | WriteLake(NUMBER, str(lake), stable_input=True)
+    some = numbers | beam.ParDo(EverySecond()).with_output_types(tuple[str, int])
+    _ = some | beam.Reshuffle() | beam.ParDo(Linger())

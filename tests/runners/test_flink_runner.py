@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,9 +17,11 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from runners.flink import FlinkOptions, FlinkRunner, JobFailedError, flink_runner, newest_checkpoint
+from runners.flink.options import STATE_BACKENDS
 from runners.services import FlinkCluster, ServiceError
 from runners.services.processes import birth_of, listens
 from schemas.durations import MILLISECOND
+from stores.lake import find_table, read_table
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 180.0
@@ -72,12 +74,18 @@ def assert_state_went_with_the_source(out: Path) -> None:
 
 
 @contextmanager
-def running_tally(flink: FlinkOptions, pipelines: ModuleType, out: Path) -> Iterator[tuple[FlinkRunner, Any]]:
+def running(flink: FlinkOptions, build: Callable[[beam.Pipeline, Path], None], out: Path) -> Iterator[Any]:
     options = PipelineOptions([])
     with flink_runner(options, flink) as runner:
         pipeline = beam.Pipeline(runner=runner, options=options)
-        pipelines.build_tally(pipeline, out)
+        build(pipeline, out)
         yield runner, pipeline.run()
+
+
+def running_tally(
+    flink: FlinkOptions, pipelines: ModuleType, out: Path
+) -> AbstractContextManager[tuple[FlinkRunner, Any]]:
+    return running(flink, pipelines.build_tally, out)
 
 
 def test_state_goes_on_from_a_checkpoint_and_from_a_savepoint(
@@ -126,6 +134,28 @@ def test_job_survives_its_worker_and_leaves_no_process(pipelines: ModuleType, tm
     assert_state_went_with_the_source(out)
     assert birth_of(alive) is None
     assert not listens(runner.rest.address)
+
+
+@pytest.mark.parametrize("state_backend", STATE_BACKENDS)
+def test_commits_stay_in_order_when_restores_meet_checkpoints_that_take_long(
+    pipelines: ModuleType, tmp_path: Path, state_backend: str
+) -> None:
+    def numbers() -> list[int]:
+        found = find_table(str(tmp_path), pipelines.NUMBER.name)
+        return sorted(read_table(str(tmp_path), pipelines.NUMBER.name)["number"].to_pylist()) if found else []
+
+    flink = FlinkOptions(**FAST, state_backend=state_backend, max_failures=6)
+    with running(flink, pipelines.build_lake, tmp_path) as (runner, result):
+        for _ in range(3):
+            seen = len(numbers())
+            wait_until(lambda seen=seen: len(numbers()) > seen, "more numbers in the lake", result)
+            (worker,) = runner.worker_pids()
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda worker=worker: runner.worker_pids() not in ([], [worker]), "another worker", result)
+        seen = len(numbers())
+        wait_until(lambda: len(numbers()) > seen + 50, "50 numbers more", result)
+    found = numbers()
+    assert found == list(range(len(found)))
 
 
 def test_step_that_fails_each_time_ends_the_job_with_its_error(pipelines: ModuleType) -> None:

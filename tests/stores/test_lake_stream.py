@@ -1,8 +1,10 @@
 """Numbered descriptions: each file of an endless run is in the table once."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -35,14 +37,14 @@ def fold(changes: pa.Table) -> tuple[pa.Table, pa.Table]:
 def described(lake: Path, number: int, run: str = "run") -> Numbered:
     place = Place(table_uri(str(lake), VISIT.name), VISIT, ())
     rows = pa.Table.from_pylist([{"visit_id": f"v{number}"}], schema=VISIT.schema)
-    return Numbered(run, number, PartitionWrite((), tuple(write_files(place, [rows]))))
+    return Numbered(run, number, "attempt", PartitionWrite((), tuple(write_files(place, [rows]))))
 
 
 def changed(lake: Path, number: int, visit_id: str, *, gone: bool = False, hour: int = 0, run: str = "run") -> Numbered:
     place = Changes(VISIT_CHANGE, fold).place(str(lake), VISIT, ())
     row = {"visit_id": visit_id, "gone": gone, "seen_at": datetime(2026, 4, 12, hour, tzinfo=UTC)}
     files = write_files(place, [pa.Table.from_pylist([row], schema=VISIT_CHANGE.schema)])
-    return Numbered(run, number, PartitionWrite((), tuple(files)))
+    return Numbered(run, number, "attempt", PartitionWrite((), tuple(files)))
 
 
 def ids_of(lake: Path) -> list[str]:
@@ -66,6 +68,80 @@ def test_descriptions_that_come_again_in_any_bundle_are_in_once(
             if when == step and first < end:
                 commit_numbered(str(lake), VISIT, all_of_them[first : end + 1] if end < 8 else all_of_them[first:])
     assert ids_of(lake) == [f"v{number}" for number in range(1, 9)]
+
+
+class Checkpoint(NamedTuple):
+    """What a run goes on from: how far it read, its last number, and the descriptions that are let through with it."""
+
+    read: int
+    number: int
+    waiting: tuple[Numbered, ...]
+
+
+class Run:
+    """The rows 0, 1, 2 … through bundles, numbers, checkpoints and commits; a restored one cuts other bundles."""
+
+    def __init__(self, lake: Path) -> None:
+        self.lake, self.read, self.number, self.attempt = lake, 0, 0, 0
+        self.waiting: tuple[Numbered, ...] = ()
+        self.checkpoints: list[Checkpoint] = []
+
+    def live(self, steps: Iterable[int | str]) -> None:
+        """Bundles of so many rows, and checkpoints; of some what they have committed is not acknowledged."""
+        for step in steps:
+            if isinstance(step, int):
+                self.bundle(step)
+                continue
+            self.checkpoints.append(Checkpoint(self.read, self.number, self.waiting))
+            if self.waiting:
+                commit_numbered(str(self.lake), VISIT, self.waiting)
+            if step == "checkpoint":
+                self.waiting = ()
+
+    def bundle(self, rows: int) -> None:
+        place = Place(table_uri(str(self.lake), VISIT.name), VISIT, ())
+        ids = [{"visit_id": f"v{row:04}"} for row in range(self.read, self.read + rows)]
+        files = write_files(place, [pa.Table.from_pylist(ids, schema=VISIT.schema)])
+        self.read, self.number = self.read + rows, self.number + 1
+        write = PartitionWrite((), tuple(files))
+        self.waiting += (Numbered("run", self.number, f"attempt-{self.attempt}", write),)
+
+    def restore(self, older: int) -> None:
+        """Go on from the newest checkpoint, or one so much older: its descriptions come once more, then new ones."""
+        self.read, self.number, self.waiting = self.checkpoints[-1 - older]
+        self.attempt += 1
+
+    def in_lake(self) -> list[str]:
+        return ids_of(self.lake)
+
+
+_WORK = st.one_of(st.integers(1, 5), st.sampled_from(["checkpoint", "checkpoint, unacknowledged"]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lives=st.lists(st.lists(_WORK, max_size=8), min_size=1, max_size=4),
+    backs=st.lists(st.integers(0, 2), min_size=4, max_size=4),
+)
+def test_restored_run_has_each_row_in_once_or_is_refused_if_the_lake_is_ahead_of_its_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, lives: list[list[int | str]], backs: list[int]
+) -> None:
+    run = Run(tmp_path_factory.mktemp("lake"))
+    run.live([2, "checkpoint"])
+    for life, back in zip(lives, backs, strict=False):
+        older = min(back, len(run.checkpoints) - 1)
+        ahead = run.checkpoints[-1].number > run.checkpoints[-1 - older].number
+        run.restore(older)
+        # something of each life is committed
+        if ahead:
+            with pytest.raises(BrokenStreamError, match="the lake is ahead of the checkpoint"):
+                run.live([*life, 3, "checkpoint"])
+        else:
+            run.live([*life, 3, "checkpoint"])
+            assert len(run.in_lake()) == run.read
+        assert run.in_lake() == [f"v{row:04}" for row in range(len(run.in_lake()))]
+        if ahead:
+            return
 
 
 def test_a_missing_number_is_refused_rather_than_lost(tmp_path: Path) -> None:
