@@ -15,6 +15,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
 from schemas.daily_metrics import DAILY_METRICS
+from schemas.errors import StoreError
 from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION
@@ -74,10 +75,11 @@ def _application(facts: Record) -> str:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the facts and the dates that its rows touch."""
+    """A file of the facts, how many rows it has, and the dates that these touch."""
 
     place: Place
     path: str
+    rows: int
     first: date
     last: date
 
@@ -91,7 +93,7 @@ class _Facts:
         up_to_date: Whether that is the one that daily_metrics is of.
         transaction: Says that daily_metrics is of this version.
         files: Its files.
-        changed: The files that have come and gone.
+        changed: The files that have come and gone; not those that have the sessions of others, as a stitch leaves them.
     """
 
     version: int
@@ -110,7 +112,9 @@ class _Facts:
         done = (metrics.transaction_version(application) or 0) if metrics is not None else 0
         # the files of version 0, where no table is, and of one whose log is cleaned up: none
         before = frozenset(_files(lake, record, _earlier(table, done))) if table is not None else frozenset()
-        changed = (files | before) - (files & before)
+        changed = files ^ before
+        if record is FACT_SESSION:
+            changed = frozenset(_other_sessions(changed, files))
         return cls(version, done == version, Transaction(application, version), files, changed)
 
     def dates(self) -> set[date]:
@@ -150,7 +154,29 @@ def _files(lake: str, record: Record, table: DeltaTable | None) -> Iterator[_Fil
                 # of a file without bounds: a session that is not cut at a day's length is not worth reading all for
                 bounds = ends.get(file.path)
                 last = bounds[1].date() if bounds else first + _DAY
-            yield _File(Place(table_uri(lake, record.name), record, partition), file.path, first, last)
+            yield _File(Place(table_uri(lake, record.name), record, partition), file.path, file.rows, first, last)
+
+
+def _other_sessions(changed: frozenset[_File], live: frozenset[_File]) -> Iterator[_File]:
+    """The files of the dates that have gained or lost a session, or in which one has other bounds."""
+    of_date: dict[date, tuple[list[_File], list[_File]]] = {}
+    for file in changed:
+        of_date.setdefault(file.first, ([], []))[file in live].append(file)
+    for gone, come in of_date.values():
+        if sum(file.rows for file in gone) != sum(file.rows for file in come) or not _same_sessions(gone, come):
+            yield from (*gone, *come)
+
+
+def _same_sessions(gone: Iterable[_File], come: Iterable[_File]) -> bool:
+    """Whether files of a date hold what the metrics depend on of the same sessions."""
+    try:
+        before, after = (
+            pa.concat_tables(read_files(file.place, [file.path], SESSION_COLUMNS) for file in files)
+            for files in (gone, come)
+        )
+    except StoreError:
+        return False  # a file that no version holds any more may be deleted
+    return bool(before.sort_by("session_id").equals(after.sort_by("session_id")))
 
 
 def _rows(day: date, events: _Facts, sessions: _Facts, rules: MetricRules) -> pa.Table:

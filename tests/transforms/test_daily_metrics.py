@@ -3,13 +3,14 @@
 import json
 import random
 from collections import defaultdict
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -22,7 +23,7 @@ from schemas.daily_metrics import DAILY_METRICS
 from schemas.durations import DAY, MINUTE, SECOND
 from schemas.sessions import SESSION
 from schemas.sketches import estimate
-from stores.lake import create_tables, find_table, live_files, read_table
+from stores.lake import create_tables, find_table, live_files, read_table, vacuum
 from stores.lake_commit import WriteMode
 from stores.lake_sql import connect
 from tests.transforms.daily_oracle import assert_exact
@@ -232,6 +233,26 @@ def test_dates_of_a_replay_that_overwrites_are_recomputed_and_one_without_events
     table.delete("event_date = '2026-04-13'")  # as an erasure would leave it
     refresh_daily_metrics(str(tmp_path), RULES)
     assert "2026-04-13" not in files_by_date(tmp_path)
+
+
+def test_what_a_stitch_writes_onto_sessions_recomputes_no_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_batch(tmp_path, traffic(8, 100, days=2))
+    sessions = find_table(str(tmp_path), "fact_sessions")
+    assert sessions is not None
+    sessions.update(predicate="user_key IS NULL", updates={"resolved_user_key": "'ann'"})
+    with monkeypatch.context() as patch:
+        patch.setattr("transforms.refresh_daily_metrics.daily_metrics", None)
+        assert refresh_daily_metrics(str(tmp_path), RULES).files_written == 0
+    sessions.update_incremental()
+    sessions.update(predicate="start_date = '2026-04-13'", updates={"session_end": "session_start"})
+    refresh_daily_metrics(str(tmp_path), RULES)
+    assert_exact(str(tmp_path))
+    # the files that were replaced are deleted before the metrics have compared them
+    sessions.update_incremental()
+    sessions.update(predicate="start_date = '2026-04-12'", updates={"resolved_user_key": "'bob'"})
+    vacuum(str(tmp_path), "fact_sessions", timedelta())
+    assert refresh_daily_metrics(str(tmp_path), RULES).files_written == 0
+    assert_exact(str(tmp_path))
 
 
 def test_other_rules_recompute_every_date(tmp_path: Path) -> None:
