@@ -394,6 +394,16 @@ def test_date_that_loses_all_its_events_loses_its_sessions(lake: Path) -> None:
     assert len(rows(lake, EVENT_SESSIONS)) == len(left)
 
 
+def test_events_of_an_overwritten_date_have_their_sessions_again_after_a_run_that_reaches_it(lake: Path) -> None:
+    overwritten = LAST - timedelta(days=6)
+    add(lake, FACT_EVENT, [row for row in EVENTS if row["event_date"] == overwritten], WriteMode.OVERWRITE)
+    facts = versions(lake)[-1]
+    run(lake, 6)
+    assert versions(lake)[-1] == facts, "it does not reach the date"
+    run(lake, 7)
+    assert_stamped(lake)
+
+
 def test_another_time_zone_is_refused_until_all_days_are_built_in_it(lake: Path) -> None:
     with pytest.raises(OptionError, match="is of the time zone UTC; --days all makes it anew in Asia/Seoul"):
         run(lake, 7, zone="Asia/Seoul")

@@ -1,5 +1,4 @@
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -8,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.durations import HOUR
 from schemas.events import EVENT_BATCH
+from tests.transforms.event_copies import batch, batches, copy, order
 from transforms.duplicates import (
     digests_of,
     drop_rows,
@@ -17,60 +16,6 @@ from transforms.duplicates import (
     keys_of,
     split_keys,
 )
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def copy(
-    event_id: str = "e",
-    device_id: str = "phone",
-    at: int = 0,
-    arrived: int | None = 0,
-    source: str = "topic",
-    partition: int = 0,
-    offset: int = 0,
-    **columns: Any,
-) -> dict[str, Any]:
-    """One copy of an event; times in microseconds since 1970."""
-    time = EPOCH + timedelta(microseconds=at)
-    return {
-        "event_id": event_id,
-        "event_type": "page_view",
-        "event_time": time,
-        "event_date": time.date(),
-        "client_time": time,
-        "arrival_time": None if arrived is None else EPOCH + timedelta(microseconds=arrived),
-        "device_id": device_id,
-        "source": source,
-        "partition": partition,
-        "offset": offset,
-    } | columns
-
-
-def batch(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=EVENT_BATCH.schema)
-
-
-copies = st.builds(
-    copy,
-    event_id=st.sampled_from(["a", "b", "c\x00", "ä"]),
-    device_id=st.sampled_from(["x", "y", "x\x00c"]),
-    at=st.sampled_from([-HOUR, -1, 0, 1, HOUR]),
-    arrived=st.none() | st.integers(0, 3),
-    source=st.sampled_from(["s", "t"]),
-    partition=st.integers(0, 1),
-    offset=st.integers(0, 5),
-    revenue=st.none(),
-)
-# a place in the log holds one payload: no two different copies have the same order
-batches = st.lists(
-    copies, max_size=30, unique_by=lambda c: (c["arrival_time"], c["source"], c["partition"], c["offset"])
-)
-
-
-def order(row: dict[str, Any]) -> tuple[Any, ...]:
-    arrival = row["arrival_time"]
-    return (arrival is None, arrival or EPOCH, row["source"], row["partition"], row["offset"])
 
 
 def first_copies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,73 +1,19 @@
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.durations import HOUR
-from schemas.events import EVENT_BATCH
+from tests.transforms.event_copies import EPOCH, batch, batches, copy, order
 from transforms.seen_events import Expiries, Fresh, Seen, bucket_of, drop_seen, pack, unpack
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def copy(
-    event_id: str = "e",
-    device_id: str = "phone",
-    at: int = 0,
-    arrived: int | None = 0,
-    source: str = "topic",
-    partition: int = 0,
-    offset: int = 0,
-    moved: int = 0,
-) -> dict[str, Any]:
-    """One copy of an event; times in microseconds since 1970, `moved` that by which the client's clock is corrected."""
-    return {
-        "event_id": event_id,
-        "event_type": "page_view",
-        "event_time": EPOCH + timedelta(microseconds=at + moved),
-        "event_date": (EPOCH + timedelta(microseconds=at + moved)).date(),
-        "client_time": EPOCH + timedelta(microseconds=at),
-        "arrival_time": None if arrived is None else EPOCH + timedelta(microseconds=arrived),
-        "device_id": device_id,
-        "source": source,
-        "partition": partition,
-        "offset": offset,
-    }
-
-
-def batch(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=EVENT_BATCH.schema)
-
-
-copies = st.builds(
-    copy,
-    event_id=st.sampled_from(["a", "b", "c\x00", "ä"]),
-    device_id=st.sampled_from(["x", "y", "x\x00c"]),
-    at=st.sampled_from([-HOUR, -1, 0, 1, HOUR]),
-    arrived=st.none() | st.integers(0, 3),
-    source=st.sampled_from(["s", "t"]),
-    partition=st.integers(0, 1),
-    offset=st.integers(0, 5),
-    moved=st.sampled_from([0, HOUR]),
-)
-# a place in the log holds one payload: no two different copies have the same order
-batches = st.lists(
-    copies, max_size=30, unique_by=lambda c: (c["arrival_time"], c["source"], c["partition"], c["offset"])
-)
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     """Copies agree in the hour of the client's clock too."""
     return row["device_id"], row["event_id"], (row["client_time"] - EPOCH) // timedelta(hours=1)
-
-
-def order(row: dict[str, Any]) -> tuple[Any, ...]:
-    arrival = row["arrival_time"]
-    return arrival is None, arrival or EPOCH, row["source"], row["partition"], row["offset"]
 
 
 @settings(max_examples=60, deadline=None)
