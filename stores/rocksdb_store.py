@@ -10,47 +10,21 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    BottommostLevelCompaction,
-    Cache,
-    CompactOptions,
-    DBCompressionType,
-    Options,
-    Rdict,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import AccessType
 
-from schemas.errors import StoreBusyError, StoreError
-from stores.device_rows import (
-    EARLIEST,
-    EVENT_ROWS,
-    SESSION_ROWS,
-    decode_key,
-    key_range,
-    last_panes,
-)
+from schemas.errors import StoreError
+from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, key_range, last_panes
+from stores.rocksdb_database import BATCH_ROWS, EVENTS, FAMILIES, SESSIONS, Database
 
-_EVENTS, _SESSIONS = "events", "sessions"
-_FAMILIES = (_EVENTS, _SESSIONS)
-_HORIZON_KEY = b"expired_before"
-
-_MIB = 1 << 20
 # rows a call from which a flush of its own (some 10 MB a file) costs less than the write-ahead log
 _BULK_ROWS = 32_768
 # a table is encoded in pieces of this many rows, so that memory does not grow with it
 _ENCODED_ROWS = 100_000
-# a batch of this size stays in the processor's cache between its build and its write
-_BATCH_ROWS = 4_096
 _READ_ATTEMPTS = 3
 
 
@@ -71,28 +45,28 @@ class RocksDBDeviceStore:
         writer = self._writer()
         bulk = events.num_rows >= _BULK_ROWS
         for start in range(0, events.num_rows, _ENCODED_ROWS):
-            writer.put(_EVENTS, *EVENT_ROWS.encode(events.slice(start, _ENCODED_ROWS)), bulk=bulk)
+            writer.put(EVENTS, *EVENT_ROWS.encode(events.slice(start, _ENCODED_ROWS)), bulk=bulk)
         return int(events.num_rows)
 
     def write_sessions(self, panes: pa.Table) -> int:
         """See `DeviceStore.write_sessions`."""
         writer = self._writer()
         standing, withdrawn = last_panes(panes)
-        writer.put(_SESSIONS, *SESSION_ROWS.encode(standing))
-        writer.delete(_SESSIONS, SESSION_ROWS.encode_keys(withdrawn).to_pylist())
+        writer.put(SESSIONS, *SESSION_ROWS.encode(standing))
+        writer.delete(SESSIONS, SESSION_ROWS.encode_keys(withdrawn).to_pylist())
         return int(standing.num_rows + withdrawn.num_rows)
 
     def recent_events(
         self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
     ) -> pa.Table:
         """See `DeviceStore.recent_events`."""
-        return EVENT_ROWS.decode(self._reader().read(_EVENTS, device_id, since, until, limit))
+        return EVENT_ROWS.decode(self._reader().read(EVENTS, device_id, since, until, limit))
 
     def recent_sessions(
         self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
     ) -> pa.Table:
         """See `DeviceStore.recent_sessions`."""
-        return SESSION_ROWS.decode(self._reader().read(_SESSIONS, device_id, since, until, limit))
+        return SESSION_ROWS.decode(self._reader().read(SESSIONS, device_id, since, until, limit))
 
     def delete_device(self, device_id: str) -> int:
         """See `DeviceStore.delete_device`."""
@@ -149,7 +123,7 @@ class _Writer:
         self._users = 0
         self._lock = threading.RLock()
         self._unlogged = False
-        self._database = _Database(path, AccessType.read_write())
+        self._database = Database(path, AccessType.read_write())
 
     @classmethod
     def acquire(cls, path: str) -> "_Writer":
@@ -176,11 +150,11 @@ class _Writer:
     def put(self, family: str, keys: pa.Array, values: pa.Array, bulk: bool = False) -> None:
         with self._lock:
             self._unlogged |= bulk
-            for start in range(0, len(keys), _BATCH_ROWS):
+            for start in range(0, len(keys), BATCH_ROWS):
                 batch = self._database.batch(family)
                 written = (
-                    keys[start : start + _BATCH_ROWS].to_pylist(),
-                    values[start : start + _BATCH_ROWS].to_pylist(),
+                    keys[start : start + BATCH_ROWS].to_pylist(),
+                    values[start : start + BATCH_ROWS].to_pylist(),
                 )
                 # drains the map without a Python frame a row
                 deque(map(batch.put, *written), maxlen=0)
@@ -188,9 +162,9 @@ class _Writer:
 
     def delete(self, family: str, keys: list[bytes]) -> None:
         with self._lock:
-            for start in range(0, len(keys), _BATCH_ROWS):
+            for start in range(0, len(keys), BATCH_ROWS):
                 batch = self._database.batch(family)
-                deque(map(batch.delete, keys[start : start + _BATCH_ROWS]), maxlen=0)
+                deque(map(batch.delete, keys[start : start + BATCH_ROWS]), maxlen=0)
                 self._database.write(batch, logged=True)
 
     def read(
@@ -204,7 +178,7 @@ class _Writer:
             # one deletion a row: the bounds of a range deletion would themselves spell the device's id
             first, end = key_range(device_id, None, None)
             deleted = 0
-            for family in _FAMILIES:
+            for family in FAMILIES:
                 keys = [key for key, _ in self._database.scan(family, first, end)]
                 self.delete(family, keys)
                 deleted += len(keys)
@@ -221,7 +195,7 @@ class _Writer:
         with self._lock:
             horizon = self._database.horizon()
             if horizon > EARLIEST:
-                for family in _FAMILIES:
+                for family in FAMILIES:
                     for keys in self._database.expired_keys(family, horizon):
                         self.delete(family, keys)
             self._database.flush()
@@ -230,7 +204,7 @@ class _Writer:
             # The manifest still names the first and last key of every file that compaction replaced: opening
             # anew writes it afresh and deletes the old one.
             self._database.close()
-            self._database = _Database(self._path, AccessType.read_write())
+            self._database = Database(self._path, AccessType.read_write())
 
     def flush(self) -> None:
         with self._lock:
@@ -296,168 +270,6 @@ class _Follower:
             # between two manifests
             return None
 
-    def _open(self) -> "_Database":
+    def _open(self) -> "Database":
         # a secondary must hold its files open, for the writer may delete them
-        return _Database(self._path, AccessType.secondary(self._scratch.name), max_open_files=-1)
-
-
-class _Database:
-    """RocksDB as this store lays it out, its errors as `StoreError`."""
-
-    def __init__(self, path: str, access: AccessType, max_open_files: int = 256) -> None:
-        self._path = path
-        with _explained(path):
-            Path(path).mkdir(parents=True, exist_ok=True)
-            options = _options(max_open_files)
-            self._root: Any = Rdict(
-                path, options, column_families=dict.fromkeys(_FAMILIES, options), access_type=access
-            )
-            self._families: dict[str, Any] = {name: self._root.get_column_family(name) for name in _FAMILIES}
-            self._handles = {name: self._root.get_column_family_handle(name) for name in _FAMILIES}
-        self._logged = WriteOptions()
-        self._unlogged = WriteOptions()
-        self._unlogged.disable_wal = True
-
-    def batch(self, family: str) -> WriteBatch:
-        batch = WriteBatch(raw_mode=True)
-        batch.set_default_column_family(self._handles[family])
-        return batch
-
-    def write(self, batch: WriteBatch, logged: bool) -> None:
-        with _explained(self._path):
-            self._root.write(batch, self._logged if logged else self._unlogged)
-
-    def read(
-        self, family: str, device_id: str, since: int | None, until: int | None, limit: int
-    ) -> list[tuple[bytes, bytes]]:
-        oldest = max(self.horizon(), EARLIEST if since is None else since)
-        rows: list[tuple[bytes, bytes]] = []
-        for row in self.scan(family, *key_range(device_id, oldest, until)):
-            if len(rows) >= limit:
-                break
-            rows.append(row)
-        return rows
-
-    def scan(self, family: str, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with _explained(self._path):
-            for key, value in self._families[family].items(from_key=first):
-                if key >= end:
-                    return
-                yield key, value
-
-    def expired_keys(self, family: str, horizon: int) -> Iterator[list[bytes]]:
-        """Keys older than the horizon, in lists of bounded length; skips from device to device."""
-        with _explained(self._path):
-            cursor = self._families[family].iter()
-            cursor.seek_to_first()
-            keys: list[bytes] = []
-            while cursor.valid():
-                device_id = decode_key(cursor.key())[0]
-                first, end = key_range(device_id, None, horizon)
-                cursor.seek(first)
-                while cursor.valid() and (key := cursor.key()) < end:
-                    keys.append(key)
-                    cursor.next()
-                    if len(keys) >= _BATCH_ROWS:
-                        yield keys
-                        keys = []
-            if keys:
-                yield keys
-
-    def horizon(self) -> int:
-        with _explained(self._path):
-            written = self._root.get(_HORIZON_KEY)
-        return EARLIEST if written is None else int(written)
-
-    def set_horizon(self, before: int) -> None:
-        with _explained(self._path):
-            self._root.put(_HORIZON_KEY, str(before).encode())
-
-    def flush(self) -> None:
-        with _explained(self._path):
-            for family in (self._root, *self._families.values()):
-                family.flush(True)
-
-    def sync_log(self) -> None:
-        with _explained(self._path):
-            self._root.flush_wal(True)
-
-    def compact(self) -> None:
-        options = CompactOptions()
-        # without force, RocksDB leaves alone a lowest level that it believes settled
-        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
-        with _explained(self._path):
-            for family in (self._root, *self._families.values()):
-                family.compact_range(None, None, options)
-
-    def catch_up(self) -> None:
-        with _explained(self._path):
-            self._root.try_catch_up_with_primary()
-
-    def close(self) -> None:
-        if self._root is None:
-            return
-        # RocksDB's lock goes with the last reference, and each family holds one
-        self._families.clear()
-        self._handles.clear()
-        root, self._root = self._root, None
-        with _explained(self._path):
-            root.close()
-
-
-def _options(max_open_files: int) -> Options:
-    """Options of the database and of each family: memory is bounded, to some 100 MB."""
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.create_missing_column_families(True)
-    options.set_max_open_files(max_open_files)
-    options.set_write_buffer_size(32 * _MIB)
-    options.set_max_write_buffer_number(2)
-    options.set_db_write_buffer_size(64 * _MIB)
-    options.set_max_total_wal_size(64 * _MIB)
-    # this store's lock lets one writer in at a time; a memtable that knows it finds the next place faster
-    options.set_allow_concurrent_memtable_write(False)
-    options.set_compression_type(DBCompressionType.lz4())
-    # A bulk load leaves files of some 10 MB: to merge them four at a time, the default, would rewrite the store all
-    # along. A read looks into each of them, which stays within milliseconds.
-    options.set_level_zero_file_num_compaction_trigger(16)
-    options.set_level_zero_slowdown_writes_trigger(32)
-    options.set_level_zero_stop_writes_trigger(48)
-    options.set_max_background_jobs(2)
-    options.set_keep_log_file_num(1)
-    blocks = BlockBasedOptions()
-    blocks.set_block_cache(Cache(32 * _MIB))
-    blocks.set_cache_index_and_filter_blocks(True)
-    blocks.set_block_size(16 * 1024)
-    options.set_block_based_table_factory(blocks)
-    return options
-
-
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Say in one line what the system or RocksDB refused; rocksdict raises bare `Exception`."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "/LOCK" in text:
-            raise StoreBusyError(
-                f"{path}: another process has this device store open; stop it, or open the store read-only"
-            ) from error
-        for sign, meaning in _MEANINGS.items():
-            if sign in text:
-                raise StoreError(f"{path}: {meaning}") from error
-        raise StoreError(f"{path}: {text}") from error
-
-
-_MEANINGS = {
-    "No space left": "the disk is full",
-    "Disk quota exceeded": "the disk quota is used up",
-    "File too large": "a file grew past the size that the system allows",
-    "Permission denied": "no permission to read and write the device store here",
-    "Read-only file system": "the file system is read-only",
-    "Not a directory": "is, or lies under, a file; a device store is a directory",
-    "File exists": "is a file; a device store is a directory",
-}
+        return Database(self._path, AccessType.secondary(self._scratch.name), max_open_files=-1)
