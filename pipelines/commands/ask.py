@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known, parse_count, parse_date
+from pipelines.commands.arguments import AsCsv, AsJson, Config, Lake, find_lake, form_of
+from pipelines.options import Problems, known, parse_count, parse_date
 from pipelines.terminal import OUT
 
 
@@ -25,7 +25,7 @@ def ask(
     ] = None,
     show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Answer a named question about the numbered sessions, which sessions-dim makes, or about activities."""
     from pipelines.questions.catalogue import dates_asked, find_question, questions
@@ -39,8 +39,7 @@ def ask(
     asked = problems.attempt("", lambda: find_question(name))
     count = problems.attempt("--days", lambda: parse_count(days))
     last = problems.attempt("--as-of", lambda: parse_date(as_of) if as_of else None)
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     problems.raise_any()
     sql = known(asked).sql(*dates_asked(known(uri), known(asked).table, known(count), last))
     if show_sql:
@@ -49,4 +48,4 @@ def ask(
 
     from pipelines.ask import show_query
 
-    show_query(known(uri), sql, "json" if as_json else "csv" if as_csv else "table", OUT)
+    show_query(known(uri), sql, form_of(as_json, as_csv), OUT)

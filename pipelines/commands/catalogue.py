@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, CatalogueFile, Config, Lake
+from pipelines.commands.arguments import AsCsv, AsJson, CatalogueFile, Config, Lake, find_lake, form_of
 from pipelines.options import Problems, Stores, known
 from pipelines.terminal import OUT
 from schemas.catalogue import load_catalogue
@@ -53,19 +53,18 @@ def report(
     lake: Lake = None,
     config: Config = None,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """List the properties that events have and the catalogue does not declare, by their share of the type's events."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     problems.raise_any()
 
     from pipelines.ask import show_query
 
     sql = resources.files("pipelines").joinpath("undeclared_properties.sql").read_text(encoding="utf-8")
-    show_query(known(uri), sql, "json" if as_json else "csv" if as_csv else "table", OUT)
+    show_query(known(uri), sql, form_of(as_json, as_csv), OUT)
 
 
 def _load(file: Path | None, config: Path | None) -> Catalogue:

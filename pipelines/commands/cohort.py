@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known, parse_choice
+from pipelines.commands.arguments import AsCsv, AsJson, Config, Lake, find_lake, form_of
+from pipelines.options import Problems, known, parse_choice
 from pipelines.terminal import OUT
 
 
@@ -36,7 +36,7 @@ def cohort(
         str, typer.Option(metavar="NAME", help="Of --sql: duckdb, bigquery, snowflake or spark.")
     ] = "duckdb",
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Relate activities: a row each time one was done, with what the customer did before, after, between or ever."""
     from transforms.relationships.cohort import DIALECTS, Cohort
@@ -48,8 +48,7 @@ def cohort(
     problems.attempt("--dialect", lambda: parse_choice(dialect, DIALECTS))
     items = [problems.attempt("--append", partial(parse_item, text)) for text in append or ()]
     conditions = [problems.attempt("--where", partial(parse_condition, text)) for text in where or ()]
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores and not show_sql else None
+    uri = find_lake(problems, lake, config, needed=not show_sql)
     question = Cohort(
         activity,
         int(occurrence) if occurrence.isdecimal() else occurrence,
@@ -66,4 +65,4 @@ def cohort(
 
     from pipelines.ask import show_query
 
-    show_query(known(uri), text, "json" if as_json else "csv" if as_csv else "table", OUT)
+    show_query(known(uri), text, form_of(as_json, as_csv), OUT)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known, parse_date
+from pipelines.commands.arguments import AsCsv, AsJson, Config, Lake, find_lake, form_of
+from pipelines.options import Problems, known, parse_date
 from pipelines.terminal import OUT
 from schemas.durations import parse_duration
 
@@ -35,7 +35,7 @@ def funnel(
     ] = None,
     show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Count how many users or sessions get how far along a sequence of activities, and how long each step takes."""
     from transforms.funnel import Funnel
@@ -51,8 +51,7 @@ def funnel(
         from pipelines.funnel_picture import check_picture
 
         problems.attempt("--plot", lambda: check_picture(plot))
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores and not show_sql else None
+    uri = find_lake(problems, lake, config, needed=not show_sql)
     problems.raise_any()
     if show_sql:
         sys.stdout.write(known(query))
@@ -63,7 +62,7 @@ def funnel(
 
     with ask_lake(known(uri), known(query)) as reader:
         table = reader.read_all()
-    show_rows(table.to_reader(), "json" if as_json else "csv" if as_csv else "table", OUT)
+    show_rows(table.to_reader(), form_of(as_json, as_csv), OUT)
     if plot is not None:
         from pipelines.funnel_picture import draw_funnel
 

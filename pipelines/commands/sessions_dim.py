@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known, parse_count, parse_date
+from pipelines.commands.arguments import AsJson, Config, Lake, find_lake
+from pipelines.options import Problems, known, parse_count, parse_date
 from pipelines.terminal import OUT, configure_logging
 
 
@@ -39,8 +39,7 @@ def sessions_dim(
     """
     configure_logging(False)
     problems = Problems()
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     count = problems.attempt("--days", lambda: None if days == "all" else parse_count(days))
     last = problems.attempt("--as-of", lambda: parse_date(as_of) if as_of else None)
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known
+from pipelines.commands.arguments import AsCsv, AsJson, Config, Lake, find_lake, form_of
+from pipelines.options import Problems, known
 from pipelines.terminal import OUT
 
 
@@ -15,16 +15,15 @@ def sql(
     lake: Lake = None,
     config: Config = None,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Ask the lake in DuckDB's SQL: each table is a view by its name, of its current rows."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     problems.raise_any()
 
     from pipelines.ask import show_query
 
-    form = "json" if as_json else "csv" if as_csv else "table"
-    show_query(known(uri), sys.stdin.read() if query == "-" else query, form, OUT)
+    text = sys.stdin.read() if query == "-" else query
+    show_query(known(uri), text, form_of(as_json, as_csv), OUT)

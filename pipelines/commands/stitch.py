@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Every, Lake
-from pipelines.options import Problems, Stores, known
+from pipelines.commands.arguments import AsJson, Config, Every, Lake, find_lake
+from pipelines.options import Problems, known
 from pipelines.passes import repeat
 from pipelines.terminal import OUT, configure_logging
 from schemas.durations import parse_duration, parse_optional_duration
@@ -28,8 +28,7 @@ def stitch(
     """Give anonymous sessions to the users who logged in on their devices later. Changes only the dates it must."""
     configure_logging(False)
     problems = Problems()
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     reach = problems.attempt("--lookback", lambda: parse_optional_duration(lookback))
     pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
     problems.raise_any()

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Lake
-from pipelines.options import Problems, Stores, known
+from pipelines.commands.arguments import AsCsv, AsJson, Config, Lake, find_lake, form_of
+from pipelines.options import Problems, known
 from pipelines.terminal import OUT
 
 
@@ -16,13 +16,12 @@ def story(
     lake: Lake = None,
     config: Config = None,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Show the viewings of a story's episodes, each with its path and a column a decision for what was chosen."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     problems.raise_any()
 
     from pipelines.ask import show_rows
@@ -31,4 +30,4 @@ def story(
 
     with connect(known(uri)) as connection:
         rows = connection.sql(snapshot_sql(connection, episode)).to_arrow_reader()
-        show_rows(rows, "json" if as_json else "csv" if as_csv else "table", OUT)
+        show_rows(rows, form_of(as_json, as_csv), OUT)
