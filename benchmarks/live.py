@@ -53,7 +53,7 @@ class Capacity:
 
     Attributes:
         events: Events of the backlog that count.
-        rate: Events a second that came into the lake.
+        rate: Events a second that came into the lake, with its layers.
         cpu_us: Microseconds of processor time an event, by process.
         processors: Processors that were busy.
         load: The machine's load before the backlog was produced: above a few tenths others used it.
@@ -157,7 +157,8 @@ def capacity(job: LiveJob, events: int, load: float) -> Capacity:
     deadline = time.monotonic() + BACKLOG_SECONDS
     first: tuple[float, int, dict[str, float]] | None = None
     while True:
-        stored, now = job.rows("fact_events"), time.monotonic()
+        # the layers come some seconds later, and are a part of the work
+        stored, now = min(job.rows("fact_events"), job.rows("user_stream")), time.monotonic()
         if first is None and stored >= SETTLED * events:
             first = now, stored, job.cpu()
         # the last come with a bundle that is not full

@@ -111,7 +111,6 @@ def measure_steps() -> dict[str, float]:
                     )
                 with step("dimensions: devices"):
                     device_rows(deciding)
-        decoder.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {name: round(seconds / events_read * 1e6, 2) for name, seconds in spent.items()}

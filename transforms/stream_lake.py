@@ -10,13 +10,11 @@ goes on from an older checkpoint than the lake does either, as its bundles are c
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders import StrUtf8Coder, VarIntCoder
-from apache_beam.portability import common_urns
-from apache_beam.transforms import trigger, window
+from apache_beam.transforms import window
 from apache_beam.transforms.userstate import ReadModifyWriteRuntimeState, ReadModifyWriteStateSpec
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -26,6 +24,7 @@ from stores.lake_commit import CommitResult, PartitionWrite
 from stores.lake_files import BUFFER_BYTES, TARGET_FILE_BYTES, Partition, Place, split_by_partition, write_files
 from stores.lake_stream import Changes, Numbered, commit_numbered
 from transforms.metrics import count, observe
+from transforms.stable_input import BreakFusion, stable_par_do
 
 
 @dataclass(eq=False)
@@ -80,19 +79,11 @@ class CommitInOrder(beam.PTransform):
 
     def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
         """Number the descriptions of each table, break fusion, commit."""
-        par_do = _StableParDo if self.stable_input else beam.ParDo
         return (
             described
             | "Sequence" >> beam.ParDo(_Sequence())
-            # each description at once and on its own: the grouping is for the checkpoint between, not to gather
-            | "Globally"
-            >> beam.WindowInto(
-                window.GlobalWindows(),
-                trigger=trigger.Repeatedly(trigger.AfterCount(1)),
-                accumulation_mode=trigger.AccumulationMode.DISCARDING,
-            )
-            | "BreakFusion" >> beam.GroupByKey()
-            | "Commit" >> par_do(_CommitNumbered(self))
+            | "BreakFusion" >> BreakFusion()
+            | "Commit" >> stable_par_do(_CommitNumbered(self), self.stable_input)
         )
 
 
@@ -201,13 +192,3 @@ class _CommitNumbered(beam.DoFn):
             )
             count_commit(result)
             yield WindowedValue(result, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
-
-
-class _StableParDo(beam.ParDo):
-    """A ParDo whose input is the same when a bundle is retried. Beam's Python SDK has no other way to say so."""
-
-    def to_runner_api_parameter(self, context: Any, **extra: Any) -> Any:
-        urn, payload = super().to_runner_api_parameter(context, **extra)
-        payload.requires_stable_input = True
-        context.add_requirement(common_urns.requirements.REQUIRES_STABLE_INPUT.urn)
-        return urn, payload

@@ -13,11 +13,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
 from schemas.records import Record
 from stores.encoded_texts import plain
+from stores.lake import table_uri
 from stores.lake_commit import CommitResult, Wins, WriteMode
-from stores.lake_stream import Changes
+from stores.lake_stream import STAGING, Changes
 from transforms.devices import device_rows, merge_devices
 from transforms.dimensions import deciding_events
-from transforms.gather import Gather
+from transforms.hold_back import HoldBack
 from transforms.pages import PageRules, merge_pages, page_rows
 from transforms.users import merge_users, user_rows
 from transforms.write_lake import WriteLake
@@ -59,7 +60,12 @@ class WriteDimensions(beam.PTransform):
         """Sum up, merge, commit each table."""
         if not events.is_bounded:
             # each commit reads the tables: what decides is held back a few seconds, and summed up once
-            events = events | "KeepDeciding" >> beam.ParDo(_KeepDeciding()) | "Gather" >> Gather(self.commit_seconds)
+            staging = f"{table_uri(self.lake, DEVICE.record.name)}/{STAGING}"
+            events = (
+                events
+                | "KeepDeciding" >> beam.ParDo(_KeepDeciding())
+                | "HoldBack" >> HoldBack(staging, self.commit_seconds, self.stable_input)
+            )
         summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
             USER.record.name, PAGE.name, main=DEVICE.record.name
         )

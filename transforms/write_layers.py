@@ -17,8 +17,10 @@ from schemas.event_types import Catalogue
 from schemas.silver import silver_records
 from schemas.user_stream import USER_STREAM
 from stores.encoded_texts import plain
+from stores.lake import table_uri
 from stores.lake_commit import CommitResult
-from transforms.gather import Gather
+from stores.lake_stream import STAGING
+from transforms.hold_back import HoldBack
 from transforms.metrics import count
 from transforms.typed_events import EventTyper, TypedEvents
 from transforms.write_tables import NamedTable, WriteTables
@@ -26,8 +28,8 @@ from transforms.write_tables import NamedTable, WriteTables
 DEAD_LETTERS = "dead_letters"
 GATHERED_ROWS = 50_000
 """Events that are typed together: a query a type costs a millisecond or two, however few its events are."""
-COMMIT_SECONDS, MOST_TABLES = 10, 32
-"""Of an endless input, how long events wait, and how many tables of them: a file a type would else be a few rows."""
+COMMIT_SECONDS = 10
+"""Of an endless input, how long events wait: a file a type would else be a few rows."""
 
 
 class WrittenLayers(NamedTuple):
@@ -55,7 +57,9 @@ class WriteLayers(beam.PTransform):
     def expand(self, events: "beam.PCollection[pa.Table]") -> WrittenLayers:
         """Type, write."""
         if not events.is_bounded:
-            events = events | "Gather" >> Gather(COMMIT_SECONDS, MOST_TABLES)
+            staging = f"{table_uri(self.into_lake['lake'], USER_STREAM.name)}/{STAGING}"
+            stable_input = self.into_lake.get("stable_input", False)
+            events = events | "HoldBack" >> HoldBack(staging, COMMIT_SECONDS, stable_input)
         typed = events | "TypeEvents" >> (
             beam.ParDo(_TypeEvents(self.catalogue, self.first_met))
             .with_output_types(NamedTable, **{DEAD_LETTERS: pa.Table})

@@ -22,7 +22,7 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.records import Field, Record
-from transforms.stream_lake import _StableParDo
+from transforms.stable_input import StableParDo
 from transforms.write_lake import WriteLake
 
 START = 1_775_952_000
@@ -132,7 +132,7 @@ def build_tally(pipeline: beam.Pipeline, out: Path) -> None:
             accumulation_mode=trigger.AccumulationMode.DISCARDING,
         )
         | beam.GroupByKey()
-        | "Append" >> _StableParDo(Append(out))
+        | "Append" >> StableParDo(Append(out))
     )
 
 

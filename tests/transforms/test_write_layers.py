@@ -24,7 +24,7 @@ from stores.lake_sql import query
 from tests.transforms.session_scripts import at, batch, click
 from transforms.tables import TableCoder
 from transforms.write_lake import WriteLake
-from transforms.write_layers import COMMIT_SECONDS, MOST_TABLES, WriteLayers
+from transforms.write_layers import COMMIT_SECONDS, WriteLayers
 
 TODAY = date(2026, 5, 1)
 CATALOGUE = shipped_catalogue()
@@ -59,7 +59,7 @@ def streamed(lake: Path, *tables: pa.Table, seconds: int = COMMIT_SECONDS + 1) -
     stream = Script(coder=TableCoder())
     for minute, table in enumerate(tables):
         stream = stream.advance_watermark_to(minute * 60).add_elements([table])
-        stream = stream.advance_processing_time(seconds) if seconds else stream
+        stream = stream.advance_processing_time(seconds)
     options = PipelineOptions([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
@@ -99,14 +99,10 @@ def test_stream_ends_in_the_rows_of_a_batch(tmp_path: Path, seconds: int) -> Non
     streamed(tmp_path / "stream", *map(batch, parts), seconds=seconds)
     found = rows_of(tmp_path / "batch")
     assert rows_of(tmp_path / "stream") == found
+    assert list(tmp_path.rglob("*.arrow")) == [], "what waited is gone"
     assert {name: len(rows) for name, rows in found.items()} == {
         "user_stream": 45, "silver/page_view": 15, "silver/purchase": 15, "silver/other": 15, "dead_letters": 15,
     }  # fmt: skip
-
-
-def test_many_tables_are_let_go_before_their_time(tmp_path: Path) -> None:
-    streamed(tmp_path, *(batch([event(4 * number)]) for number in range(MOST_TABLES + 2)), seconds=0)
-    assert versions_of(tmp_path)["user_stream"] == 2, "made, one commit of MOST_TABLES, one at the end"
 
 
 def test_same_input_again_commits_nothing(tmp_path: Path) -> None:
