@@ -61,6 +61,7 @@ def measure(days: int, events_a_day: int, work: Path) -> dict[str, Figures]:
         "stitch, whole": clickstream("stitch", lake),
         "sessions-dim, whole": clickstream("sessions-dim", lake, as_of, "--days=all"),
     }
+    clickstream("metrics", lake)  # of files that these two have written anew
     found["run, the delivery"] = clickstream("run", f"--input={work / 'delivery'}", *stores)
     found["stitch"] = clickstream("stitch", lake)
     found["sessions-dim --days 1"] = clickstream("sessions-dim", lake, as_of, "--days=1")
