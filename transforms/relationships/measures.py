@@ -114,6 +114,8 @@ def values(number: int, item: Appended, column: Callable[[str], exp.Expr]) -> li
     found: dict[str, exp.Expr] = {}
     for measure in measures(number, item):
         value = column(measure.name)
+        if item.period is Period.IN_BETWEEN and measure.function in (Function.COUNT, Function.COUNT_DISTINCT):
+            value = exp.Coalesce(this=value, expressions=[exp.Literal.number(0)])  # nothing is between
         if is_split(item):
             value = merged(measure.function, value, column(f"{measure.name}_same"))
         found[measure.name] = value

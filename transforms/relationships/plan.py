@@ -184,10 +184,13 @@ def _is_new(hit: str, column: Column, period: Period) -> exp.Expr:
 
 
 def _grouped(items: Items, period: Period, *keys: str) -> exp.Select:
-    """One row a visit or a customer, with what is asked of all of it."""
+    """One row a customer, or a visit in which there is something, with what is asked of all of it."""
     query = exp.select(*keys).from_("ordered").group_by(*keys)
     if period is Period.EVER:
         query = query.select(exp.alias_(_counted("is_cohort"), "visits"))
+    else:
+        # most visits have nothing between: there are as many as cohort rows, and not to hold them halves the memory
+        query = query.where(exp.or_(*(exp.column(f"hit_{number}") for number, item in items if item.period is period)))
     for number, item in items:
         if item.period is period:
             found = (exp.alias_(grouped(item, number, measure), measure.name) for measure in measures(number, item))
