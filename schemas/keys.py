@@ -69,7 +69,7 @@ def user_key(user_id: str, secret: str) -> str:
     >>> user_key("user-1", "k") == user_key("user-1", "k") != user_key("user-1", "another")
     True
     """
-    return hmac.new(secret.encode(), user_id.encode(), hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(secret.encode(), user_id.encode(), "sha256").hex()[:32]
 
 
 def user_keys(user_ids: pa.Array, secret: str) -> pa.Array:
