@@ -1,11 +1,16 @@
-"""Work of a step in a thread of its own: the bundle goes on while a file or a batch is written."""
+"""Work of a step in threads of its own: the bundle goes on while a file is written, or a batch worked out."""
 
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+MOST_WORKERS = 4
+"""Each holds what it works on and what becomes of it, some 100 MB."""
 
 
 class Background(Generic[T]):
@@ -49,3 +54,36 @@ class Background(Generic[T]):
         pending, self._pending = self._pending, None
         if pending is not None:
             self._done.append(pending.result())
+
+
+class Ahead(Generic[T]):
+    """As many tasks at a time as there are processors, for work outside of Python's lock; results in the tasks' order.
+
+    Args:
+        name: Of the threads.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._workers = min(os.cpu_count() or 1, MOST_WORKERS)
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix=name)
+        self._running: deque[Future[T]] = deque()
+
+    def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Start a task; what the oldest returned, where that had to be waited for first."""
+        done = [self._running.popleft().result()] if len(self._running) == self._workers else []
+        self._running.append(self._pool.submit(task, *args, **kwargs))
+        return done
+
+    def finish(self) -> Iterator[T]:
+        """What the tasks returned that are left, each as it is there."""
+        while self._running:
+            yield self._running.popleft().result()
+
+    def reset(self) -> None:
+        """Wait for what a failed bundle has left running, and forget it."""
+        while self._running:
+            self._running.popleft().exception()
+
+    def close(self) -> None:
+        """Wait for the tasks that run, and end the threads."""
+        self._pool.shutdown(cancel_futures=True)

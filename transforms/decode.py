@@ -1,9 +1,6 @@
 """Decode as a step of the graph; the rules are in transforms/envelope.py."""
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,13 +14,12 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.secrets import UserKeySecret
+from transforms.background import Ahead
 from transforms.envelope import Decoded, EnvelopeDecoder
 from transforms.metrics import count
 from transforms.tables import at_earliest
 
 DEAD_LETTERS = "dead_letters"
-MOST_WORKERS = 4
-"""Each worker holds a batch and what becomes of it, some 100 MB."""
 
 Output = Any
 """A windowed table, or one with a tag."""
@@ -62,35 +58,35 @@ class Decode(beam.PTransform):
 class _DecodeBatch(beam.DoFn):
     """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag.
 
-    As many batches are decoded at a time as there are processors: the work is outside of Python's lock. Results leave
-    in the order of the batches, the last ones when the bundle ends.
+    Several are decoded at a time. Results leave in the order of the batches, the last ones when the bundle ends.
     """
 
     def __init__(self, secret: UserKeySecret, now: datetime) -> None:
         self._secret, self._now = secret, now
 
     def setup(self) -> None:
-        self._workers = min(os.cpu_count() or 1, MOST_WORKERS)
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._ahead = Ahead[tuple[Decoded, Timestamp]]("decode")
         self._decoder = EnvelopeDecoder(self._secret.read())
 
     def start_bundle(self) -> None:
-        self._running: deque[tuple[Future[Decoded], Timestamp]] = deque()
+        self._ahead.reset()
 
     def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
-        if len(self._running) == self._workers:
-            yield from self._emit(*self._running.popleft())
-        self._running.append((self._pool.submit(self._decoder.decode, element, self._now), timestamp))
+        for decoded in self._ahead.start(self._decode, element, timestamp):
+            yield from self._emit(*decoded)
 
     def finish_bundle(self) -> Iterator[Output]:
-        while self._running:
-            yield from self._emit(*self._running.popleft())
+        for decoded in self._ahead.finish():
+            yield from self._emit(*decoded)
 
     def teardown(self) -> None:
-        self._pool.shutdown()
+        self._ahead.close()
 
-    def _emit(self, decoding: Future[Decoded], timestamp: Timestamp) -> Iterator[Output]:
-        events, letters = decoding.result()
+    def _decode(self, raw: pa.Table, timestamp: Timestamp) -> tuple[Decoded, Timestamp]:
+        return self._decoder.decode(raw, self._now), timestamp
+
+    def _emit(self, decoded: Decoded, timestamp: Timestamp) -> Iterator[Output]:
+        events, letters = decoded
         count("events_decoded", len(events))
         if len(letters):
             for reason in pc.value_counts(letters["reason"]).to_pylist():

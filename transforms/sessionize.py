@@ -15,6 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION_PANE, PaneTiming
+from transforms.background import Ahead
 from transforms.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.metrics import count
 from transforms.policy import SessionPolicy
@@ -93,16 +94,32 @@ class _ToCells(beam.DoFn):
 
 
 class _ChainBounded(beam.DoFn):
-    """All the cells of a shard into its panes."""
+    """All the cells of a shard into its panes; several shards at a time."""
 
     def __init__(self, policy: SessionPolicy) -> None:
         self._policy = policy
 
+    def setup(self) -> None:
+        self._ahead = Ahead[pa.Table]("chain")
+
+    def start_bundle(self) -> None:
+        self._ahead.reset()
+
     def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[pa.Table]:
-        _, tables = element
-        panes = panes_of_bounded(merge_cells(tables), self._policy)
-        count_panes(panes)
-        yield panes
+        for panes in self._ahead.start(self._chain, list(element[1])):
+            count_panes(panes)
+            yield panes
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for panes in self._ahead.finish():
+            count_panes(panes)
+            yield WindowedValue(panes, beam.window.GlobalWindow().max_timestamp(), [beam.window.GlobalWindow()])
+
+    def teardown(self) -> None:
+        self._ahead.close()
+
+    def _chain(self, cells: list[pa.Table]) -> pa.Table:
+        return panes_of_bounded(merge_cells(cells), self._policy)
 
 
 # Four numbers a shard, never cleared: by them an event is too late even when nothing else is kept.

@@ -28,7 +28,7 @@ from stores.lake_files import (
 )
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
-from transforms.background import Background
+from transforms.background import Ahead, Background
 from transforms.panes import fold_into_facts, latest_panes
 from transforms.stitching import keep_resolution
 from transforms.stream_lake import StreamToLake, count_commit
@@ -236,7 +236,7 @@ class _SplitByPartition(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[str, PartitionWrite])
 class _WriteFiles(beam.DoFn):
-    """The tables of one partition to files, described for the commit and keyed by table."""
+    """The tables of one partition to files, described for the commit and keyed by table; several at a time."""
 
     def __init__(self, write: WriteLake) -> None:
         self._lake, self._record, self._mode = write.lake, write.record, write.mode
@@ -244,18 +244,31 @@ class _WriteFiles(beam.DoFn):
         self._coder = TableCoder()
         self._live: dict[Partition, list[LiveFile]] = {}
 
+    def setup(self) -> None:
+        self._ahead = Ahead[PartitionWrite](f"write-{self._record.name}")
+
     def start_bundle(self) -> None:
+        self._ahead.reset()
         if self._mode is WriteMode.MERGE:
             table = find_table(self._lake, self._record.name)
             self._live = live_files(table) if table is not None else {}
 
     def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
         folder, packed = group
-        yield self._record.name, self._write(parse_partition(folder), map(self._coder.decode, packed))
+        for write in self._ahead.start(self._write, parse_partition(folder), list(packed)):
+            yield self._record.name, write
 
-    def _write(self, partition: Partition, tables: Iterable[pa.Table]) -> PartitionWrite:
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for write in self._ahead.finish():
+            described = (self._record.name, write)
+            yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def teardown(self) -> None:
+        self._ahead.close()
+
+    def _write(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        changes = pa.concat_tables(tables)
+        changes = pa.concat_tables(map(self._coder.decode, packed))
         rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
         if self._mode is WriteMode.MERGE:
             merge = self._changes.merge if self._changes else None

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from transforms.background import Background
+from transforms.background import Ahead, Background
 
 
 @pytest.fixture
@@ -43,3 +43,25 @@ def test_reset_forgets_what_a_failed_bundle_left(background):
     background.reset()
     background.start(lambda: 3)
     assert background.finish() == [3]
+
+
+def test_tasks_ahead_overlap_and_return_in_the_order_of_their_start(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    ahead, second_runs = Ahead[int]("test"), threading.Event()
+    assert ahead.start(lambda: second_runs.wait(10) and 1) == []
+    assert ahead.start(lambda: second_runs.set() or 2) == []
+    assert ahead.start(lambda number: number, 3) == [1]
+    assert list(ahead.finish()) == [2, 3]
+    assert list(ahead.finish()) == []
+    ahead.close()
+
+
+def test_failure_ahead_is_raised_in_its_turn_and_forgotten_by_reset():
+    ahead = Ahead[int]("test")
+    ahead.start(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        list(ahead.finish())
+    ahead.start(lambda: 1 // 0)
+    ahead.reset()
+    assert list(ahead.finish()) == []
+    ahead.close()
