@@ -24,6 +24,8 @@ from transforms.users import merge_users, user_rows
 from transforms.write_lake import WriteLake
 
 _GATHERED_ROWS = 150_000
+_HELD_ROWS = 200_000
+"""Rows that decide and are held, of a bundle with many devices: more are summed up, for they merge in any parts."""
 _DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
 COMMIT_SECONDS = 30
 """Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
@@ -102,7 +104,7 @@ def _into_existing(merge: _Merge, existing: pa.Table, rows: pa.Table) -> pa.Tabl
 
 @beam.typehints.with_output_types(pa.Table)
 class _SumUp(beam.DoFn):
-    """A bundle's events to one small table a dimension, before anything is shuffled."""
+    """A bundle's events to a few small tables a dimension, before anything is shuffled."""
 
     def __init__(self, page_rules: PageRules) -> None:
         self._page_rules = page_rules
@@ -111,7 +113,7 @@ class _SumUp(beam.DoFn):
         self._gathered: list[pa.Table] = []
         self._rows, self._most_rows = 0, _GATHERED_ROWS
 
-    def process(self, events: pa.Table) -> None:
+    def process(self, events: pa.Table) -> Iterator[WindowedValue]:
         self._gathered.append(events.select(EVENT_COLUMNS))
         self._rows += events.num_rows
         if self._rows >= self._most_rows:
@@ -119,12 +121,14 @@ class _SumUp(beam.DoFn):
             # Of what decided before, most still does: it is looked at again when there is twice as much
             self._gathered, self._rows = [deciding], deciding.num_rows
             self._most_rows = max(_GATHERED_ROWS, 2 * self._rows)
+            if self._rows >= _HELD_ROWS:
+                yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if not self._gathered:
             return
         events = plain(_deciding(pa.concat_tables(self._gathered)))
-        self._gathered = []
+        self.start_bundle()
         for name, rows in (
             (None, device_rows(events)),
             (USER.record.name, user_rows(events)),

@@ -267,8 +267,14 @@ class _WriteFiles(beam.DoFn):
         self._ahead.close()
 
     def _write(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
+        try:
+            return self._write_changes(partition, pa.concat_tables(map(self._coder.decode, packed)))
+        finally:
+            # a dimension is one partition: what its merge has freed may be hundreds of megabytes
+            pa.default_memory_pool().release_unused()
+
+    def _write_changes(self, partition: Partition, changes: pa.Table) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        changes = pa.concat_tables(map(self._coder.decode, packed))
         rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
         if self._mode is WriteMode.MERGE:
             merge = self._changes.merge if self._changes else None
