@@ -6,6 +6,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+_CONFIG = {
+    # each caller is one of several threads already
+    "threads": 1,
+    # In the background the allocator gives back what it would else keep for the next query: 100 MB a connection
+    "allocator_background_threads": True,
+}
+
 
 class TableQuery(threading.local):
     """A query, run over one table after the other. Each thread has a connection and a plan of its own.
@@ -14,7 +21,7 @@ class TableQuery(threading.local):
 
     Args:
         query: The SQL; it reads from ``given`` and may have parameters, ``$1`` …
-        config: DuckDB's settings for the connections.
+        config: Further settings of DuckDB for the connections.
 
     >>> double = TableQuery("SELECT 2 * n + $1 AS n FROM given")
     >>> double.run(pa.table({"n": [1, 2]}), 5)["n"].to_pylist()
@@ -24,7 +31,7 @@ class TableQuery(threading.local):
     def __init__(self, query: str, config: dict[str, Any] | None = None) -> None:
         # A thread that meets this object comes by here
         self._query = query
-        self._config = config or {}
+        self._config = _CONFIG | (config or {})
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._given: _Given | None = None
 

@@ -83,10 +83,7 @@ class EnvelopeDecoder:
 
     def __init__(self, user_key_secret: str) -> None:
         self._secret = user_key_secret
-        # In the background its allocator gives back what it would else keep for the next query: 100 MB a connection
-        self._query = TableQuery(
-            _decode_query(), {"threads": 1, "memory_limit": "1GB", "allocator_background_threads": True}
-        )
+        self._query = TableQuery(_decode_query(), {"memory_limit": "1GB"})
 
     def decode(self, raw: pa.Table, now: datetime) -> Decoded:
         """Decode one batch.

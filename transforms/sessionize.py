@@ -119,7 +119,11 @@ class _ChainBounded(beam.DoFn):
         self._ahead.close()
 
     def _chain(self, cells: list[pa.Table]) -> pa.Table:
-        return panes_of_bounded(merge_cells(cells), self._policy)
+        try:
+            return panes_of_bounded(merge_cells(cells), self._policy)
+        finally:
+            # what this thread has freed serves no other until it is given back
+            pa.default_memory_pool().release_unused()
 
 
 # Four numbers a shard, never cleared: by them an event is too late even when nothing else is kept.
