@@ -14,13 +14,12 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from confluent_kafka import Producer
 from deltalake import DeltaTable
-from live_job import ROOT, LiveJob
+from live_job import LiveJob
 from live_steps import measure_steps
 
 from runners.services import KafkaService
@@ -42,6 +41,7 @@ PROBE_SECONDS = 0.25
 SETTLED = 0.3
 WARM_UP_SECONDS = 10.0
 BACKLOG_SECONDS = 300.0
+SETTLE_SECONDS = 60.0
 TARGET_RATE = 70_000
 TARGETS = {"devices": 1.0, "lake": 5.0}
 """Seconds within which 99 of 100 events are to be in each store."""
@@ -209,48 +209,75 @@ def measure(events: int, rate: int, seconds: float) -> dict[str, object]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def soak(minutes: float, rate: int) -> list[dict[str, object]]:
-    """Memory, state, files and lag each minute at a steady rate, with a reader and `clickstream compact` beside it."""
+def soak(minutes: float, rate: int) -> dict[str, object]:
+    """Memory, state, files and lag each minute at a steady rate, with a reader and `clickstream compact` beside it.
+
+    Raises:
+        SystemExit: The job or the compaction ended.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bench-live-"))
     kafka = KafkaService(folder / "services")
     kafka.up()
-    samples: list[dict[str, object]] = []
     try:
-        with LiveJob(folder, kafka).running() as job:
-            traffic = job.produce(int(rate * minutes * 60), rate)
-            compact = subprocess.Popen(
-                [
-                    sys.executable, "-m", "pipelines.cli", "compact", f"--lake={job.lake}",
-                    f"--archive={job.folder / 'raw'}", "--every=1m", "--json",
-                ],
-                cwd=ROOT, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-            began = time.monotonic()
-            while traffic.poll() is None:
-                time.sleep(60)
-                # a query that is disturbed raises, and ends the soak
-                with connect(str(job.lake)) as lake:
-                    (read,) = lake.sql("SELECT count(DISTINCT (device_id, event_id)) FROM fact_events").fetchall()[0]
-                samples.append(
-                    {
-                        "minute": round((time.monotonic() - began) / 60, 1),
-                        **job.memory(),
-                        "state_mb": job.state_mb(),
-                        "files": job.files(),
-                        "raw_files": len(list((job.folder / "raw").rglob("*.avro"))),
-                        "waiting": job.metrics().get("consumer_lag", 0),
-                        "events": job.rows("fact_events"),
-                        "read": read,
-                        "load": round(os.getloadavg()[0], 1),
-                    }
-                )
-                print(json.dumps(samples[-1]), flush=True)
-            compact.send_signal(signal.SIGINT)
-            compact.wait()
-        return samples
+        with LiveJob(folder, kafka).running() as job, job.compacting() as compact:
+            began, samples = time.monotonic(), []
+            with job.produce(int(rate * minutes * 60), rate) as traffic:
+                while traffic.poll() is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        traffic.wait(min(60.0, 15.0 * minutes))
+                    samples.append({"minute": round((time.monotonic() - began) / 60, 1), **_sample(job)})
+                    print(json.dumps(samples[-1]), flush=True)
+                    if job.process.poll() is not None or compact.poll() is not None:
+                        raise SystemExit(f"the job or the compaction ended: {(folder / 'run.log').read_text()}")
+            counted = _when_all_is_read(job)
+            print(json.dumps(counted), flush=True)
+        return {"rate": rate, "samples": samples, "counted": counted}
     finally:
         kafka.down()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sample(job: LiveJob) -> dict[str, object]:
+    # a query that is disturbed raises, and ends the soak
+    rows, distinct = _counted(job)
+    metrics = job.metrics()
+    return {
+        **job.memory(),
+        "state_mb": job.state_mb(),
+        "files": job.files(),
+        "raw_files": len(list((job.folder / "raw").rglob("*.avro"))),
+        "waiting": metrics.get("consumer_lag", 0),
+        "duplicates": metrics.get("duplicates", 0),
+        "events": rows,
+        "twice": rows - distinct,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def _counted(job: LiveJob) -> tuple[int, int]:
+    with connect(str(job.lake)) as lake:
+        return lake.sql("SELECT count(*), count(DISTINCT (device_id, event_id)) FROM fact_events").fetchall()[0]
+
+
+def _when_all_is_read(job: LiveJob) -> dict[str, int]:
+    """What became of the records of the topic, once the job has committed all or was waited for.
+
+    The counters are those of the job since it was last restored; an event of refused properties is also a dead letter.
+    """
+    produced, deadline = job.records(), time.monotonic() + SETTLE_SECONDS
+    while True:
+        metrics = job.metrics()
+        rows, distinct = _counted(job)
+        found = {
+            "records": produced,
+            "events": rows,
+            "duplicates": metrics.get("duplicates", 0),
+            "dead_letters": sum(count for name, count in metrics.items() if name.startswith("dead_")),
+            "twice": rows - distinct,
+        }
+        if produced == found["events"] + found["duplicates"] + found["dead_letters"] or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
 
 
 def report(results: dict[str, object]) -> str:
@@ -300,18 +327,21 @@ def _steps(steps: dict[str, float]) -> list[str]:
 
 
 def _soak(soaked: dict[str, object]) -> list[str]:
+    tables = sorted(soaked["samples"][-1]["files"])
     rows = [
-        f"| {s['minute']:.0f} | {s['events']:,} | {s['python']:.0f} | {s['flink']:.0f} | {s['state_mb']} "
-        f"| {s['files']['fact_events']} | {s['files']['fact_sessions']} | {s['raw_files']} "
-        f"| {s['waiting']:,} | {s.get('load', '–')} |"
+        f"| {s['minute']:.0f} | {s['events']:,} | {s['duplicates']:,} | {s['python']:.0f} | {s['flink']:.0f} "
+        f"| {s['state_mb']} | {' | '.join(str(s['files'].get(table, 0)) for table in tables)} | {s['raw_files']} "
+        f"| {s['waiting']:,} | {s['load']} |"
         for s in soaked["samples"]
     ]
     return [
         f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "",
-        soaked.get("note", ""), "",
-        "| minute | events | Python, MB | Flink, MB | checkpoints, MB | files of fact_events | of fact_sessions "
-        "| of the raw log | records waiting | load of the machine |",
-        "|---|---|---|---|---|---|---|---|---|---|", *rows,
+        f"On {soaked['processors']} processors, {soaked['date']}. A checkpoint that is being written when it is looked "
+        "at shows too few megabytes. At the end: "
+        + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in soaked["counted"].items()) + ".", "",
+        "| minute | events | duplicates | Python, MB | Flink, MB | checkpoints, MB "
+        f"| {' | '.join(f'files of {table}' for table in tables)} | of the raw log | records waiting | load |",
+        "|---" * (9 + len(tables)) + "|", *rows,
     ]  # fmt: skip
 
 
@@ -330,7 +360,8 @@ def main() -> None:
     path = HERE / "live.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     if given.what == "soak":
-        results["soak"] = {"rate": given.rate, "samples": soak(given.minutes, given.rate)}
+        about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "processors": os.cpu_count()}
+        results["soak"] = about | soak(given.minutes, given.rate)
     else:
         about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "processors": os.cpu_count(), "backlog": given.events}
         results |= about | measure(given.events, given.rate, given.seconds)

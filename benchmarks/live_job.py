@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from deltalake import DeltaTable
 
@@ -18,7 +20,7 @@ from runners.services import KafkaService
 
 ROOT = Path(__file__).parents[1]
 PARTITIONS = 4
-START_SECONDS = 120.0
+START_SECONDS, END_SECONDS = 120.0, 60.0
 
 
 class LiveJob:
@@ -51,8 +53,7 @@ class LiveJob:
                 time.sleep(0.5)
             yield self
         finally:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait()
+            end(self.process)
 
     def produce(self, events: int, rate: int | None = None) -> "subprocess.Popen[bytes]":
         """Traffic that happens now, beside this process; as fast as can be without a rate."""
@@ -62,6 +63,28 @@ class LiveJob:
         ]  # fmt: skip
         command += [f"--rate={rate}"] if rate else []
         return subprocess.Popen(command, cwd=ROOT, env=self.settings, stdout=subprocess.DEVNULL)
+
+    @contextmanager
+    def compacting(self) -> Iterator["subprocess.Popen[bytes]"]:
+        """`clickstream compact` each minute, beside the job."""
+        command = [
+            sys.executable, "-m", "pipelines.cli", "compact", f"--lake={self.lake}",
+            f"--archive={self.folder / 'raw'}", "--every=1m", "--json",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            end(process)
+
+    def records(self) -> int:
+        """Records on the topic."""
+        consumer = Consumer({"bootstrap.servers": self.kafka.address, "group.id": "count"})
+        try:
+            bounds = [consumer.get_watermark_offsets(TopicPartition(self.topic, n)) for n in range(PARTITIONS)]
+        finally:
+            consumer.close()
+        return sum(high - low for low, high in bounds)
 
     def metrics(self) -> dict[str, int]:
         """The job's counters; none while they cannot be had."""
@@ -91,10 +114,12 @@ class LiveJob:
         return round(found / 1e6, 1)
 
     def files(self) -> dict[str, int]:
-        """Live files of each table."""
-        return {
-            table: len(DeltaTable(str(self.lake / table)).file_uris()) for table in ("fact_events", "fact_sessions")
-        }
+        """Live files of the tables; those of silver as one."""
+        found: Counter[str] = Counter()
+        for log in self.lake.glob("**/_delta_log"):
+            name = log.parent.relative_to(self.lake).parts[0]
+            found[name] += len(DeltaTable(str(log.parent)).file_uris())
+        return dict(found)
 
     def cpu(self) -> dict[str, float]:
         """Processor seconds so far: of the broker, Flink, and the Python steps."""
@@ -108,9 +133,20 @@ class LiveJob:
         """Resident megabytes of Flink and of the Python steps."""
         found = {"flink": 0.0, "python": 0.0}
         for pid in below(self.process.pid):
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-            found["flink" if "java" in command_of(pid) else "python"] += pages * 4096 / 1e6
+            with suppress(OSError):  # one that ends meanwhile
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                found["flink" if "java" in command_of(pid) else "python"] += pages * 4096 / 1e6
         return {name: round(size) for name, size in found.items()}
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command as Ctrl-C does; one that does not is killed."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def below(pid: int) -> list[int]:
