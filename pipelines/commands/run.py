@@ -162,7 +162,7 @@ def run(  # noqa: PLR0915
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
     opened = source.open(problems, began)
-    open_runner = problems.attempt("", lambda: where.open(source.endless))
+    open_runner = problems.attempt("", lambda: where.open(source.endless, known(shard_count)))
     if runner == "dataflow":
         from runners.dataflow.check import store_problems
 
@@ -180,6 +180,7 @@ def run(  # noqa: PLR0915
         job = submit(options, events, known(beam_options), known(open_runner))
         OUT.print_json(json.dumps({"job": job})) if as_json else OUT.print(f"submitted as job {job}")
         return
+    where.note(options.shards)
     with watch(input_bytes, ERR, enabled=not as_json):
         view = _view(source.endless and not as_json)
         report = start_job(options, events, known(beam_options), known(open_runner), follow=view)

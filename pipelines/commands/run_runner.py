@@ -34,14 +34,14 @@ class RunnerArguments:
         resumable = endless or not (self.checkpoints or self.resume)
         problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay begins anew")
 
-    def open(self, endless: bool) -> "OpenRunner":
+    def open(self, endless: bool, shards: int) -> "OpenRunner":
         """What makes the runner ready, once `check` has found nothing.
 
         Raises:
-            OptionError: There is no checkpoint to go on from.
+            OptionError: There is no checkpoint to go on from, or its run had another number of shards.
         """
         if self.runner == "flink":
-            return self._flink(endless)
+            return self._flink(endless, shards)
         if self.runner == "dataflow":
             from runners.dataflow import dataflow_runner
 
@@ -50,8 +50,8 @@ class RunnerArguments:
 
         return direct_runner
 
-    def _flink(self, endless: bool) -> "OpenRunner":
-        from runners.flink import FlinkOptions, flink_runner, newest_checkpoint
+    def _flink(self, endless: bool, shards: int) -> "OpenRunner":
+        from runners.flink import FlinkOptions, check_shards, flink_runner, newest_checkpoint
 
         found: str | Path | None = self.resume
         if self.resume == "latest" and self.checkpoints:
@@ -67,4 +67,18 @@ class RunnerArguments:
             bounded=not endless,
             state_backend=self.state_backend,
         )
+        if self._noted and self.resume:
+            check_shards(self._noted, shards)
         return partial(flink_runner, flink=flink)
+
+    def note(self, shards: int) -> None:
+        """Note for a run to come what it has to go on with; for when nothing is wrong and this one starts."""
+        if self._noted and not self.resume:
+            from runners.flink import note_shards
+
+            note_shards(self._noted, shards)
+
+    @property
+    def _noted(self) -> Path | None:
+        """The folder of the checkpoints where it is one of this machine."""
+        return Path(self.checkpoints) if self.checkpoints and "://" not in self.checkpoints else None

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from schemas.errors import OptionError
+
+_SHARDS = "shards"
+
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest completed checkpoint or savepoint anywhere below a folder, to be resumed from; None if there is none.
@@ -10,3 +14,21 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """
     found = [(metadata.stat().st_mtime_ns, metadata.parent) for metadata in folder.glob("**/_metadata")]
     return max(found)[1] if found else None
+
+
+def note_shards(folder: Path, shards: int) -> None:
+    """Note beside the checkpoints of a run how many shards it began with: its state is kept by shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _SHARDS).write_text(f"{shards}\n", encoding="utf-8")
+
+
+def check_shards(folder: Path, shards: int) -> None:
+    """Refuse to go on with another number of shards than was noted; nothing is known of a folder without a note.
+
+    Raises:
+        OptionError: The number is another: devices would meet the state of others.
+    """
+    note = folder / _SHARDS
+    begun = int(note.read_text(encoding="utf-8")) if note.is_file() else shards
+    if begun != shards:
+        raise OptionError(f"--shards: the run began with {begun} and goes on with as many, not with {shards}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.commands.run_runner import RunnerArguments
 from runners.flink import FlinkOptions, newest_checkpoint
 from runners.flink.runner import _cause, _run_folder
 from schemas.durations import MILLISECOND, MINUTE, SECOND
@@ -53,6 +54,22 @@ def test_newest_checkpoint_is_the_last_that_was_completed(tmp_path: Path) -> Non
         os.utime(folder / "_metadata", (1_000_000 - age, 1_000_000 - age))
     (tmp_path / "job-c" / "chk-11").mkdir(parents=True)  # not completed
     assert newest_checkpoint(tmp_path) == tmp_path / "job-b/chk-10"
+
+
+def test_run_goes_on_with_the_shards_that_it_began_with(tmp_path: Path) -> None:
+    def arguments(resume: str | None) -> RunnerArguments:
+        return RunnerArguments("flink", None, str(tmp_path / "checkpoints"), "2s", "hashmap", resume, "2")
+
+    checkpoint = tmp_path / "checkpoints" / "job" / "chk-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "_metadata").touch()
+    arguments("latest").open(endless=True, shards=8)  # of a version that made no note
+    arguments(None).note(4)
+    arguments("latest").note(8)
+    arguments("latest").open(endless=True, shards=4)
+    for resume in ("latest", str(checkpoint)):
+        with pytest.raises(OptionError, match="--shards: the run began with 4 and goes on with as many, not with 8"):
+            arguments(resume).open(endless=True, shards=8)
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere"])
