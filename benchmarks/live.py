@@ -155,15 +155,16 @@ class Probes:
 def capacity(job: LiveJob, events: int, load: float) -> Capacity:
     """Wait until the job has read the backlog that is on the topic."""
     deadline = time.monotonic() + BACKLOG_SECONDS
-    first: tuple[float, int, dict[str, float]] | None = None
+    first = time.monotonic(), 0, job.cpu()
     while True:
         # the layers come some seconds later, and are a part of the work
         stored, now = min(job.rows("fact_events"), job.rows("user_stream")), time.monotonic()
-        if first is None and stored >= SETTLED * events:
-            first = now, stored, job.cpu()
         # the last come with a bundle that is not full
-        if first is not None and (stored >= 0.97 * events or now > deadline):
+        if stored >= 0.97 * events or (stored and now > deadline):
             break
+        # of a small backlog all may come at once: the start counts then
+        if first[1] == 0 and stored >= SETTLED * events:
+            first = now, stored, job.cpu()
         if now > deadline:
             raise SystemExit(f"after {BACKLOG_SECONDS:.0f} s {stored:,} of {events:,} events are in the lake")
         time.sleep(0.5)

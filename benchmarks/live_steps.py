@@ -17,11 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.produce_traffic import live_payloads
+from schemas.catalogue import shipped_catalogue
 from schemas.dimensions import EVENT_COLUMNS
 from schemas.durations import HOUR, MILLISECOND, MINUTE
 from schemas.events import EVENT, RAW
 from schemas.records import TIMESTAMP
+from schemas.silver import silver_records
+from schemas.user_stream import USER_STREAM
 from stores.device_store import open_device_store
+from stores.held_tables import delete_held, read_held, write_held
 from stores.lake_files import Place, split_by_partition, write_files
 from stores.raw_log_buffer import RawLogBuffer
 from transforms.cells import cells_of
@@ -32,6 +36,8 @@ from transforms.kafka_times import event_times
 from transforms.policy import SessionPolicy
 from transforms.seen_events import Seen, drop_seen
 from transforms.tables import ShardedTable, TableCoder, split_by_shard
+from transforms.typed_events import EventTyper
+from transforms.write_layers import GATHERED_ROWS
 
 EVENTS, BUNDLE, RATE, SHARDS = 300_000, 20_000, 50_000, 4
 STARTED = 1_775_952_000.0
@@ -55,7 +61,7 @@ def bundles() -> Iterator[pa.Table]:
             sent, held = sent + len(payload), []
 
 
-def measure_steps() -> dict[str, float]:
+def measure_steps() -> dict[str, float]:  # noqa: PLR0915  (the steps of the job, one after another)
     """Microseconds of processor time an event of each step, over all its threads."""
     folder = Path(tempfile.mkdtemp(prefix="bench-steps-"))
     policy, coder, spent, events_read = SessionPolicy(early_firing=5 * MINUTE), TableCoder(), Counter[str](), 0
@@ -71,6 +77,8 @@ def measure_steps() -> dict[str, float]:
 
     decoder, raw_log = EnvelopeDecoder("benchmark"), RawLogBuffer(str(folder / "raw"))
     seen: dict[int, dict[int, Seen]] = {shard: {} for shard in range(SHARDS)}
+    typer, waiting = EventTyper(shipped_catalogue()), list[pa.Table]()
+    layers = {record.name: record for record in (USER_STREAM, *silver_records(shipped_catalogue()))}
     try:
         with open_device_store(f"rocksdb:{folder / 'devices'}") as devices:
             for raw in bundles():
@@ -111,6 +119,18 @@ def measure_steps() -> dict[str, float]:
                     )
                 with step("dimensions: devices"):
                     device_rows(deciding)
+                with step("layers: hold back, read"):
+                    name = write_held(str(folder / "held"), [unique])
+                    waiting.append(read_held(str(folder / "held"), name))
+                    delete_held(str(folder / "held"), [name])
+                if len(waiting) * BUNDLE >= GATHERED_ROWS:
+                    with step("layers: type"):
+                        typed = typer.type_events(pa.concat_tables(waiting), datetime.now(UTC).date())
+                        waiting.clear()
+                    with step("layers: files"):
+                        for name, rows in (*typed.silver.items(), (USER_STREAM.name, typed.stream)):
+                            for partition, part in split_by_partition(rows, layers[name]):
+                                write_files(Place(str(folder / name), layers[name], partition), [part])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {name: round(seconds / events_read * 1e6, 2) for name, seconds in spent.items()}
