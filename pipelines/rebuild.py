@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.run import first_cause
+from runners.beam_options import parse_beam_options
 from runners.direct import direct_runner
 from schemas.durations import SECOND
 from schemas.errors import StoreBusyError, StoreError
@@ -134,7 +134,7 @@ def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions
 def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:
     plan = plan_revision(options.lake, [], days_of(dates), options.policy, settled_before=options.settled_before)
     shards = max(_LEAST_SHARDS, -(-plan.rows // _ROWS_A_SHARD))
-    beam_options = PipelineOptions([])
+    beam_options = parse_beam_options([])
     with direct_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         compose(pipeline, plan, options, shards)

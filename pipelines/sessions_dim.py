@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.run import first_cause
 from pipelines.sessions_dim_plan import (
@@ -15,6 +14,7 @@ from pipelines.sessions_dim_plan import (
     partition_of,
     plan_sessions_dim,
 )
+from runners.beam_options import parse_beam_options
 from runners.direct import direct_runner
 from schemas.dimensions import DEVICE
 from schemas.events import FACT_EVENT
@@ -101,7 +101,7 @@ def run_sessions_dim(options: SessionsDimOptions) -> SessionsDimReport:
     plan = plan_sessions_dim(options)
     if plan is None:
         return SessionsDimReport(seconds=time.monotonic() - began)
-    beam_options = PipelineOptions([])
+    beam_options = parse_beam_options([])
     with direct_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         compose(pipeline, plan)

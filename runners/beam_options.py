@@ -4,10 +4,31 @@ import argparse
 import contextlib
 import io
 from itertools import pairwise
+from typing import TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.errors import OptionError
+
+OptionsClass = TypeVar("OptionsClass", bound=PipelineOptions)
+
+
+class _Options(PipelineOptions):
+    """Beam's options, each view of them made once; all views of one instance share its values.
+
+    Beam asks for five hundred views while it builds a graph of ours, and makes a parser of arguments for each.
+    """
+
+    def __init__(self, flags: list[str]) -> None:
+        super().__init__(flags)
+        # past the parent, for which every attribute is an option
+        object.__setattr__(self, "_views", {})
+
+    def view_as(self, cls: type[OptionsClass]) -> OptionsClass:
+        if cls not in self._views:
+            self._views[cls] = super().view_as(cls)
+        view: OptionsClass = self._views[cls]
+        return view
 
 
 def parse_beam_options(arguments: list[str]) -> PipelineOptions:
@@ -20,7 +41,7 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions:
     parsers: list[argparse.ArgumentParser] = []
     try:
         with contextlib.redirect_stderr(stderr):
-            options = PipelineOptions(arguments)
+            options = _Options(arguments)
             # Beam drops what it does not know with no more than a log line; its parser can be asked what that is
             options.get_all_options(add_extra_args_fn=parsers.append)
             _, dropped = parsers[0].parse_known_args(arguments)

@@ -13,6 +13,15 @@ def test_options_of_beam_are_taken_over() -> None:
     assert options.view_as(DebugOptions).experiments == ["a", "b"]
 
 
+def test_what_is_set_in_one_view_is_seen_in_all() -> None:
+    options = parse_beam_options([])
+    debug = options.view_as(DebugOptions)
+    debug.view_as(GoogleCloudOptions).temp_location = "/elsewhere"
+    assert options.view_as(GoogleCloudOptions).temp_location == "/elsewhere"
+    assert options.get_all_options()["temp_location"] == "/elsewhere"
+    assert options.view_as(DebugOptions) is debug
+
+
 def test_no_options_are_beams_defaults() -> None:
     assert parse_beam_options([]).view_as(GoogleCloudOptions).temp_location is None
 
