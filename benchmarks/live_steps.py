@@ -28,16 +28,16 @@ from stores.device_store import open_device_store
 from stores.held_tables import delete_held, read_held, write_held
 from stores.lake_files import Place, split_by_partition, write_files
 from stores.raw_log_buffer import RawLogBuffer
-from transforms.cells import cells_of
-from transforms.devices import device_rows
-from transforms.dimensions import deciding_events
-from transforms.envelope import EnvelopeDecoder
-from transforms.kafka_times import event_times
-from transforms.policy import SessionPolicy
-from transforms.seen_events import Seen, drop_seen
+from transforms.activities.typed_events import EventTyper
+from transforms.activities.write_layers import GATHERED_ROWS
+from transforms.events.envelope import EnvelopeDecoder
+from transforms.events.seen_events import Seen, drop_seen
+from transforms.identity.devices import device_rows
+from transforms.identity.dimensions import deciding_events
+from transforms.sessions.cells import cells_of
+from transforms.sessions.policy import SessionPolicy
+from transforms.sources.kafka_times import event_times
 from transforms.tables import ShardedTable, TableCoder, split_by_shard
-from transforms.typed_events import EventTyper
-from transforms.write_layers import GATHERED_ROWS
 
 EVENTS, BUNDLE, RATE, SHARDS = 300_000, 20_000, 50_000, 4
 STARTED = 1_775_952_000.0

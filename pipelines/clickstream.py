@@ -9,23 +9,24 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.events import FACT_EVENT
 from stores.lake import has_rows
 from stores.lake_commit import WriteMode
+from transforms.activities.daily_metrics import MetricRules
+from transforms.activities.write_daily_metrics import WriteDailyMetrics
+from transforms.activities.write_layers import WriteLayers
 from transforms.after import After
-from transforms.archive import Archive
-from transforms.beam_sessions import BeamSessions
-from transforms.daily_metrics import MetricRules
-from transforms.decode import Decode
-from transforms.deduplicate import Deduplicate
-from transforms.pages import PageRules
-from transforms.read_files import RawInput
-from transforms.revise_sessions import ReviseTouched
-from transforms.sessionize import Sessionize
-from transforms.unique_dead_letters import UniqueDeadLetters
-from transforms.write_daily_metrics import WriteDailyMetrics
-from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
-from transforms.write_dimensions import WriteDimensions
-from transforms.write_events import WriteEvents
-from transforms.write_lake import WriteLake, WriteSessions
-from transforms.write_layers import WriteLayers
+from transforms.events.decode import Decode
+from transforms.events.deduplicate import Deduplicate
+from transforms.events.pages import PageRules
+from transforms.events.unique_dead_letters import UniqueDeadLetters
+from transforms.events.write_events import WriteEvents
+from transforms.identity.write_dimensions import WriteDimensions
+from transforms.sessions.beam_sessions import BeamSessions
+from transforms.sessions.revise_sessions import ReviseTouched
+from transforms.sessions.sessionize import Sessionize
+from transforms.sessions.write_sessions import WriteSessions
+from transforms.sinks.write_device_store import WriteDeviceEvents, WriteDeviceSessions
+from transforms.sinks.write_lake import WriteLake
+from transforms.sources.archive import Archive
+from transforms.sources.read_files import RawInput
 
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:

@@ -14,7 +14,7 @@ from schemas.silver import stored_record
 from schemas.user_stream import USER_STREAM
 from stores.lake import find_table, table_names
 from stores.lake_compact import compact, delete_unreferenced
-from transforms.compact_archive import compact_archive
+from transforms.sources.compact_archive import compact_archive
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from schemas.durations import SECOND, format_duration
 from schemas.errors import OptionError, StoreError
-from transforms.funnel import Funnel
+from transforms.activities.funnel import Funnel
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_GROUPS = 8

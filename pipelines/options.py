@@ -13,7 +13,7 @@ from schemas.durations import parse_duration, parse_optional_duration
 from schemas.errors import ClickstreamError, OptionError
 from schemas.event_types import Catalogue
 from schemas.secrets import UserKeySecret
-from transforms.policy import SessionPolicy
+from transforms.sessions.policy import SessionPolicy
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from schemas.durations import SECOND
 from schemas.errors import ClickstreamError, OptionError
-from transforms.kafka_client import BrokerUnreachableError, KafkaCluster, NoSuchTopicError
-from transforms.kafka_times import NO_TIME, event_times, trusted_times
+from transforms.sources.kafka_client import BrokerUnreachableError, KafkaCluster, NoSuchTopicError
+from transforms.sources.kafka_times import NO_TIME, event_times, trusted_times
 
 Seconds = NDArray[np.float64]
 Schedule = Callable[[pa.Array], Seconds | None]

@@ -36,7 +36,7 @@ def file_payloads(files: Iterable[str]) -> Iterator[pa.Array]:
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
-    from transforms.raw_files import Damage, FileSlice, read_slice, sniff
+    from transforms.sources.raw_files import Damage, FileSlice, read_slice, sniff
 
     for path in files:
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:

@@ -16,13 +16,13 @@ from schemas.sessions import FACT_SESSION
 from stores.device_store import open_device_store
 from stores.lake import create_tables, find_table, live_files
 from transforms.after import After
-from transforms.event_hours import days_of
 from transforms.metrics import read_counters
-from transforms.policy import SessionPolicy
-from transforms.revise_sessions import ReviseSessions, RevisionPlan, plan_revision
+from transforms.sessions.event_hours import days_of
+from transforms.sessions.policy import SessionPolicy
+from transforms.sessions.revise_sessions import ReviseSessions, RevisionPlan, plan_revision
+from transforms.sessions.write_sessions import WriteSessions
+from transforms.sinks.write_device_store import WriteDeviceSessions
 from transforms.tables import ShardedTable
-from transforms.write_device_store import WriteDeviceSessions
-from transforms.write_lake import WriteSessions
 
 ATTEMPTS = 3
 _ROWS_A_SHARD = 250_000

@@ -23,11 +23,11 @@ from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRID
 from stores.lake import table_uri
 from stores.lake_commit import PartitionWrite, fingerprint
 from stores.lake_files import Place
-from transforms.build_session_dimension import BuildSessionDimension, Counted, Files
-from transforms.commit_session_dimension import CommitSessionDimension
 from transforms.metrics import read_counters
-from transforms.overwrite_partitions import OverwritePartitions
-from transforms.write_stamps import StampEvents
+from transforms.session_dimension.build_session_dimension import BuildSessionDimension, Counted, Files
+from transforms.session_dimension.commit_session_dimension import CommitSessionDimension
+from transforms.session_dimension.write_stamps import StampEvents
+from transforms.sinks.overwrite_partitions import OverwritePartitions
 
 _ROWS_AT_ONCE = 250_000
 """Rows of small files that one worker reads one after the other."""

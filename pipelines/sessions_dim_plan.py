@@ -12,7 +12,7 @@ from schemas.events import FACT_EVENT
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import LiveFile, create_tables, find_table, live_files, table_uri
 from stores.lake_files import Partition, Place, read_files
-from transforms.session_dates import StartDates, closed_date, dates_to_build
+from transforms.session_dimension.session_dates import StartDates, closed_date, dates_to_build
 
 Live = dict[Partition, list[LiveFile]]
 

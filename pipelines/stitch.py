@@ -19,7 +19,7 @@ from stores.lake import LiveFile, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, read_files
 from stores.lake_rewrite import Looked, rewrite_changed
-from transforms.stitching import (
+from transforms.identity.stitching import (
     DEVICE_COLUMNS,
     RULE,
     SESSION_COLUMNS,

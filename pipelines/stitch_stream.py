@@ -15,7 +15,7 @@ from stores.lake import find_table, live_files, open_table, table_uri
 from stores.lake_commit import CommitResult, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, read_files
 from stores.lake_rewrite import rewrite_changed
-from transforms.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitched_activities
+from transforms.identity.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitched_activities
 
 STREAM_ID, OWNERS_ID = f"{USER_STREAM.name}:stitch", f"{USER_STREAM.name}:stitch:{FACT_SESSION.name}"
 """Application ids of a stitch's commits. The versions are those of the stream up to which all files have been looked

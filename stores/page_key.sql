@@ -1,4 +1,4 @@
--- The key of a URL's page in dim_pages: the rule of transforms/pages.py for a query; a test holds the two equal.
+-- The key of a URL's page in dim_pages: the rule of transforms/events/pages.py for a query; a test holds the two equal.
 CREATE MACRO page_url(url) AS (
     WITH bare AS (SELECT split_part(split_part(trim(url, e' \t\r\n'), '#', 1), '?', 1) AS given),
     parts AS (

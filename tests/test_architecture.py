@@ -16,10 +16,24 @@ MAY_IMPORT = {
     "pipelines": {"schemas", "stores", "transforms", "runners"},
 }
 RULES = (
-    "cells", "compact_archive", "devices", "dimensions", "duplicates", "envelope", "pages", "panes", "policy",
-    "property_types", "raw_files", "refused_events", "relationships", "runs", "session_state", "sessions",
-    "stitching", "typed_events", "users",
+    "activities.property_types", "activities.refused_events", "activities.typed_events", "events.duplicates",
+    "events.envelope", "events.pages", "identity.devices", "identity.dimensions", "identity.stitching",
+    "identity.users", "relationships", "runs", "sessions.cells", "sessions.panes", "sessions.policy",
+    "sessions.session_state", "sessions.sessions", "sources.compact_archive", "sources.raw_files",
 )  # fmt: skip
+
+
+SUBJECTS = {
+    "sinks": set(),
+    "events": {"sinks"},
+    "sources": {"events"},
+    "identity": {"sinks", "events"},
+    "sessions": {"sinks", "events", "identity"},
+    "session_dimension": {"sinks", "sessions"},
+    "activities": {"sinks", "events"},
+    "relationships": set(),
+}
+"""What the packages of transforms take from each other."""
 
 
 def imported(path: Path) -> set[str]:
@@ -43,6 +57,21 @@ def test_package_imports_only_what_lies_below_it(package: str) -> None:
         if name.split(".")[0] in above
     }
     assert found == set()
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_subject_of_transforms_imports_only_what_it_builds_on(subject: str) -> None:
+    taken = {
+        ".".join(name.split(".")[1:2])
+        for path in (ROOT / "transforms" / subject).glob("*.py")
+        for name in imported(path)
+        if name.startswith("transforms.")
+    }
+    assert taken & set(SUBJECTS) - {subject} <= SUBJECTS[subject]
+
+
+def test_every_subject_of_transforms_has_its_place() -> None:
+    assert {path.parent.name for path in (ROOT / "transforms").glob("*/__init__.py")} == set(SUBJECTS)
 
 
 @pytest.mark.parametrize("module", RULES)

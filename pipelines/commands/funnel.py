@@ -38,7 +38,7 @@ def funnel(
     as_csv: AsCsv = False,
 ) -> None:
     """Count how many users or sessions get how far along a sequence of activities, and how long each step takes."""
-    from transforms.funnel import Funnel
+    from transforms.activities.funnel import Funnel
 
     problems = Problems()
     problems.require(as_json + as_csv + show_sql <= 1, "give --json, --csv or --sql, one of them")

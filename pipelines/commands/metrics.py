@@ -38,9 +38,9 @@ def metrics(
     problems.raise_any()
 
     from schemas.errors import StoreBusyError
-    from transforms.daily_metrics import MetricRules
-    from transforms.pages import PageRules
-    from transforms.refresh_daily_metrics import refresh_daily_metrics
+    from transforms.activities.daily_metrics import MetricRules
+    from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
+    from transforms.events.pages import PageRules
 
     rules = MetricRules.of(known(event_types), PageRules.load())
 

@@ -71,10 +71,10 @@ def produce(
     from pipelines.produce import at_once, at_pace, at_rate
     from pipelines.produce import produce as send
     from pipelines.produce_traffic import file_payloads, generated_payloads, live_payloads
-    from transforms.kafka_client import KafkaCluster
+    from transforms.sources.kafka_client import KafkaCluster
 
     if input:
-        from transforms.read_files import list_files
+        from transforms.sources.read_files import list_files
 
         batches = file_payloads(known(problems.attempt("--input", lambda: list_files(input)) or {}))
         problems.raise_any()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.options import Problems, known
 from schemas.durations import parse_duration
-from transforms.kafka_positions import parse_start, parse_until
+from transforms.sources.kafka_positions import parse_start, parse_until
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -75,7 +75,7 @@ class SourceArguments:
         return "--input", lambda: self._files(began)
 
     def _kafka(self) -> Source:
-        from transforms.read_kafka import ReadKafka
+        from transforms.sources.read_kafka import ReadKafka
 
         source = ReadKafka(
             known(self.kafka),
@@ -91,7 +91,7 @@ class SourceArguments:
         return Source(source, None)
 
     def _pubsub(self) -> Source:
-        from transforms.read_pubsub import ReadPubSub
+        from transforms.sources.read_pubsub import ReadPubSub
 
         source = ReadPubSub(
             known(self.pubsub),
@@ -101,7 +101,7 @@ class SourceArguments:
         return Source(source, None)
 
     def _files(self, began: datetime) -> Source:
-        from transforms.read_files import ReadFiles, list_files
+        from transforms.sources.read_files import ReadFiles, list_files
 
         files = list_files(known(self.input))
         return Source(ReadFiles(files, began), sum(files.values()))

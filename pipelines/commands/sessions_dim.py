@@ -43,7 +43,7 @@ def sessions_dim(
     count = problems.attempt("--days", lambda: None if days == "all" else parse_count(days))
     last = problems.attempt("--as-of", lambda: parse_date(as_of) if as_of else None)
 
-    from transforms.session_dates import parse_zone
+    from transforms.session_dimension.session_dates import parse_zone
 
     zone = problems.attempt("--time-zone", lambda: parse_zone(time_zone))
     problems.raise_any()

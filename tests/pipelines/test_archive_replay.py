@@ -16,10 +16,10 @@ from schemas.sessions import SESSION
 from stores.device_store import open_device_store
 from stores.lake import read_table
 from stores.raw_log_buffer import RawLogBuffer
-from transforms.compact_archive import compact_archive
-from transforms.envelope import EnvelopeDecoder
-from transforms.raw_files import FileFormat, FileSlice, read_slice
-from transforms.read_files import list_files
+from transforms.events.envelope import EnvelopeDecoder
+from transforms.sources.compact_archive import compact_archive
+from transforms.sources.raw_files import FileFormat, FileSlice, read_slice
+from transforms.sources.read_files import list_files
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 NEXT_YEAR = datetime(2027, 1, 1, tzinfo=UTC)

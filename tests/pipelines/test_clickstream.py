@@ -27,7 +27,7 @@ from schemas.raw_log import RAW_LOG_AVRO
 from schemas.secrets import USER_KEY_VARIABLE
 from stores.device_store import open_device_store
 from stores.lake_sql import connect
-from tests.transforms.daily_oracle import assert_exact
+from tests.transforms.activities.daily_oracle import assert_exact
 
 SECRET = "for tests"
 EVENTS = "SELECT * FROM fact_events ORDER BY device_id, event_time, event_id"

@@ -13,7 +13,7 @@ from schemas.daily_metrics import DAILY_METRICS
 from schemas.events import FACT_EVENT
 from stores.lake import find_table, live_files
 from stores.lake_sql import connect
-from tests.transforms.daily_oracle import assert_exact
+from tests.transforms.activities.daily_oracle import assert_exact
 
 FIRST = datetime(2026, 4, 12, tzinfo=UTC)
 DAYS = 5

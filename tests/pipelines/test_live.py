@@ -31,7 +31,7 @@ from schemas.secrets import USER_KEY_VARIABLE
 from schemas.sessions import SESSION
 from stores.device_store import open_device_store
 from stores.lake_sql import connect
-from tests.transforms.daily_oracle import assert_exact
+from tests.transforms.activities.daily_oracle import assert_exact
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 240.0

@@ -23,7 +23,7 @@ from pipelines.produce_traffic import file_payloads, generated_payloads, live_pa
 from runners.services import KafkaService
 from schemas.durations import HOUR, MINUTE, SECOND
 from schemas.errors import InputError
-from transforms.kafka_times import NO_TIME, event_times
+from transforms.sources.kafka_times import NO_TIME, event_times
 
 WAIT_SECONDS = 30.0
 

@@ -27,7 +27,7 @@ from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, read_files, split_by_partition, write_files
 from stores.lake_merge import replace_changed
 from stores.lake_sql import connect
-from transforms import write_lake
+from transforms.sinks import write_lake
 
 SECRET = "for tests"
 SHARED = ", ".join(name for name in SESSION.names if name not in {"pane_timing", "pane_index"})

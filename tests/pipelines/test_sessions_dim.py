@@ -419,7 +419,7 @@ import os, sys
 sys.path.insert(0, {root!r})
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
-import transforms.commit_session_dimension as module
+import transforms.session_dimension.commit_session_dimension as module
 from pipelines.sessions_dim import run_sessions_dim
 from pipelines.sessions_dim_plan import SessionsDimOptions
 real, left = module.commit, [{commits}]

@@ -23,9 +23,9 @@ from stores.lake import create_tables, live_files, open_table, read_table, table
 from stores.lake_commit import WriteMode, commit
 from stores.lake_files import Place, split_by_partition
 from stores.lake_merge import MergeRows, replace_changed
-from tests.transforms.session_scripts import at, batch, click
-from transforms.devices import device_rows, merge_devices
-from transforms.stitching import keep_resolution
+from tests.transforms.sessions.session_scripts import at, batch, click
+from transforms.identity.devices import device_rows, merge_devices
+from transforms.identity.stitching import keep_resolution
 
 Event = tuple[str, int, int, str | None]
 """Device, visit, minute of the visit, user. Visits are 13 hours apart: each is a session, some go over midnight."""
@@ -145,7 +145,7 @@ deliveries = st.lists(
 ).map(lambda given: [[event for event, number in given if number == n] for n in {number for _, number in given}])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     deliveries,
     st.lists(st.sampled_from([*LOOKBACKS, "not yet"]), min_size=4, max_size=4),

@@ -22,8 +22,8 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.records import Field, Record
-from transforms.stable_input import StableParDo
-from transforms.write_lake import WriteLake
+from transforms.sinks.stable_input import StableParDo
+from transforms.sinks.write_lake import WriteLake
 
 START = 1_775_952_000
 STEP = 0.1

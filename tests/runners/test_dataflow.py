@@ -27,16 +27,17 @@ from schemas.errors import OptionError
 from schemas.events import EVENT
 from schemas.secrets import UserKeySecret
 from stores.lake_commit import WriteMode
-from transforms.archive import Archive
-from transforms.decode import Decode
-from transforms.deduplicate import Deduplicate
-from transforms.policy import SessionPolicy
-from transforms.read_files import RawInput
-from transforms.read_kafka import ReadKafka
-from transforms.read_pubsub import ReadPubSub
-from transforms.sessionize import Sessionize
-from transforms.write_device_store import WriteDeviceEvents, WriteDeviceSessions
-from transforms.write_lake import WriteLake, WriteSessions
+from transforms.events.decode import Decode
+from transforms.events.deduplicate import Deduplicate
+from transforms.sessions.policy import SessionPolicy
+from transforms.sessions.sessionize import Sessionize
+from transforms.sessions.write_sessions import WriteSessions
+from transforms.sinks.write_device_store import WriteDeviceEvents, WriteDeviceSessions
+from transforms.sinks.write_lake import WriteLake
+from transforms.sources.archive import Archive
+from transforms.sources.read_files import RawInput
+from transforms.sources.read_kafka import ReadKafka
+from transforms.sources.read_pubsub import ReadPubSub
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 IMAGE = "europe-docker.pkg.dev/shop/clicks/clickstream:1.0"

@@ -51,7 +51,7 @@ def ids_of(lake: Path) -> list[str]:
     return sorted(read_table(str(lake), VISIT.name).column("visit_id").to_pylist())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     cuts=st.lists(st.integers(0, 8), max_size=4).map(lambda found: sorted({0, 8, *found})),
     repeats=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), max_size=3),
@@ -118,7 +118,7 @@ class Run:
 _WORK = st.one_of(st.integers(1, 5), st.sampled_from(["checkpoint", "checkpoint, unacknowledged"]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lives=st.lists(st.lists(_WORK, max_size=8), min_size=1, max_size=4),
     backs=st.lists(st.integers(0, 2), min_size=4, max_size=4),

@@ -23,10 +23,10 @@ from stores.lake import create_tables, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
 from stores.lake_sql import connect
-from tests.transforms.session_scripts import at, batch, click
-from transforms.devices import device_rows
-from transforms.pages import normalise, page_keys
-from transforms.stitching import stitched_devices
+from tests.transforms.sessions.session_scripts import at, batch, click
+from transforms.events.pages import normalise, page_keys
+from transforms.identity.devices import device_rows
+from transforms.identity.stitching import stitched_devices
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 
@@ -194,7 +194,7 @@ URL_PIECES = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(st.sampled_from(URL_PIECES), max_size=7).map("".join), min_size=1, max_size=20))
 def test_key_of_a_url_is_the_same_in_a_query_as_in_dim_pages(urls: list[str]) -> None:
     wanted = page_keys(normalise(pl.Series(urls, dtype=pl.String))["url"]).to_list()

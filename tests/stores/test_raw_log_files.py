@@ -18,8 +18,8 @@ from schemas.raw_log import RAW_LOG_AVRO
 from stores.avro_rows import encode_rows, varints
 from stores.raw_log_buffer import BLOCK_BYTES, RawLogBuffer
 from stores.raw_log_files import RawLogFile
-from transforms.raw_files import FileFormat, FileSlice, read_slice
-from transforms.read_files import list_files
+from transforms.sources.raw_files import FileFormat, FileSlice, read_slice
+from transforms.sources.read_files import list_files
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 
@@ -72,7 +72,7 @@ def in_any_order(rows: Iterable[Row]) -> list[Row]:
 
 
 @given(ROWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_of_any_kind_are_replayed_as_they_came(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:
     root = tmp_path_factory.mktemp("log")
     written = write(root, raw(rows))
@@ -82,7 +82,7 @@ def test_rows_of_any_kind_are_replayed_as_they_came(tmp_path_factory: pytest.Tem
 
 
 @given(ROWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_are_encoded_as_fastavro_encodes_them(rows: list[Row]) -> None:
     out = io.BytesIO()
     for row in rows:

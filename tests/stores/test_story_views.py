@@ -109,7 +109,7 @@ def standing(selected: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 @given(st.integers(0, 8), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_snapshot_is_what_following_each_viewing_gives(
     sql: duckdb.DuckDBPyConnection, size: int, pick: random.Random
 ) -> None:
@@ -141,7 +141,7 @@ def test_snapshot_is_what_following_each_viewing_gives(
 
 
 @given(st.integers(0, 8), st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_each_decision_keeps_its_last_choice_and_how_many_there_were(
     sql: duckdb.DuckDBPyConnection, size: int, pick: random.Random
 ) -> None:

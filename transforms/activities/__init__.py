@@ -1,0 +1,1 @@
+"""Typed events, the activity stream, and what is counted of them: funnels, daily facts."""

@@ -1,0 +1,192 @@
+"""daily_metrics kept up to the facts: the dates whose files are others than at the last refresh are computed anew.
+
+What a date's rows are depends on the facts alone, whatever came late, twice or again, and whatever was merged,
+corrected or erased meanwhile. The versions of the facts that the table is up to are in its transaction log, and beside
+them the fingerprint of the rules: under other rules nothing is up to date.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import Transaction
+
+from schemas.daily_metrics import DAILY_METRICS
+from schemas.errors import StoreError
+from schemas.events import FACT_EVENT
+from schemas.records import Record
+from schemas.sessions import FACT_SESSION
+from stores.lake import file_bounds, find_table, live_files, table_uri
+from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
+from stores.lake_files import Place, read_files, write_files
+from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, daily_metrics
+
+_DAY = timedelta(days=1)
+_RULES = f"{DAILY_METRICS.name}:rules"
+
+
+def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = None) -> CommitResult:
+    """Compute the dates anew whose facts have changed, and put them in the place of the old rows, in one transaction.
+
+    Args:
+        lake: The lake's root.
+        rules: Segments, categories, watch time.
+        since: Compute this date and those after it, changed or not.
+
+    Raises:
+        StoreBusyError: Other runs kept committing: run again.
+        StoreError: A table cannot be read or written.
+    """
+
+    def plan(table: DeltaTable, _: int) -> Planned | None:
+        by_rules = Transaction(_RULES, rules.fingerprint)
+        same_rules = table.transaction_version(_RULES) == by_rules.version
+        facts = [_Facts.open(lake, record, table if same_rules else None) for record in (FACT_EVENT, FACT_SESSION)]
+        events, sessions = facts
+        dates = events.changed_dates() | sessions.changed_dates()
+        if since is not None:
+            dates |= {day for day in events.dates() if day >= since}
+        if all(found.up_to_date for found in facts) and not dates:
+            return None
+        live = {date.fromisoformat(str(day)): files for (day,), files in live_files(table).items()}
+        writes = []
+        for day in sorted(dates & (events.dates() | live.keys())):
+            place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, (day.isoformat(),))
+            there = [file.path for file in live.get(day, [])]
+            rows = _rows(day, events, sessions, rules)
+            if read_files(place, there).equals(rows):
+                continue
+            writes.append(
+                PartitionWrite(
+                    place.partition, tuple(write_files(place, [rows])), tuple(there), fingerprint(live.get(day, []))
+                )
+            )
+        return Planned(events.version, writes, even_empty=True, also=(sessions.transaction, by_rules))
+
+    return commit_planned(lake, DAILY_METRICS, WriteMode.MERGE, _application(FACT_EVENT), plan)
+
+
+def _application(facts: Record) -> str:
+    return f"{DAILY_METRICS.name}:{facts.name}"
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the facts, how many rows it has, and the dates that these touch."""
+
+    place: Place
+    path: str
+    rows: int
+    first: date
+    last: date
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """A table of facts, and what of it has changed since daily_metrics was computed from it.
+
+    Attributes:
+        version: Its version.
+        up_to_date: Whether that is the one that daily_metrics is of.
+        transaction: Says that daily_metrics is of this version.
+        files: Its files.
+        changed: The files that have come and gone; not those that have the sessions of others, as a stitch leaves them.
+    """
+
+    version: int
+    up_to_date: bool
+    transaction: Transaction
+    files: frozenset[_File]
+    changed: frozenset[_File]
+
+    @classmethod
+    def open(cls, lake: str, record: Record, metrics: DeltaTable | None) -> "_Facts":
+        """The facts now, and since a version of the metrics; of none, all are new."""
+        application = _application(record)
+        table = find_table(lake, record.name)
+        version = table.version() if table is not None else 0
+        files = frozenset(_files(lake, record, table)) if table is not None else frozenset()
+        done = (metrics.transaction_version(application) or 0) if metrics is not None else 0
+        # the files of version 0, where no table is, and of one whose log is cleaned up: none
+        before = frozenset(_files(lake, record, _earlier(table, done))) if table is not None else frozenset()
+        changed = files ^ before
+        if record is FACT_SESSION:
+            changed = frozenset(_other_sessions(changed, files))
+        return cls(version, done == version, Transaction(application, version), files, changed)
+
+    def dates(self) -> set[date]:
+        """The dates that have rows."""
+        return {file.first for file in self.files}
+
+    def changed_dates(self) -> set[date]:
+        """The dates that rows of changed files touch."""
+        return {file.first + _DAY * n for file in self.changed for n in range((file.last - file.first).days + 1)}
+
+    def read(self, day: date, columns: Iterable[str]) -> pa.Table:
+        """The rows of the files that touch a date, in one order."""
+        names = list(columns)
+        touching = sorted((file for file in self.files if file.first <= day <= file.last), key=lambda file: file.path)
+        tables = [read_files(file.place, [file.path], names) for file in touching]
+        return pa.concat_tables(tables) if tables else pa.table({})
+
+
+def _earlier(table: DeltaTable, version: int) -> DeltaTable | None:
+    if version == 0:
+        return None
+    try:
+        return DeltaTable(table.table_uri, version=version)
+    except DeltaError:
+        return None
+
+
+def _files(lake: str, record: Record, table: DeltaTable | None) -> Iterator[_File]:
+    if table is None:
+        return
+    ends = file_bounds(table, "session_end") if record is FACT_SESSION else {}
+    for partition, found in live_files(table).items():
+        first = date.fromisoformat(str(partition[0]))
+        for file in found:
+            last = first
+            if record is FACT_SESSION:
+                # of a file without bounds: a session that is not cut at a day's length is not worth reading all for
+                bounds = ends.get(file.path)
+                last = bounds[1].date() if bounds else first + _DAY
+            yield _File(Place(table_uri(lake, record.name), record, partition), file.path, file.rows, first, last)
+
+
+def _other_sessions(changed: frozenset[_File], live: frozenset[_File]) -> Iterator[_File]:
+    """The files of the dates that have gained or lost a session, or in which one has other bounds."""
+    of_date: dict[date, tuple[list[_File], list[_File]]] = {}
+    for file in changed:
+        of_date.setdefault(file.first, ([], []))[file in live].append(file)
+    for gone, come in of_date.values():
+        if sum(file.rows for file in gone) != sum(file.rows for file in come) or not _same_sessions(gone, come):
+            yield from (*gone, *come)
+
+
+def _same_sessions(gone: Iterable[_File], come: Iterable[_File]) -> bool:
+    """Whether files of a date hold what the metrics depend on of the same sessions."""
+    try:
+        before, after = (
+            pa.concat_tables(read_files(file.place, [file.path], SESSION_COLUMNS) for file in files)
+            for files in (gone, come)
+        )
+    except StoreError:
+        return False  # a file that no version holds any more may be deleted
+    return bool(before.sort_by("session_id").equals(after.sort_by("session_id")))
+
+
+def _rows(day: date, events: _Facts, sessions: _Facts, rules: MetricRules) -> pa.Table:
+    if day not in events.dates():
+        return DAILY_METRICS.empty()
+
+    def properties() -> pa.ChunkedArray:
+        return events.read(day, ["properties"]).column(0)
+
+    of_day = sessions.read(day, SESSION_COLUMNS)
+    if not of_day.num_columns:
+        of_day = FACT_SESSION.empty().select(list(SESSION_COLUMNS))
+    return daily_metrics(day, events.read(day, rules.event_columns), of_day, rules, properties)

@@ -1,0 +1,138 @@
+"""daily_metrics, kept by the main graph: refreshed once a bounded run, and beside an endless one."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms import trigger, window
+from apache_beam.utils.windowed_value import PaneInfoTiming
+
+from schemas.errors import ClickstreamError
+from stores.lake_commit import CommitResult
+from transforms.activities.daily_metrics import MetricRules
+from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
+from transforms.metrics import count
+from transforms.sinks.stream_lake import count_commit
+
+REFRESH_SECONDS = 30
+"""Of an endless input the metrics are refreshed this often, and no more than a tenth of the time."""
+_REST = 9
+
+
+@dataclass(eq=False)
+class WriteDailyMetrics(beam.PTransform):
+    """Keeps daily_metrics up to the facts.
+
+    Input elements: what was committed of the facts. Output: what was committed of the metrics. A bounded run refreshes
+    once, after all commits. An endless one does so every now and then in a thread beside the bundles, so that no
+    checkpoint waits for it, and once more when the input has ended. A refresh that is lost is made up for by the next.
+
+    Counters: those of a commit; ``daily_metrics_failed``, refreshes that another run or a lost file has kept from it.
+
+    Attributes:
+        lake: The lake's root, a path or URI.
+        rules: Segments, categories, watch time.
+        refresh_seconds: Of an unbounded input, the time between two refreshes.
+    """
+
+    lake: str
+    rules: MetricRules
+    refresh_seconds: int = REFRESH_SECONDS
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, commits: beam.PCollection[CommitResult]) -> beam.PCollection[CommitResult]:
+        """Gather the commits, refresh."""
+        keyed = commits | "OneKey" >> beam.Map(_that_there_was_one).with_output_types(tuple[str, None])
+        if not commits.is_bounded:
+            now_and_then = trigger.AfterAny(trigger.AfterProcessingTime(self.refresh_seconds), trigger.AfterWatermark())
+            keyed = keyed | "NowAndThen" >> beam.WindowInto(
+                window.GlobalWindows(),
+                trigger=trigger.Repeatedly(now_and_then),
+                accumulation_mode=trigger.AccumulationMode.DISCARDING,
+            )
+        return keyed | "Together" >> beam.GroupByKey() | "Refresh" >> beam.ParDo(_Refresh(self.lake, self.rules))
+
+
+def _that_there_was_one(_: CommitResult) -> tuple[str, None]:
+    return "", None
+
+
+@beam.typehints.with_output_types(CommitResult)
+class _Refresh(beam.DoFn):
+    """A firing to a refresh: beside the bundle while more is to come, within it at the end."""
+
+    def __init__(self, lake: str, rules: MetricRules) -> None:
+        self._lake, self._rules = lake, rules
+
+    def setup(self) -> None:
+        self._beside = _Beside(self._lake, self._rules)
+
+    def process(
+        self,
+        _: tuple[str, Iterable[None]],
+        pane: Any = beam.DoFn.PaneInfoParam,
+    ) -> Iterator[CommitResult]:
+        results, failed = self._beside.take()
+        count("daily_metrics_failed", failed)
+        if pane.timing == PaneInfoTiming.EARLY:
+            self._beside.ask()
+        else:
+            self._beside.end()
+            results.append(refresh_daily_metrics(self._lake, self._rules))
+        for result in results:
+            count_commit(result)
+            yield result
+
+    def teardown(self) -> None:
+        self._beside.end()
+
+
+class _Beside:
+    """Refreshes in a thread: one at a time, once more for all that is asked for meanwhile, with rests between."""
+
+    def __init__(self, lake: str, rules: MetricRules) -> None:
+        self._lake, self._rules = lake, rules
+        self._asked, self._ended = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._results: list[CommitResult] = []
+        self._failed = 0
+        self._thread: threading.Thread | None = None
+
+    def ask(self) -> None:
+        """Have the metrics refreshed soon; does not wait."""
+        self._asked.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="daily-metrics", daemon=True)
+            self._thread.start()
+
+    def take(self) -> tuple[list[CommitResult], int]:
+        """What was committed since the last time, and how many refreshes failed."""
+        with self._lock:
+            taken = self._results, self._failed
+            self._results, self._failed = [], 0
+        return taken
+
+    def end(self) -> None:
+        """Wait for the refresh that runs, and start no other."""
+        self._ended.set()
+        self._asked.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._asked.wait() and not self._ended.is_set():
+            self._asked.clear()
+            began = time.monotonic()
+            try:
+                result = refresh_daily_metrics(self._lake, self._rules)
+                with self._lock:
+                    self._results.append(result)
+            except ClickstreamError:  # another run's commit, or a file that was compacted away: the next will do
+                with self._lock:
+                    self._failed += 1
+            self._ended.wait(_REST * (time.monotonic() - began))

@@ -1,0 +1,130 @@
+"""Silver and the activity stream, kept by the main graph; the rules are in transforms/activities/typed_events.py."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.event_types import Catalogue
+from schemas.silver import silver_records
+from schemas.user_stream import USER_STREAM
+from stores.encoded_texts import plain
+from stores.lake import table_uri
+from stores.lake_commit import CommitResult
+from stores.lake_stream import STAGING
+from transforms.activities.typed_events import EventTyper, TypedEvents
+from transforms.metrics import count
+from transforms.sinks.hold_back import HoldBack
+from transforms.sinks.write_tables import NamedTable, WriteTables
+
+DEAD_LETTERS = "dead_letters"
+GATHERED_ROWS = 50_000
+"""Events that are typed together: a query a type costs a millisecond or two, however few its events are."""
+COMMIT_SECONDS = 10
+"""Of an endless input, how long events wait: a file a type would else be a few rows."""
+
+
+class WrittenLayers(NamedTuple):
+    """What was committed, one `CommitResult` a transaction; tables of DEAD_LETTER rows."""
+
+    commits: "beam.PCollection[CommitResult]"
+    dead_letters: "beam.PCollection[pa.Table]"
+
+
+@dataclass(eq=False)
+class WriteLayers(beam.PTransform):
+    """Keeps the silver tables and user_stream. Input elements: tables of EVENT_BATCH, each event once.
+
+    Attributes:
+        catalogue: The declared event types.
+        first_met: Stands for the arrival date of a dead letter where the input does not say it.
+        into_lake: Options of `WriteTables`: lake, mode and the others.
+    """
+
+    catalogue: Catalogue
+    first_met: date
+    into_lake: dict[str, Any] = field(default_factory=dict)
+
+    @no_annotations
+    def expand(self, events: "beam.PCollection[pa.Table]") -> WrittenLayers:
+        """Type, write."""
+        if not events.is_bounded:
+            staging = f"{table_uri(self.into_lake['lake'], USER_STREAM.name)}/{STAGING}"
+            stable_input = self.into_lake.get("stable_input", False)
+            events = events | "HoldBack" >> HoldBack(staging, COMMIT_SECONDS, stable_input)
+        typed = events | "TypeEvents" >> (
+            beam.ParDo(_TypeEvents(self.catalogue, self.first_met))
+            .with_output_types(NamedTable, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="tables")
+        )
+        records = (USER_STREAM, *silver_records(self.catalogue))
+        commits = typed["tables"] | "WriteTables" >> WriteTables(records, **self.into_lake)
+        return WrittenLayers(commits, typed[DEAD_LETTERS])
+
+
+class _TypeEvents(beam.DoFn):
+    """EVENT_BATCH tables → rows by the name of their table, and DEAD_LETTER tables by their tag.
+
+    A thread of its own types what was gathered, outside of the interpreter's lock for the most part.
+    """
+
+    def __init__(self, catalogue: Catalogue, first_met: date) -> None:
+        self._catalogue, self._first_met = catalogue, first_met
+
+    def setup(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="type")
+        self._typer = EventTyper(self._catalogue)
+
+    def start_bundle(self) -> None:
+        self._gathered: list[pa.Table] = []
+        self._rows = 0
+        self._running: Future[TypedEvents] | None = None
+
+    def process(self, events: pa.Table) -> Iterator[Any]:
+        for start in range(0, events.num_rows, GATHERED_ROWS):
+            piece = events.slice(start, GATHERED_ROWS)
+            self._gathered.append(piece)
+            self._rows += piece.num_rows
+            if self._rows >= GATHERED_ROWS:
+                yield from self._start()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._rows:
+            yield from self._start()
+        yield from self._finish()
+
+    def teardown(self) -> None:
+        self._pool.shutdown()
+
+    def _start(self) -> Iterator[Any]:
+        yield from self._finish()
+        self._running = self._pool.submit(self._type, self._gathered)
+        self._gathered, self._rows = [], 0
+
+    def _type(self, tables: list[pa.Table]) -> TypedEvents:
+        return self._typer.type_events(plain(pa.concat_tables(tables)), self._first_met)
+
+    def _finish(self) -> Iterator[Any]:
+        if self._running is None:
+            return
+        typed, self._running = self._running.result(), None
+        for reason in pc.value_counts(typed.dead_letters["reason"]).to_pylist():
+            count(f"dead_{reason['values']}", reason["counts"])
+        if typed.dead_letters.num_rows:
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _at_the_end(typed.dead_letters))
+        for named in (*typed.silver.items(), (USER_STREAM.name, typed.stream)):
+            if named[1].num_rows:
+                yield _at_the_end(named)
+
+
+def _at_the_end(value: object) -> WindowedValue:
+    """At the end of time: what goes to the lake is never late, and holds no watermark back."""
+    return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])

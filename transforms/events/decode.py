@@ -1,0 +1,96 @@
+"""Decode as a step of the graph; the rules are in transforms/events/envelope.py."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.secrets import UserKeySecret
+from transforms.background import Ahead
+from transforms.events.envelope import Decoded, EnvelopeDecoder
+from transforms.metrics import count
+from transforms.tables import at_earliest
+
+DEAD_LETTERS = "dead_letters"
+
+Output = Any
+"""A windowed table, or one with a tag."""
+
+
+class DecodedEvents(NamedTuple):
+    """Batches of EVENT_BATCH rows, each stamped with its earliest event time; batches of DEAD_LETTER rows."""
+
+    events: "beam.PCollection[pa.Table]"
+    dead_letters: "beam.PCollection[pa.Table]"
+
+
+@dataclass(eq=False)
+class Decode(beam.PTransform):
+    """Decodes batches of RAW rows.
+
+    Attributes:
+        secret: Where the secret of user_key's keyed hash is; read on the worker.
+        now: Stands for a row's arrival where the input does not say it.
+    """
+
+    secret: UserKeySecret
+    now: datetime
+
+    @no_annotations
+    def expand(self, batches: "beam.PCollection[pa.Table]") -> DecodedEvents:
+        """RAW tables → DecodedEvents."""
+        decoded = batches | "DecodeBatches" >> (
+            beam.ParDo(_DecodeBatch(self.secret, self.now))
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="events")
+        )
+        return DecodedEvents(decoded["events"], decoded[DEAD_LETTERS])
+
+
+class _DecodeBatch(beam.DoFn):
+    """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag.
+
+    Several are decoded at a time. Results leave in the order of the batches, the last ones when the bundle ends.
+    """
+
+    def __init__(self, secret: UserKeySecret, now: datetime) -> None:
+        self._secret, self._now = secret, now
+
+    def setup(self) -> None:
+        self._ahead = Ahead[tuple[Decoded, Timestamp]]("decode")
+        self._decoder = EnvelopeDecoder(self._secret.read())
+
+    def start_bundle(self) -> None:
+        self._ahead.reset()
+
+    def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
+        for decoded in self._ahead.start(self._decode, element, timestamp):
+            yield from self._emit(*decoded)
+
+    def finish_bundle(self) -> Iterator[Output]:
+        for decoded in self._ahead.finish():
+            yield from self._emit(*decoded)
+
+    def teardown(self) -> None:
+        self._ahead.close()
+
+    def _decode(self, raw: pa.Table, timestamp: Timestamp) -> tuple[Decoded, Timestamp]:
+        return self._decoder.decode(raw, self._now), timestamp
+
+    def _emit(self, decoded: Decoded, timestamp: Timestamp) -> Iterator[Output]:
+        events, letters = decoded
+        count("events_decoded", len(events))
+        if len(letters):
+            for reason in pc.value_counts(letters["reason"]).to_pylist():
+                count(f"dead_{reason['values']}", reason["counts"])
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, WindowedValue(letters, timestamp, [GlobalWindow()]))
+        if len(events):
+            yield WindowedValue(events, at_earliest(events).timestamp, [GlobalWindow()])

@@ -1,0 +1,183 @@
+"""dim_pages: which URLs are one page, and which category it has. docs/identity.md tells the rules to a reader."""
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from schemas.dimensions import PAGE
+from schemas.errors import OptionError
+from transforms.frames import to_arrow
+
+RULES_VARIABLE = "CLICKSTREAM_PAGE_RULES"
+OTHER = "other"
+_BLANKS = " \t\r\n"
+_SCHEME = "^(?:[A-Za-z][A-Za-z0-9+.-]*:)?"
+
+
+@dataclass(frozen=True)
+class PageRules:
+    """The categories of pages.
+
+    Attributes:
+        categories: Name and pattern of each category; the first whose pattern is found in a path holds.
+    """
+
+    categories: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def load(cls) -> "PageRules":
+        """The rules of the file that CLICKSTREAM_PAGE_RULES names, else those that come with the program.
+
+        Raises:
+            OptionError: The file cannot be read, or is not as transforms/events/page_rules.toml shows.
+        """
+        named = os.environ.get(RULES_VARIABLE)
+        try:
+            text = Path(named).read_text(encoding="utf-8") if named else _DEFAULT.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"cannot read the page rules {named}: {error}") from error
+        return cls.parse(text)
+
+    @classmethod
+    def parse(cls, text: str) -> "PageRules":
+        """Read rules written in TOML.
+
+        Raises:
+            OptionError: It is not TOML, or not of this shape, or a pattern is no regular expression.
+        """
+        try:
+            found = tomllib.loads(text)
+            unknown = set(found) - {"category"}
+            if unknown:
+                raise OptionError(f"page rules: unknown setting {', '.join(sorted(unknown))}")
+            categories = tuple(
+                (rule["name"], "|".join(f"(?:{p})" for p in rule["paths"])) for rule in found["category"]
+            )
+            if not all(isinstance(name, str) and name for name, _ in categories):
+                raise OptionError("page rules: the name of a category is text")
+            for name, pattern in categories:
+                _check_pattern(name, pattern)
+        except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+            raise OptionError(f"page rules: {type(error).__name__}: {error}") from error
+        return cls(categories)
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    try:
+        pl.Series([""]).str.contains(f"(?i){pattern}")
+    except pl.exceptions.ComputeError as error:
+        reason = re.search(r"error: (.*)", str(error).partition("regex parse error:")[2])
+        raise OptionError(
+            f"page rules: a path of {name} is not a regular expression: {reason[1] if reason else 'too large'}"
+        ) from error
+
+
+_DEFAULT = files(__package__) / "page_rules.toml"
+
+
+def normalise(urls: pl.Series) -> pl.DataFrame:
+    """The page of each URL.
+
+    Scheme, user information, default port, query and fragment are dropped; the host is in lower case; the path is as
+    it is, without a slash at its end or two in a row. stores/page_key.sql says the same to a query.
+
+    Args:
+        urls: Absolute URLs, URLs without a scheme (``//host/path``), or paths.
+
+    Returns:
+        Columns url, host (null for a path), path; a row a URL; null where there is no URL.
+
+    >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm=x#top", "/cart/"]))["url"].to_list()
+    ['shop.example/Tea', '/cart']
+    """
+    given = pl.col("given").str.strip_chars(_BLANKS)
+    bare = given.str.replace(r"(?s)[?#].*$", "")
+    host = bare.str.extract(rf"{_SCHEME}//([^/]*)").fill_null("").str.to_lowercase()
+    host = host.str.replace(r"^.*@", "").str.replace(r":(80|443)?$", "")
+    path = bare.str.replace(rf"{_SCHEME}//[^/]*", "").str.replace_all("/{2,}", "/")
+    path = pl.concat_str(pl.lit("/"), path.str.strip_chars("/"))
+    there = given != ""
+    return pl.DataFrame({"given": urls.cast(pl.String)}).select(
+        pl.when(there).then(pl.concat_str(host, path)).alias("url"),
+        pl.when(there & (host != "")).then(host).alias("host"),
+        pl.when(there).then(path).alias("path"),
+    )
+
+
+def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
+    """The category of each path.
+
+    >>> categories(pl.Series(["/tea", "/Cart/2"]), PageRules((("cart", "^/cart"),))).to_list()
+    ['other', 'cart']
+    """
+    chosen = pl.lit(OTHER)
+    for name, pattern in reversed(rules.categories):
+        chosen = pl.when(pl.col("path").str.contains(f"(?i){pattern}")).then(pl.lit(name)).otherwise(chosen)
+    return pl.DataFrame({"path": paths}).select(chosen.alias("category")).to_series()
+
+
+def page_keys(urls: pl.Series) -> pl.Series:
+    """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null."""
+    digests = [None if url is None else hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
+    return pl.Series(digests, dtype=pl.String)
+
+
+def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
+    """The table with the keys of some pages as further columns, dictionary-encoded.
+
+    Args:
+        table: Has columns of URLs.
+        urls: Of each column of keys, the name of the column with the URLs.
+    """
+    for name, url in urls.items():
+        encoded = table.column(url).combine_chunks().dictionary_encode()
+        texts = pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)
+        keys = page_keys(normalise(texts)["url"]).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+        distinct = keys.dictionary_encode()
+        table = table.append_column(
+            name, pa.DictionaryArray.from_arrays(distinct.indices.take(encoded.indices), distinct.dictionary)
+        )
+    return table
+
+
+def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
+    """The pages of some events.
+
+    Args:
+        events: A table with page_url and event_time, any order.
+        rules: Their categories.
+
+    Returns:
+        Rows of PAGE, one a page.
+    """
+    urls = events.column("page_url").combine_chunks().dictionary_encode()
+    times = pl.Series(pl.from_arrow(events.column("event_time"))).alias("first_seen_at")
+    first = pl.DataFrame([pl.Series(pl.from_arrow(urls.indices)).alias("url"), times]).drop_nulls("url")
+    first = first.group_by("url").agg(pl.col("first_seen_at").min())
+    texts = pl.Series(pl.from_arrow(urls.dictionary), dtype=pl.String)
+    given = first.select(texts[first["url"]].alias("page_url"), "first_seen_at")
+    pages = pl.concat([normalise(given["page_url"]), given.select("first_seen_at")], how="horizontal")
+    pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
+    pages = pages.with_columns(page_keys(pages["url"]).alias("page_key"))
+    return merge_pages(to_arrow(pages, PAGE.schema), rules)
+
+
+def merge_pages(rows: pa.Table, rules: PageRules) -> pa.Table:
+    """Merge rows of the same page, in any order and grouping; the category is what the rules now say.
+
+    Args:
+        rows: Rows of PAGE.
+        rules: Their categories.
+    """
+    frame = pl.DataFrame(pl.from_arrow(rows))
+    merged = frame.group_by("page_key").agg(pl.col("url", "host", "path").first(), pl.col("first_seen_at").min())
+    merged = merged.with_columns(categories(merged["path"], rules).alias("category")).sort("page_key")
+    return to_arrow(merged, PAGE.schema)

@@ -1,0 +1,1 @@
+"""Who it was: devices, users, and whose an anonymous session is."""

@@ -1,0 +1,152 @@
+"""The dimensions, kept by the main graph: each bundle's events summed up, and merged into the lake's rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms import window
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
+from schemas.records import Record
+from stores.encoded_texts import plain
+from stores.lake import table_uri
+from stores.lake_commit import CommitResult, Wins, WriteMode
+from stores.lake_stream import STAGING, Changes
+from transforms.events.pages import PageRules, merge_pages, page_rows
+from transforms.identity.devices import device_rows, merge_devices
+from transforms.identity.dimensions import deciding_events
+from transforms.identity.users import merge_users, user_rows
+from transforms.sinks.hold_back import HoldBack
+from transforms.sinks.write_lake import WriteLake
+
+_GATHERED_ROWS = 150_000
+_HELD_ROWS = 200_000
+"""Rows that decide and are held, of a bundle with many devices: more are summed up, for they merge in any parts."""
+_DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
+COMMIT_SECONDS = 30
+"""Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
+
+
+class DimensionTables(NamedTuple):
+    """Tables of the rows that changed of each dimension, or what became of them."""
+
+    devices: "beam.PCollection[pa.Table]"
+    users: "beam.PCollection[pa.Table]"
+    pages: "beam.PCollection[pa.Table]"
+
+
+@dataclass(eq=False)
+class WriteDimensions(beam.PTransform):
+    """Keeps dim_devices, dim_users and dim_pages.
+
+    Input elements: tables with the columns of `EVENT_COLUMNS`, each event once or several times: rows are summaries
+    that merge in any order and any number of times. Output: what was committed, one `CommitResult` a transaction.
+
+    Attributes:
+        lake: The lake's root, a path or URI.
+        page_rules: Which URLs are one page, and the categories.
+        stable_input: As of `WriteLake`.
+        commit_seconds: Of an unbounded input, the time between two commits of a table.
+    """
+
+    lake: str
+    page_rules: PageRules
+    stable_input: bool = False
+    commit_seconds: int = COMMIT_SECONDS
+
+    def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
+        """Sum up, merge, commit each table."""
+        if not events.is_bounded:
+            # each commit reads the tables: what decides is held back a few seconds, and summed up once
+            staging = f"{table_uri(self.lake, DEVICE.record.name)}/{STAGING}"
+            events = (
+                events
+                | "KeepDeciding" >> beam.ParDo(_KeepDeciding())
+                | "HoldBack" >> HoldBack(staging, self.commit_seconds, self.stable_input)
+            )
+        summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
+            USER.record.name, PAGE.name, main=DEVICE.record.name
+        )
+        merge_pages_here = partial(merge_pages, rules=self.page_rules)
+        commits = [
+            summed[DEVICE.record.name] | "DevicesToLake" >> self._write(DEVICE.record, merge_devices),
+            summed[USER.record.name] | "UsersToLake" >> self._write(USER.record, merge_users),
+            summed[PAGE.name] | "PagesToLake" >> self._write(PAGE, merge_pages_here),
+        ]
+        return commits | "AllCommits" >> beam.Flatten()
+
+    def _write(self, record: Record, merge: "_Merge") -> WriteLake:
+        return WriteLake(
+            record,
+            self.lake,
+            WriteMode.MERGE,
+            wins=Wins.NEW,
+            changes=Changes(record, partial(_fold, merge), partial(_into_existing, merge)),
+            onto_existing=True,
+            stable_input=self.stable_input,
+        )
+
+
+_Merge = Callable[[pa.Table], pa.Table]
+
+
+def _fold(merge: _Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    return merge(rows), rows.slice(0, 0)
+
+
+def _into_existing(merge: _Merge, existing: pa.Table, rows: pa.Table) -> pa.Table:
+    return merge(pa.concat_tables([existing, rows]))
+
+
+@beam.typehints.with_output_types(pa.Table)
+class _SumUp(beam.DoFn):
+    """A bundle's events to a few small tables a dimension, before anything is shuffled."""
+
+    def __init__(self, page_rules: PageRules) -> None:
+        self._page_rules = page_rules
+
+    def start_bundle(self) -> None:
+        self._gathered: list[pa.Table] = []
+        self._rows, self._most_rows = 0, _GATHERED_ROWS
+
+    def process(self, events: pa.Table) -> Iterator[WindowedValue]:
+        self._gathered.append(events.select(EVENT_COLUMNS))
+        self._rows += events.num_rows
+        if self._rows >= self._most_rows:
+            deciding = _deciding(pa.concat_tables(self._gathered))
+            # Of what decided before, most still does: it is looked at again when there is twice as much
+            self._gathered, self._rows = [deciding], deciding.num_rows
+            self._most_rows = max(_GATHERED_ROWS, 2 * self._rows)
+            if self._rows >= _HELD_ROWS:
+                yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if not self._gathered:
+            return
+        events = plain(_deciding(pa.concat_tables(self._gathered)))
+        self.start_bundle()
+        for name, rows in (
+            (None, device_rows(events)),
+            (USER.record.name, user_rows(events)),
+            (PAGE.name, page_rows(events, self._page_rules)),
+        ):
+            if rows.num_rows:
+                # the end of time: a dimension is never late, and holds no watermark back
+                value = WindowedValue(rows, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+                yield value if name is None else beam.pvalue.TaggedOutput(name, value)
+
+
+@beam.typehints.with_output_types(pa.Table)
+class _KeepDeciding(beam.DoFn):
+    """Of a batch of events those that decide a row of a dimension."""
+
+    def process(self, events: pa.Table) -> Iterator[pa.Table]:
+        yield _deciding(events.select(EVENT_COLUMNS))
+
+
+def _deciding(events: pa.Table) -> pa.Table:
+    return deciding_events(events, _DECIDED_BY, ("page_url",))

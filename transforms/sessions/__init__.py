@@ -1,0 +1,1 @@
+"""From events to sessions: cells, panes, and sessions made right again."""

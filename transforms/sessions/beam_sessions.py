@@ -1,0 +1,133 @@
+"""The reference engine: Beam's own session windows, one key a device and one element an event.
+
+It is slow and simple, and the runner owns its state; the columnar engine is held against it. It has no cap, no cut at
+midnight and no retractions: where a late event moves a start or joins two sessions, the old ids stay as they were.
+Of several panes of one id the one with the most events is the last: where windows merge, which every new event brings
+about, Beam's Python driver counts panes from 0 again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms import trigger
+from apache_beam.transforms.window import GlobalWindows, Sessions, TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
+
+from schemas.durations import DAY, MILLISECOND, SECOND
+from schemas.keys import session_ids
+from schemas.records import TIMESTAMP
+from schemas.sessions import SESSION_PANE, PaneTiming
+from transforms.sessions.cells import ATTRIBUTES, EVENT_COLUMNS
+from transforms.sessions.policy import SessionPolicy
+from transforms.sessions.sessionize import count_panes
+
+Row = dict[str, Any]
+
+
+@dataclass(eq=False)
+class BeamSessions(beam.PTransform):
+    """Event batches in, session panes out, by `WindowInto(Sessions)`.
+
+    Elements as of `Sessionize`. Python has no way to read the watermark, so `fired_at` is the tick at which the
+    session as it stands in the pane closes, whichever pane it is.
+
+    Attributes:
+        policy: Gap, lateness and early firing; cap and cut are not followed.
+    """
+
+    policy: SessionPolicy
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
+        """A window is a millisecond longer than the gap, for Beam would split at exactly the gap."""
+        # A bounded input is all there before the first pane: there is no time to fire early in
+        early = None if pcoll.is_bounded else self.policy.early_firing
+        windows = beam.WindowInto(
+            Sessions((self.policy.gap + MILLISECOND) / SECOND),
+            trigger=trigger.AfterWatermark(
+                # in processing time: Beam has no trigger on marks of event time
+                early=trigger.AfterProcessingTime(max(early // SECOND, 1)) if early else None,
+                late=trigger.AfterCount(1),
+            ),
+            accumulation_mode=trigger.AccumulationMode.ACCUMULATING,
+            allowed_lateness=Duration(micros=self.policy.allowed_lateness),
+        )
+        return (
+            pcoll
+            | "ExplodeEvents" >> beam.ParDo(_Explode()).with_output_types(tuple[str, Row])
+            | "IntoSessionWindows" >> windows
+            | "GroupByDevice" >> beam.GroupByKey()
+            | "SummarizeSession" >> beam.ParDo(_Summarize(self.policy)).with_output_types(pa.Table)
+            | "IntoGlobalWindow" >> beam.WindowInto(GlobalWindows())
+        )
+
+
+class _Explode(beam.DoFn):
+    """An event batch into its events by device, at their event times in milliseconds."""
+
+    def process(self, events: pa.Table) -> Iterator[TimestampedValue]:
+        events = events.select(EVENT_COLUMNS)
+        times = events.column("event_time").cast(pa.int64())
+        for row in events.set_column(events.schema.get_field_index("event_time"), "event_time", times).to_pylist():
+            millis = row["event_time"] // MILLISECOND
+            yield TimestampedValue((row["device_id"], row), Timestamp(micros=millis * MILLISECOND))
+
+
+class _Summarize(beam.DoFn):
+    """The events of a session window into its pane."""
+
+    def __init__(self, policy: SessionPolicy) -> None:
+        self._policy = policy
+
+    def process(
+        self, element: tuple[str, Iterable[Row]], pane: PaneInfo = beam.DoFn.PaneInfoParam
+    ) -> Iterator[pa.Table]:
+        device, rows = element
+        events = sorted(rows, key=lambda row: (row["event_time"], row["event_id"]))
+        start, end = events[0]["event_time"], events[-1]["event_time"]
+        row = {
+            "session_id": session_ids(pa.array([device]), pa.array([start], TIMESTAMP))[0].as_py(),
+            "device_id": device,
+            "session_start": start,
+            "session_end": end,
+            "start_date": start // DAY,
+            "end_date": end // DAY,
+            "duration_secs": (end - start) / SECOND,
+            "event_count": len(events),
+            "page_view_count": sum(event["event_type"] == "page_view" for event in events),
+            "had_purchase": any(event["event_type"] == "purchase" for event in events),
+            "revenue": sum((event["revenue"] or Decimal(0) for event in events), Decimal("0.0000")),
+            "cut_reason": None,
+            "resolved_user_key": None,
+            "pane_timing": _TIMINGS[pane.timing].value,
+            "pane_index": pane.index,
+            "is_retraction": False,
+            "fired_at": ((end + self._policy.gap) // self._policy.cell + 1) * self._policy.cell,
+        }
+        for name, source, keep in ATTRIBUTES:
+            known = [event[source] for event in events if event[source] is not None] or [None]
+            row[name] = known[0 if keep == "first" else -1]
+        arrays = [pa.array([row[field.name]], _plain(field.type)).cast(field.type) for field in SESSION_PANE]
+        panes = pa.Table.from_arrays(arrays, schema=SESSION_PANE.schema)
+        count_panes(panes)
+        yield panes
+
+
+_TIMINGS = {
+    PaneInfoTiming.EARLY: PaneTiming.EARLY,
+    PaneInfoTiming.ON_TIME: PaneTiming.ON_TIME,
+    PaneInfoTiming.LATE: PaneTiming.LATE,
+    PaneInfoTiming.UNKNOWN: PaneTiming.ON_TIME,  # a runner that fires once, in batch, tells no timing
+}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of numbers that a date counts its days in; any other type is its own."""
+    return pa.int32() if pa.types.is_date32(kind) else kind

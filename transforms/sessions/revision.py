@@ -1,0 +1,211 @@
+"""What the events of a lake now say of its sessions, beside what its sessions say: the rule of every rebuild.
+
+A *chain* is all that a device did without a silence longer than the gap; caps cut it into sessions, and where they
+fall depends on its start. So a chain is computed anew as a whole, or not at all. A *knot* is chains and stored sessions
+that overlap: what a change in one of them can reach. A knot that the hours read may have cut off is read further.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from schemas.durations import DAY
+from schemas.sessions import SESSION, SESSION_PANE, PaneTiming
+from transforms.frames import to_arrow
+from transforms.runs import Flags, Integers
+from transforms.sessions.cells import merge_cells
+from transforms.sessions.event_hours import EventHours
+from transforms.sessions.policy import SessionPolicy
+from transforms.sessions.sessions import SESSION_STATE, UTC, Spans, closing_ticks, describe, panes_of_bounded, spans_of
+
+TOUCHED = pa.schema([("device_id", pa.string()), ("slot", pa.int64())])
+"""Slots of the time grid in which a device has events that a run has brought."""
+
+_COMPARED = [name for name in SESSION_STATE.names if name not in {"session_id", "resolved_user_key"}]
+"""What makes a session another; whom stitching has given it to does not."""
+
+ReadMore = Callable[[EventHours, Integers, pa.Array], tuple[pa.Table, pa.Table]]
+"""From what has been read, hours that have not, and devices: the devices' cells of those hours, and their sessions of
+dates of which no hour has been read."""
+
+
+class Scope(NamedTuple):
+    """What is to be made right: all that shares a knot with it.
+
+    Attributes:
+        touched: Rows of `TOUCHED`, any number of each.
+        days: Days since 1970, in order: every event on them, and every stored session that reaches into them.
+        settled_before: Knots with an event at or after this time are left as they are; None for none.
+    """
+
+    touched: pa.Table
+    days: Integers
+    settled_before: int | None = None
+
+
+class Revised(NamedTuple):
+    """The sessions in scope, rows of SESSION_PANE.
+
+    Attributes:
+        changes: What differs from what is stored: sessions that are new or other, and retractions.
+        kept: Sessions that are stored as they are.
+    """
+
+    changes: pa.Table
+    kept: pa.Table
+
+
+class _Knots(NamedTuple):
+    """Chains and stored sessions that overlap, tied together."""
+
+    table: pl.DataFrame
+    """A row a knot: device_id, first and last (microseconds), touched, and latest: of its stored sessions the highest
+    pane_index, null where it has none."""
+    of_span: Integers
+    """The knot of each span."""
+    of_stored: Integers
+    """The knot of each stored session."""
+
+
+def touched_slots(events: pa.Table, policy: SessionPolicy) -> pa.Table:
+    """Rows of `TOUCHED`, each once, of some events."""
+    frame = pl.DataFrame(pl.from_arrow(events.select(["device_id", "event_time"])))
+    slot = pl.col("event_time").cast(pl.Int64) // policy.cell * policy.cell
+    return to_arrow(frame.select("device_id", slot.alias("slot")).unique(), TOUCHED)
+
+
+def revise(
+    cells: pa.Table, stored: pa.Table, scope: Scope, hours: EventHours, read_more: ReadMore, policy: SessionPolicy
+) -> Revised:
+    """Compute the sessions in scope from the cells, and compare them with those that are stored.
+
+    Args:
+        cells: Rows of CELL, any order and partial: all of the hours that have been read.
+        stored: Rows of SESSION: those that start on the dates of these hours.
+        scope: What is to be made right.
+        hours: What has been read.
+        read_more: Reads what a knot needs that reaches beyond it.
+        policy: The rules.
+    """
+    reach = DAY
+    while True:
+        cells = merge_cells([cells])
+        frame, known = pl.DataFrame(pl.from_arrow(cells)), pl.DataFrame(pl.from_arrow(stored))
+        spans = spans_of(frame, policy)
+        knots = _tie(frame, spans, known, scope)
+        first, last = (knots.table[name].to_numpy() for name in ("first", "last"))
+        short = knots.table["touched"].to_numpy() & hours.cut_off(first - policy.gap, last + policy.gap)
+        if not short.any():
+            return _revised(frame, spans, known, knots, scope, policy)
+        # What never pauses is reached in few steps
+        more = hours.unread_between(first[short] - policy.gap - reach, last[short] + policy.gap + reach)
+        devices = knots.table["device_id"].filter(pl.Series(short)).unique().to_arrow().cast(pa.string())
+        more_cells, more_stored = read_more(hours, more, devices)
+        cells, stored = pa.concat_tables([cells, more_cells]), pa.concat_tables([stored, more_stored])
+        hours, reach = hours.having_read(more), 2 * reach
+
+
+def _tie(cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, scope: Scope) -> _Knots:
+    """The knots, by (device_id, first)."""
+    begins = np.ones(len(spans.starts), bool)
+    begins[1:] = spans.cuts[:-1] == 0
+    heads = np.flatnonzero(begins)
+    starts, ends = spans.starts[heads], spans.ends[np.append(heads[1:], len(begins))[: len(heads)] - 1]
+    touched = _in_scope(cells, scope)
+    nothing = pl.lit(None, pl.Int32)
+    chains = pl.DataFrame(
+        {
+            "device_id": cells["device_id"][starts],
+            "first": cells["first_time"][starts],
+            "last": cells["last_time"][ends - 1],
+            "touched": np.logical_or.reduceat(touched, starts) if len(starts) else touched,
+        }
+    ).with_columns(pane_index=nothing)
+    reaching = _reaches_into(stored, scope.days)
+    sessions = stored.select(
+        "device_id",
+        pl.col("session_start").cast(pl.Int64).alias("first"),
+        pl.col("session_end").cast(pl.Int64).alias("last"),
+        pl.Series("touched", reaching, pl.Boolean),
+        "pane_index",
+    )
+    tied = pl.concat([chains, sessions]).with_row_index("row").sort("device_id", "first", "row")
+    reached = pl.col("last").cum_max().shift(1).over("device_id")
+    tied = tied.with_columns(knot=((reached.is_null() | (pl.col("first") > reached)).cast(pl.Int64).cum_sum() - 1))
+    table = (
+        tied.group_by("knot", maintain_order=True)
+        .agg(
+            pl.col("device_id", "first").first(),
+            pl.col("last").max(),
+            pl.col("touched").any(),
+            pl.col("pane_index").max().alias("latest"),
+        )
+        .drop("knot")
+    )
+    of_row = tied.sort("row")["knot"].to_numpy()
+    return _Knots(table, of_row[: len(heads)][np.cumsum(begins) - 1], of_row[len(heads) :])
+
+
+def _in_scope(cells: pl.DataFrame, scope: Scope) -> Flags:
+    days = cells.select(pl.col("first_time", "last_time") // DAY)
+    found = np.isin(days["first_time"], scope.days) | np.isin(days["last_time"], scope.days)
+    touched = pl.DataFrame(pl.from_arrow(scope.touched))
+    rows = cells.select("device_id", "slot").with_row_index("row")
+    found[rows.join(touched, on=["device_id", "slot"], how="semi")["row"].to_numpy()] = True
+    return found
+
+
+def _reaches_into(stored: pl.DataFrame, days: Integers) -> Flags:
+    """Whether each stored session has a part on one of the days."""
+    start, end = (stored[name].cast(pl.Int64).to_numpy() // DAY for name in ("session_start", "session_end"))
+    return np.asarray(np.searchsorted(days, start, "left") < np.searchsorted(days, end, "right"))
+
+
+def _revised(
+    cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, knots: _Knots, scope: Scope, policy: SessionPolicy
+) -> Revised:
+    chosen = knots.table["touched"].to_numpy()
+    if scope.settled_before is not None:
+        chosen = chosen & (knots.table["last"].to_numpy() < scope.settled_before)
+    known = chosen & knots.table["latest"].is_not_null().to_numpy()
+    fresh = np.repeat((chosen & ~known)[knots.of_span], spans.ends - spans.starts)
+    new_panes = panes_of_bounded(cells.filter(pl.Series(fresh, dtype=pl.Boolean)).to_arrow(), policy)
+
+    # One more than any of the knot: a store that keeps the highest takes an id back that it had been told to withdraw
+    following = knots.table["latest"] + 1
+    of_span, of_stored = knots.of_span[known[knots.of_span]], knots.of_stored[known[knots.of_stored]]
+    before = stored.filter(pl.Series(known[knots.of_stored], dtype=pl.Boolean)).with_columns(
+        following=following[of_stored]
+    )
+    now = describe(cells, spans.pick(known[knots.of_span])).with_columns(following=following[of_span])
+    beside = now.join(
+        before.select("session_id", *(pl.col(name).alias(f"{name}__before") for name in _COMPARED), *_PANE),
+        on="session_id",
+        how="left",
+        maintain_order="left",
+    )
+    same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}__before")) for name in _COMPARED)
+    beside = beside.with_columns(same=same & pl.col("pane_index").is_not_null())
+    late = pl.lit(PaneTiming.LATE.value).alias("pane_timing")
+    changed = beside.filter(~pl.col("same")).with_columns(late, pane_index=pl.col("following"))
+    gone = before.join(now, on="session_id", how="anti").with_columns(late, pane_index=pl.col("following"))
+    return Revised(
+        pa.concat_tables(
+            [_panes(gone, policy, is_retraction=True), _panes(changed, policy, is_retraction=False), new_panes]
+        ),
+        _panes(beside.filter("same"), policy, is_retraction=False),
+    )
+
+
+_PANE = ("pane_timing", "pane_index")
+
+
+def _panes(sessions: pl.DataFrame, policy: SessionPolicy, *, is_retraction: bool) -> pa.Table:
+    fired = closing_ticks(sessions["session_end"].cast(pl.Int64).to_numpy(), policy)
+    panes = sessions.select(SESSION.names).with_columns(
+        pl.lit(is_retraction).alias("is_retraction"), pl.Series("fired_at", fired, pl.Int64).cast(UTC)
+    )
+    return to_arrow(panes, SESSION_PANE.schema)

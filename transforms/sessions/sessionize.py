@@ -1,0 +1,242 @@
+"""The transform that turns event batches into session panes; it expands by the boundedness of its input."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.errors import OptionError
+from schemas.records import Record
+from schemas.sessions import SESSION_PANE, PaneTiming
+from transforms.background import Ahead
+from transforms.metrics import count
+from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
+from transforms.sessions.policy import SessionPolicy
+from transforms.sessions.session_state import Kept, Marks, accept, expect, fire, idle, needs_cold
+from transforms.sessions.sessions import panes_of_bounded
+from transforms.tables import ShardedTable, TableCoder, at_earliest, split_by_shard
+
+_GATHERED_ROWS = 150_000
+
+
+@dataclass(eq=False)
+class Sessionize(beam.PTransform):
+    """Event batches in, session panes out; expands by the boundedness of its input.
+
+    Element in: rows of EVENT_BATCH, stamped with their earliest event time. Element out: rows of SESSION_PANE
+    in the global window; an order between elements is not promised, `pane_index` gives it.
+
+    A bounded input needs neither state nor timers: its panes are a closed form of its cells, and no event is late.
+    An unbounded one ticks: see `transforms.sessions.session_state` for when panes fire and what is too late.
+
+    Counters: ``panes_early``, ``panes_on_time``, ``panes_late``, ``retractions``; of an unbounded input also
+    ``events_late`` (behind the last tick, accepted) and ``events_too_late`` (they change no session).
+
+    Attributes:
+        policy: The rules.
+        shards: How many keys the devices are spread over; the parallelism, at most.
+
+    Raises:
+        OptionError: `shards` is not positive.
+    """
+
+    policy: SessionPolicy
+    shards: int = 16
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.shards < 1:
+            raise OptionError(f"the number of shards must be at least 1, not {self.shards}")
+
+    def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
+        """Cells before the shuffle: fewer rows to move, and they merge in any order after it."""
+        to_cells = beam.ParDo(_ToCells(self.policy, self.shards)).with_output_types(ShardedTable)
+        cells = pcoll | "SummarizeIntoCells" >> to_cells
+        if not pcoll.is_bounded:
+            return cells | "TickSessions" >> beam.ParDo(_Tick(self.policy)).with_output_types(pa.Table)
+        shards = cells | "GroupByShard" >> beam.GroupByKey()
+        return shards | "ChainSessions" >> beam.ParDo(_ChainBounded(self.policy)).with_output_types(pa.Table)
+
+
+class _ToCells(beam.DoFn):
+    """Event batches into the cells of each shard.
+
+    Gathers a bundle: the batches that reach it are small where the steps before split them by key, and a cell is
+    smaller still.
+    """
+
+    def __init__(self, policy: SessionPolicy, shards: int) -> None:
+        self._policy = policy
+        self._shards = shards
+        self._gathered: list[pa.Table] = []
+
+    def start_bundle(self) -> None:
+        self._gathered = []
+
+    def process(self, events: pa.Table) -> Iterator[WindowedValue]:
+        self._gathered.append(events.select(EVENT_COLUMNS))
+        if sum(table.num_rows for table in self._gathered) >= _GATHERED_ROWS:
+            yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            for shard, cells in split_by_shard(cells_of(pa.concat_tables(gathered), self._policy), self._shards):
+                stamped = at_earliest(cells, "first_time")
+                yield WindowedValue((shard, cells), stamped.timestamp, [beam.window.GlobalWindow()])
+
+
+class _ChainBounded(beam.DoFn):
+    """All the cells of a shard into its panes; several shards at a time."""
+
+    def __init__(self, policy: SessionPolicy) -> None:
+        self._policy = policy
+
+    def setup(self) -> None:
+        self._ahead = Ahead[pa.Table]("chain")
+
+    def start_bundle(self) -> None:
+        self._ahead.reset()
+
+    def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[pa.Table]:
+        for panes in self._ahead.start(self._chain, list(element[1])):
+            count_panes(panes)
+            yield panes
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for panes in self._ahead.finish():
+            count_panes(panes)
+            yield WindowedValue(panes, beam.window.GlobalWindow().max_timestamp(), [beam.window.GlobalWindow()])
+
+    def teardown(self) -> None:
+        self._ahead.close()
+
+    def _chain(self, cells: list[pa.Table]) -> pa.Table:
+        try:
+            return panes_of_bounded(merge_cells(cells), self._policy)
+        finally:
+            # what this thread has freed serves no other until it is given back
+            pa.default_memory_pool().release_unused()
+
+
+# Four numbers a shard, never cleared: by them an event is too late even when nothing else is kept.
+_MARKS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("marks", FastPrimitivesCoder()))
+# Cells that no tick has shown; each tick that has work rewrites them with those whose slot has not ended.
+_PENDING = beam.DoFn.StateParam(BagStateSpec("pending", TableCoder()))
+# Devices with an open session; each tick that has work rewrites them, without those that fell silent.
+_HOT_CELLS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("hot_cells", TableCoder()))
+_HOT_PANES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("hot_panes", TableCoder()))
+# The other devices; the tick of `Marks.sweep` drops what has expired, at the latest a gap after it did.
+_COLD_CELLS = beam.DoFn.StateParam(BagStateSpec("cold_cells", TableCoder()))
+_COLD_PANES = beam.DoFn.StateParam(BagStateSpec("cold_panes", TableCoder()))
+_TICK = TimerSpec("tick", TimeDomain.WATERMARK)
+_TIMER = beam.DoFn.TimerParam(_TICK)
+
+
+class _Tick(beam.DoFn):
+    """Cells of a shard into its panes, tick by tick; the rules are in `transforms.sessions.session_state`.
+
+    One timer a shard. Elements may only bring it forward: one that each element set anew would never fire. Its own
+    firing sets it again while anything is kept, and no longer, so that a drained input ends.
+    """
+
+    def __init__(self, policy: SessionPolicy) -> None:
+        self._policy = policy
+
+    def process(
+        self,
+        element: ShardedTable,
+        marks: Any = _MARKS,
+        pending: Any = _PENDING,
+        timer: Any = _TIMER,
+    ) -> None:
+        before = Marks(*(marks.read() or ()))
+        accepted = accept(element[1], before, self._policy)
+        count("events_late", accepted.late_events)
+        count("events_too_late", accepted.too_late_events)
+        if accepted.cells.num_rows == 0:
+            return
+        pending.add(accepted.cells)
+        _write_marks(marks, timer, expect(accepted.cells, before, self._policy), before)
+
+    @on_timer(_TICK)
+    def tick(
+        self,
+        marks: Any = _MARKS,
+        pending: Any = _PENDING,
+        hot_cells: Any = _HOT_CELLS,
+        hot_panes: Any = _HOT_PANES,
+        cold_cells: Any = _COLD_CELLS,
+        cold_panes: Any = _COLD_PANES,
+        timer: Any = _TIMER,
+    ) -> Iterator[pa.Table]:
+        before = Marks(*marks.read())
+        tick = before.armed
+        if tick is None:  # a runner may deliver a timer that was set earlier for a later time
+            return
+        if before.due is None or tick < before.due:
+            _write_marks(marks, timer, idle(tick, before, self._policy), before)
+            return
+        waiting = _read(pending, CELL)
+        hot = Kept(hot_cells.read() or CELL.empty(), hot_panes.read() or SESSION_PANE.empty())
+        cold = None
+        if needs_cold(tick, waiting, before):
+            cold = Kept(_read(cold_cells, CELL), _read(cold_panes, SESSION_PANE))
+        fired = fire(tick, waiting, hot, cold, before, self._policy)
+        # A device has one open session, and is hot as long as it has
+        count("sessions_open", _devices(fired.hot) - _devices(hot))
+        _replace(pending, fired.pending)
+        if fired.hot.cells.num_rows:
+            hot_cells.write(fired.hot.cells)
+            hot_panes.write(fired.hot.panes)
+        else:
+            hot_cells.clear()
+            hot_panes.clear()
+        if fired.cold is not None:
+            _replace(cold_cells, fired.cold.cells)
+            _replace(cold_panes, fired.cold.panes)
+        if fired.frozen.panes.num_rows:
+            cold_cells.add(fired.frozen.cells)
+            cold_panes.add(fired.frozen.panes)
+        _write_marks(marks, timer, fired.marks, before)
+        if fired.panes.num_rows:
+            count_panes(fired.panes)
+            yield fired.panes
+
+
+def _write_marks(state: Any, timer: Any, marks: Marks, before: Marks) -> None:
+    """Keep the marks, and set the timer where it is not set already."""
+    state.write(tuple(marks))
+    if marks.armed is not None and marks.armed != before.armed:
+        timer.set(Timestamp(micros=marks.armed))
+
+
+def _devices(kept: Kept) -> int:
+    return int(pa.compute.count_distinct(kept.cells.column("device_id")).as_py())
+
+
+def _read(bag: Any, record: Record) -> pa.Table:
+    return pa.concat_tables([record.empty(), *bag.read()])
+
+
+def _replace(bag: Any, table: pa.Table) -> None:
+    bag.clear()
+    if table.num_rows:
+        bag.add(table)
+
+
+def count_panes(panes: pa.Table) -> None:
+    """Count panes by their timing, and retractions apart."""
+    retracted = panes.column("is_retraction")
+    count("retractions", retracted.combine_chunks().true_count)
+    standing = panes.filter(pa.compute.invert(retracted)).column("pane_timing")
+    for timing in PaneTiming:
+        total = pa.compute.sum(pa.compute.equal(standing, timing.value)).as_py()
+        count(f"panes_{timing.value.lower()}", total or 0)

@@ -1,0 +1,51 @@
+"""Session panes into fact_sessions: what a session now is, whatever was written of it before."""
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+
+from schemas.sessions import FACT_SESSION, SESSION_PANE
+from stores.lake_commit import CommitResult, Wins, WriteMode
+from stores.lake_files import TARGET_FILE_BYTES
+from stores.lake_stream import Changes
+from transforms.identity.stitching import keep_resolution
+from transforms.sessions.panes import fold_into_facts, latest_panes
+from transforms.sinks.write_lake import WriteLake
+
+
+@dataclass(eq=False)
+class WriteSessions(beam.PTransform):
+    """Writes session panes into fact_sessions: the last pane of each session, less those withdrawn.
+
+    Input elements: tables of SESSION_PANE. In a merge a session's new state replaces the one in the table.
+
+    Attributes:
+        lake: The lake's root, a path or URI.
+        mode: merge, overwrite or append; merge for an unbounded input.
+        target_file_bytes: Size of a file, roughly.
+        onto_existing: As of `WriteLake`.
+        stable_input: As of `WriteLake`.
+    """
+
+    lake: str
+    mode: WriteMode = WriteMode.MERGE
+    target_file_bytes: int = TARGET_FILE_BYTES
+    onto_existing: bool = False
+    stable_input: bool = False
+
+    def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
+        """Write with the fold of panes."""
+        if panes.is_bounded:
+            # A third of the panes, before they are moved
+            panes = panes | "KeepLatest" >> beam.Map(latest_panes).with_output_types(pa.Table)
+        return panes | "WriteLake" >> WriteLake(
+            FACT_SESSION,
+            self.lake,
+            self.mode,
+            wins=Wins.NEW,
+            changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution),
+            target_file_bytes=self.target_file_bytes,
+            onto_existing=self.onto_existing,
+            stable_input=self.stable_input,
+        )

@@ -1,0 +1,1 @@
+"""How tables reach the lake and the device store."""

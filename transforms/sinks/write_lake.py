@@ -1,0 +1,279 @@
+"""Writing tables into the lake: files by the workers, then one transaction that makes them all visible."""
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+from deltalake.transaction import Transaction
+
+from schemas.errors import OptionError
+from schemas.records import Record
+from stores.lake import LiveFile, find_table, live_files, table_uri
+from stores.lake_buffer import PartitionBuffer
+from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
+from stores.lake_files import (
+    TARGET_FILE_BYTES,
+    Partition,
+    Place,
+    check_partition_columns,
+    parse_partition,
+    partition_folder,
+    split_by_partition,
+    write_files,
+)
+from stores.lake_merge import KnownKeys, add_missing, replace_changed
+from stores.lake_stream import Changes
+from transforms.background import Ahead, Background
+from transforms.sinks.stream_lake import StreamToLake, count_commit
+from transforms.tables import TableCoder
+
+PackedTable = bytes
+"""A table as `TableCoder` encodes it. A group of them is read one at a time, not all before the first."""
+
+
+@dataclass(eq=False)
+class WriteLake(beam.PTransform):
+    """Writes tables of a record into its table of the lake.
+
+    Input elements: tables with at least the record's columns. Output: what was committed, one `CommitResult`
+    a transaction. A bounded input is one transaction: a run that dies half-way leaves nothing visible. Of an
+    unbounded input each bundle's rows are committed exactly once, see `StreamToLake`: rows as they are, changes merged.
+
+    Attributes:
+        record: Names the table, its columns, partitions, order and key.
+        lake: The lake's root, a path or URI.
+        mode: merge (the same input again changes nothing), overwrite (replaces the partitions that the input
+            touches) or append (blind).
+        wins: In a merge, which row stays of two with the same key.
+        changes: Where the input's rows are not rows of the record but changes of them: what they come to.
+        target_file_bytes: Size of a file, roughly.
+        run_id: Names a bounded run. Its transaction is committed once, however often it is retried.
+        onto_existing: Whether a fresh unbounded run may add to a table with rows of another run.
+        stable_input: Whether to require stable input of the runner (Flink); FnApiRunner refuses the requirement.
+    """
+
+    record: Record
+    lake: str
+    mode: WriteMode = WriteMode.MERGE
+    wins: Wins = Wins.EXISTING
+    changes: Changes | None = None
+    target_file_bytes: int = TARGET_FILE_BYTES
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    onto_existing: bool = False
+    stable_input: bool = False
+
+    def __post_init__(self) -> None:
+        self.mode, self.wins = WriteMode(self.mode), Wins(self.wins)
+        check_partition_columns(self.record)
+
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
+        """Write, group, commit; an endless input in its own way.
+
+        Raises:
+            OptionError: The mode does not fit an unbounded input.
+        """
+        if not tables.is_bounded:
+            return tables | "StreamToLake" >> self._stream()
+        if self.changes is None and not (self.mode is WriteMode.MERGE and self.wins is Wins.NEW):
+            # each row stands for itself: it goes to a file as it comes, without a shuffle
+            written = tables | "WriteRows" >> beam.ParDo(_WriteRows(self))
+        else:
+            written = (
+                tables
+                | "SplitByPartition" >> beam.ParDo(_SplitByPartition(self.record, whole=self.changes is not None))
+                | "GroupByPartition" >> beam.GroupByKey()
+                | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
+            )
+        return written | "CommitOnce" >> CommitOnce((self.record,), self.lake, self.mode, self.run_id)
+
+    def _stream(self) -> StreamToLake:
+        if self.mode is WriteMode.OVERWRITE or (self.changes is not None and self.wins is not Wins.NEW):
+            raise OptionError(
+                f"{self.record.name}: mode {self.mode} is for a bounded input; an unbounded one is merged"
+            )
+        if self.changes is not None and self.mode is WriteMode.APPEND:
+            raise OptionError(f"{self.record.name}: changes are merged; append is for rows that stand for themselves")
+        return StreamToLake(
+            self.record,
+            self.lake,
+            self.changes,
+            target_file_bytes=self.target_file_bytes,
+            onto_existing=self.onto_existing,
+            stable_input=self.stable_input,
+        )
+
+
+@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+class _WriteRows(beam.DoFn):
+    """Tables to files as they come, described when the bundle ends and keyed by table.
+
+    A thread of its own sorts and writes the files, outside of the interpreter's lock for the most part.
+    """
+
+    def __init__(self, write: WriteLake) -> None:
+        self._lake, self._record, self._mode = write.lake, write.record, write.mode
+        self._target_bytes = write.target_file_bytes
+
+    def setup(self) -> None:
+        self._writer = Background[PartitionWrite](f"write-{self._record.name}")
+
+    def start_bundle(self) -> None:
+        self._writer.reset()
+        self._buffer = PartitionBuffer(self._record, self._target_bytes)
+        self._merge = MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
+
+    def process(self, table: pa.Table) -> None:
+        self._writer.check()
+        for filled in self._buffer.add(table):
+            self._writer.start(self._write, *filled)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for filled in self._buffer.drain():
+            self._writer.start(self._write, *filled)
+        for write in join_writes(self._writer.finish()):
+            described = (self._record.name, write)
+            yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def teardown(self) -> None:
+        self._writer.close()
+
+    def _write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
+        place = Place(table_uri(self._lake, self._record.name), self._record, partition)
+        try:
+            if self._merge is not None:
+                return self._merge.write(place, tables, self._target_bytes)
+            return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+        finally:
+            tables.clear()
+            # what this thread has freed serves no other until it is given back
+            pa.default_memory_pool().release_unused()
+
+
+class MergeRows:
+    """The table as a bundle found it, and its keys as far as they were needed."""
+
+    def __init__(self, lake: str, record: Record) -> None:
+        table = find_table(lake, record.name)
+        self._live = live_files(table) if table is not None else {}
+        self._known = KnownKeys()
+
+    def write(self, place: Place, tables: list[pa.Table], target_bytes: int) -> PartitionWrite:
+        """Write the rows that the partition does not have."""
+        return add_missing(place, self._live.get(place.partition, []), tables, target_bytes, self._known)
+
+
+def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
+    """Writes of the same partition, worked out from the same files, as one."""
+    joined: dict[tuple[Partition, str | None], PartitionWrite] = {}
+    for write in writes:
+        before = joined.get((write.partition, write.seen))
+        if before is not None:
+            removed = tuple(dict.fromkeys(before.removed + write.removed))
+            skipped = before.skipped + write.skipped
+            write = PartitionWrite(write.partition, before.added + write.added, removed, write.seen, skipped)  # noqa: PLW2901
+        joined[write.partition, write.seen] = write
+    return list(joined.values())
+
+
+@beam.typehints.with_output_types(tuple[str, PackedTable])
+class _SplitByPartition(beam.DoFn):
+    """A table to one packed table a partition, keyed by the partition's folder."""
+
+    def __init__(self, record: Record, whole: bool) -> None:
+        self._record, self._whole = record, whole
+        self._coder = TableCoder()
+
+    def process(self, table: pa.Table) -> Iterator[tuple[str, PackedTable]]:
+        if not self._whole:
+            table = table.select(self._record.names)
+        for partition, part in split_by_partition(table, self._record):
+            yield partition_folder(self._record, partition), self._coder.encode(part)
+
+
+@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+class _WriteFiles(beam.DoFn):
+    """The tables of one partition to files, described for the commit and keyed by table; several at a time."""
+
+    def __init__(self, write: WriteLake) -> None:
+        self._lake, self._record, self._mode = write.lake, write.record, write.mode
+        self._changes, self._target_bytes = write.changes, write.target_file_bytes
+        self._coder = TableCoder()
+        self._live: dict[Partition, list[LiveFile]] = {}
+
+    def setup(self) -> None:
+        self._ahead = Ahead[PartitionWrite](f"write-{self._record.name}")
+
+    def start_bundle(self) -> None:
+        self._ahead.reset()
+        if self._mode is WriteMode.MERGE:
+            table = find_table(self._lake, self._record.name)
+            self._live = live_files(table) if table is not None else {}
+
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
+        folder, packed = group
+        for write in self._ahead.start(self._write, parse_partition(folder), list(packed)):
+            yield self._record.name, write
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for write in self._ahead.finish():
+            described = (self._record.name, write)
+            yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def teardown(self) -> None:
+        self._ahead.close()
+
+    def _write(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
+        try:
+            return self._write_changes(partition, pa.concat_tables(map(self._coder.decode, packed)))
+        finally:
+            # a dimension is one partition: what its merge has freed may be hundreds of megabytes
+            pa.default_memory_pool().release_unused()
+
+    def _write_changes(self, partition: Partition, changes: pa.Table) -> PartitionWrite:
+        place = Place(table_uri(self._lake, self._record.name), self._record, partition)
+        rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
+        if self._mode is WriteMode.MERGE:
+            merge = self._changes.merge if self._changes else None
+            return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes, merge)
+        return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
+
+
+@dataclass(eq=False)
+class CommitOnce(beam.PTransform):
+    """Commits the files of a bounded run, each table's in one transaction. Input: (table, description).
+
+    Attributes:
+        records: The tables' records.
+        lake: The lake's root, a path or URI.
+        mode: As of `WriteLake`.
+        run_id: As of `WriteLake`.
+    """
+
+    records: tuple[Record, ...]
+    lake: str
+    mode: WriteMode
+    run_id: str
+
+    def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
+        """Group by table, commit."""
+        return described | "GroupByTable" >> beam.GroupByKey() | "Commit" >> beam.ParDo(_Commit(self))
+
+
+@beam.typehints.with_output_types(CommitResult)
+class _Commit(beam.DoFn):
+    """All of a run's writes to a table, in one transaction."""
+
+    def __init__(self, commit: CommitOnce) -> None:
+        self._lake, self._mode, self._run_id = commit.lake, commit.mode, commit.run_id
+        self._records = {record.name: record for record in commit.records}
+
+    def process(self, group: tuple[str, Iterable[PartitionWrite]]) -> Iterator[CommitResult]:
+        name, writes = group
+        transaction = Transaction(f"{name}:{self._run_id}", 1)
+        result = commit(self._lake, self._records[name], join_writes(writes), self._mode, transaction)
+        count_commit(result)
+        yield result

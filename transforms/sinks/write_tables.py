@@ -1,0 +1,117 @@
+"""Rows of several tables into the lake in one step: one bound on what is held, one commit a table."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.records import Record
+from stores.lake import table_uri
+from stores.lake_buffer import TableBuffers
+from stores.lake_commit import CommitResult, PartitionWrite, WriteMode
+from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, write_files
+from transforms.background import Background
+from transforms.sinks.stream_lake import CommitInOrder
+from transforms.sinks.write_lake import CommitOnce, MergeRows, join_writes
+from transforms.tables import Table
+
+NamedTable = tuple[str, Table]
+"""A table's name, and rows of it."""
+
+Described = tuple[str, PartitionWrite]
+
+_LARGE = 16 << 20
+"""Bytes of rows, held, after whose writing memory is given back."""
+
+
+@dataclass(eq=False)
+class WriteTables(beam.PTransform):
+    """Writes rows that stand for themselves into the tables of their names, as `WriteLake` does into one.
+
+    Input elements: `NamedTable`. Output: what was committed, one `CommitResult` a transaction; a table of which there
+    are no rows has no commit.
+
+    Attributes:
+        records: The tables' records.
+        lake: The lake's root, a path or URI.
+        mode: merge, overwrite or append; of an endless input each bundle's rows are appended exactly once.
+        target_file_bytes: Size of a file, roughly.
+        run_id: Names a bounded run.
+        onto_existing: As of `WriteLake`.
+        stable_input: As of `WriteLake`.
+    """
+
+    records: tuple[Record, ...]
+    lake: str
+    mode: WriteMode = WriteMode.MERGE
+    target_file_bytes: int = TARGET_FILE_BYTES
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    onto_existing: bool = False
+    stable_input: bool = False
+
+    def expand(self, tables: beam.PCollection[NamedTable]) -> beam.PCollection[CommitResult]:
+        """Write files, commit each table's."""
+        # An endless run knows by its numbers what is in; a table's rows are never read
+        mode = self.mode if tables.is_bounded else WriteMode.APPEND
+        written = tables | "WriteFiles" >> beam.ParDo(_WriteFiles(self, mode))
+        if tables.is_bounded:
+            return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode, self.run_id)
+        return written | "CommitInOrder" >> CommitInOrder(
+            self.records, self.lake, onto_existing=self.onto_existing, stable_input=self.stable_input
+        )
+
+
+@beam.typehints.with_output_types(Described)
+class _WriteFiles(beam.DoFn):
+    """Rows to files, in a thread of its own, described when the bundle ends and keyed by table."""
+
+    def __init__(self, write: WriteTables, mode: WriteMode) -> None:
+        self._lake, self._records, self._mode = write.lake, write.records, mode
+        self._target_bytes = write.target_file_bytes
+
+    def setup(self) -> None:
+        self._writer = Background[Described]("write-tables")
+
+    def start_bundle(self) -> None:
+        self._writer.reset()
+        self._buffers = TableBuffers(self._records, self._target_bytes)
+        self._merges: dict[str, MergeRows] = {}
+
+    def process(self, element: NamedTable) -> None:
+        self._writer.check()
+        for record, (partition, tables) in self._buffers.add(*element):
+            self._writer.start(self._write, record, partition, tables)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for record, (partition, tables) in self._buffers.drain():
+            self._writer.start(self._write, record, partition, tables)
+        described: dict[str, list[PartitionWrite]] = {}
+        for name, write in self._writer.finish():
+            described.setdefault(name, []).append(write)
+        for name, writes in described.items():
+            for write in join_writes(writes):
+                # the end of time: a description is never late, and holds no watermark back
+                yield WindowedValue((name, write), GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def teardown(self) -> None:
+        self._writer.close()
+
+    def _write(self, record: Record, partition: Partition, tables: list[pa.Table]) -> Described:
+        place = Place(table_uri(self._lake, record.name), record, partition)
+        is_large = sum(table.nbytes for table in tables) >= _LARGE
+        try:
+            if self._mode is WriteMode.MERGE:
+                merge = self._merges.get(record.name)
+                if merge is None:
+                    merge = self._merges[record.name] = MergeRows(self._lake, record)
+                return record.name, merge.write(place, tables, self._target_bytes)
+            return record.name, PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+        finally:
+            tables.clear()
+            if is_large:
+                # what this thread has freed serves no other until it is given back; to do so is dear by the call
+                pa.default_memory_pool().release_unused()

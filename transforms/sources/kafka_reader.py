@@ -1,0 +1,325 @@
+"""A reader of a topic's partitions: offsets in, RAW tables out. It knows the broker, and nothing of Beam."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.durations import MILLISECOND, SECOND
+from schemas.errors import InputError
+from schemas.events import RAW
+from schemas.records import TIMESTAMP
+from transforms.sources.kafka_client import (
+    BrokerUnreachableError,
+    KafkaCluster,
+    commit_offsets,
+    known_topic,
+    unreachable,
+)
+from transforms.sources.kafka_positions import Positions, Span, Start, Until
+from transforms.sources.kafka_times import NO_TIME, Ints, event_times, trusted_times
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REQUEST_SECONDS = 2.0
+_ASK_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 5.0
+
+_CONSUMER = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    # what is no longer in the log is an error, and never silently passed over
+    "auto.offset.reset": "error",
+    # tells where a partition ends also where its last offset is a marker and no record
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 100,
+    # what is fetched ahead is bounded, and a full queue is refilled at once and not a second later
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 32_768,
+    "fetch.queue.backoff.ms": 20,
+}
+_GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+_REFUSED = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
+
+
+@dataclass(frozen=True)
+class TopicShare:
+    """Which partitions of which topic a reader has, and where it starts and ends.
+
+    Attributes:
+        cluster: Where the topic is.
+        topic: Its name.
+        start: Where to start in the partitions that are there at the start; a new one is read from its beginning.
+        until: Where to end; None for never.
+        group: Consumer group to commit offsets under, for who watches its lag; None for none.
+        reader: Number of the reader; it has the partitions that this is the remainder of, divided by `readers`.
+        readers: How many share the topic.
+    """
+
+    cluster: KafkaCluster
+    topic: str
+    start: Start = "earliest"
+    until: Until = None
+    group: str | None = None
+    reader: int = 0
+    readers: int = 1
+
+
+class Polled(NamedTuple):
+    """What a poll brought.
+
+    Attributes:
+        rows: RAW rows.
+        offsets: The next offset of each partition that has come on.
+        newest: Newest event time of each partition with rows, never after its arrival; None if none can be read.
+        earliest: Earliest event time of the rows, microseconds; of rows without one, the earliest arrival.
+    """
+
+    rows: pa.Table
+    offsets: dict[int, int]
+    newest: dict[int, int | None]
+    earliest: int
+
+
+class TopicReader:
+    """Reads a share of a topic. For one thread at a time; `commit` may come from any. Close it."""
+
+    def __init__(self, share: TopicShare) -> None:
+        self._share = share
+        self._login_error: KafkaError | None = None
+        settings = {**_CONSUMER, "group.id": share.group or "clickstream", "error_cb": self._heed}
+        self._consumer = share.cluster.client(Consumer, settings)
+        self._spans: dict[int, Span] = {}
+        self._asked: dict[int, tuple[float, int, bool]] = {}
+
+    def resolve(self) -> Positions:
+        """The first offset of every partition, and the end where there is to be one.
+
+        Raises:
+            BrokerUnreachableError: Nobody answers; asking again may help.
+            InputError: There is no such topic, or the ends are not of its partitions.
+        """
+        share = self._share
+        partitions = self._partitions(_REQUEST_SECONDS)
+        if isinstance(share.until, Mapping) and set(share.until) != set(self._all_partitions):
+            raise InputError(
+                f"the offsets to read until name the partitions {_listed(share.until)}; "
+                f"topic {share.topic} has {_listed(self._all_partitions)}"
+            )
+        try:
+            logs = {p: self._log(p, _REQUEST_SECONDS) for p in partitions}
+            firsts = self._offsets(share.start, logs)
+            ends = None if share.until is None else self._offsets(share.until, logs)
+        except KafkaException as error:
+            raise self._failed(error) from error
+        if ends is None:
+            return Positions(bounded=False, spans={p: Span(firsts[p]) for p in partitions})
+        return Positions(bounded=True, spans={p: Span(min(firsts[p], ends[p]), ends[p]) for p in partitions})
+
+    def seek(self, positions: Positions) -> None:
+        """Go on from these positions. Where the reader stands there, as in bundle after bundle, it costs nothing."""
+        spans = dict(positions.known)
+        if spans != self._spans:
+            self._consumer.assign([self._at(p, spans[p].next) for p in positions.unfinished])
+            self._spans, self._asked = spans, {}
+
+    def new_partitions(self) -> dict[int, Span]:
+        """The partitions that the topic has got since `seek`, each from its beginning. Empty where nobody answers.
+
+        Raises:
+            InputError: The topic is gone.
+        """
+        try:
+            partitions = self._partitions(_ASK_SECONDS)
+            found = {p: Span(self._log(p, _ASK_SECONDS)[0]) for p in partitions if p not in self._spans}
+        except (KafkaException, BrokerUnreachableError):
+            return {}
+        if found:
+            self._consumer.incremental_assign([self._at(p, span.next) for p, span in found.items()])
+            self._spans |= found
+        return found
+
+    def poll(self, rows: int, seconds: float) -> Polled | None:
+        """Read on: at most so many rows, waiting for them at most so long. None where nothing has come.
+
+        While no broker can be reached nothing comes; the client tries again and again, in growing intervals.
+
+        Raises:
+            InputError: A position is no longer in the log, the topic is gone, or the login is refused.
+        """
+        messages = self._consumer.consume(rows, seconds)
+        if self._login_error is not None:
+            raise unreachable(self._share.cluster.servers, self._login_error)
+        offsets: dict[int, int] = {}
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._judge(error, cast(int, message.partition()), cast(int, message.offset()), offsets)
+            messages = [message for message in messages if not message.error()]
+        polled = self._read(messages, offsets)
+        for partition, offset in offsets.items():
+            self._spans[partition] = Span(offset, self._spans[partition].end)
+        done = [p for p in offsets if self._spans[p].is_done]
+        if done:
+            self._consumer.incremental_unassign([TopicPartition(self._share.topic, p) for p in done])
+        return polled
+
+    def at_end(self, partitions: Iterable[int]) -> set[int]:
+        """Those of the partitions that have nothing more to read, as their brokers say; none that do not answer."""
+        ended, answers = set(), True
+        for partition in partitions:
+            offset = self._spans[partition].next
+            at, asked_at, is_end = self._asked.get(partition, (-_ASK_AGAIN_SECONDS, -1, False))
+            if answers and (asked_at != offset or time.monotonic() - at >= _ASK_AGAIN_SECONDS):
+                try:
+                    is_end = self._log(partition, _ASK_SECONDS)[1] <= offset
+                except KafkaException:
+                    is_end = answers = False
+                self._asked[partition] = (time.monotonic(), offset, is_end)
+            elif asked_at != offset:
+                is_end = False
+            if is_end:
+                ended.add(partition)
+        return ended
+
+    @property
+    def lag(self) -> int:
+        """Records that are in the partitions and not yet read, as far as was heard with the last fetch."""
+        total = 0
+        for partition, span in self._spans.items():
+            _, end = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
+            total += max(end - span.next, 0)
+        return total
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit for the group, if there is one; a failure is logged and nothing else."""
+        if self._share.group:
+            commit_offsets(self._consumer, self._share.topic, dict(offsets))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+
+    def _heed(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTHENTICATION:
+            self._login_error = error
+
+    def _failed(self, error: KafkaException) -> InputError:
+        self._consumer.poll(0)  # lets the client say why
+        return unreachable(self._share.cluster.servers, self._login_error or error.args[0])
+
+    def _at(self, partition: int, offset: int = -1) -> TopicPartition:
+        return TopicPartition(self._share.topic, partition, offset)
+
+    def _partitions(self, seconds: float) -> list[int]:
+        """The partitions of this reader; sets those of all."""
+        share = self._share
+        try:
+            metadata = self._consumer.list_topics(share.topic, timeout=seconds)
+        except KafkaException as error:
+            raise self._failed(error) from error
+        self._all_partitions = sorted(known_topic(metadata, share.topic, share.cluster.servers).partitions)
+        return [p for p in self._all_partitions if p % share.readers == share.reader]
+
+    def _log(self, partition: int, seconds: float) -> tuple[int, int]:
+        """The first offset in a partition's log, and the one that comes next."""
+        answer = self._consumer.get_watermark_offsets(self._at(partition), timeout=seconds, cached=False)
+        if answer is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        first, end = answer
+        return first, end
+
+    def _offsets(self, place: Start | Until, logs: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+        """The offset in each partition that a start or an end means."""
+        if isinstance(place, Mapping):
+            return {p: place[p] for p in logs}
+        if isinstance(place, datetime):
+            # rounded up: a record's time is in milliseconds
+            millis = -((_EPOCH - place) // timedelta(milliseconds=1))
+            asked = [self._at(p, millis) for p in logs]
+            found = self._consumer.offsets_for_times(asked, timeout=_REQUEST_SECONDS) if asked else []
+            for answer in found:
+                if answer.error:
+                    raise KafkaException(answer.error)
+            # below zero: no record is that young
+            return {a.partition: a.offset if a.offset >= 0 else logs[a.partition][1] for a in found}
+        return {p: first if place == "earliest" else end for p, (first, end) in logs.items()}
+
+    def _judge(self, error: KafkaError, partition: int, offset: int, offsets: dict[int, int]) -> None:
+        """Note a partition's end; raise what waiting does not mend; the client sees to the rest."""
+        if error.code() == KafkaError._PARTITION_EOF:
+            span = self._spans[partition]
+            offsets[partition] = max(span.next, offset if span.end is None else min(offset, span.end))
+        elif error.code() in _GONE:
+            raise self._gap(partition)
+        elif error.code() in _REFUSED:
+            raise InputError(f"topic {self._share.topic}, partition {partition} cannot be read: {error.str()}")
+
+    def _gap(self, partition: int) -> InputError:
+        wanted = self._spans[partition].next
+        where = f"topic {self._share.topic}, partition {partition}"
+        try:
+            first, end = self._log(partition, _REQUEST_SECONDS)
+        except KafkaException:
+            return InputError(f"{where}: offset {wanted} is not in the log")
+        if wanted < first:
+            return InputError(
+                f"{where}: offsets {wanted} to {first - 1} are no longer in the log, deleted before they were read"
+            )
+        return InputError(f"{where}: offset {wanted} is past the log's end {end}; was the topic made anew?")
+
+    def _read(self, messages: Sequence[Message], offsets: dict[int, int]) -> Polled | None:
+        """Make a table of the messages, and note how far their partitions have come."""
+        size = len(messages)
+        partitions = np.fromiter(map(Message.partition, messages), np.int32, size)
+        places = np.fromiter(map(Message.offset, messages), np.int64, size)
+        for partition in np.unique(partitions).tolist():
+            last = int(places[partitions == partition][-1])
+            offsets[partition] = max(last + 1, offsets.get(partition, 0))
+        ends = {p: end for p in offsets if (end := self._spans[p].end) is not None}
+        if any(offsets[p] > end for p, end in ends.items()):
+            offsets |= {p: min(offsets[p], end) for p, end in ends.items()}
+            limit = np.zeros(max(ends) + 1, np.int64)
+            limit[list(ends)] = list(ends.values())
+            wanted = np.flatnonzero(places < limit[partitions])
+            messages = [messages[row] for row in wanted.tolist()]
+            partitions, places = partitions[wanted], places[wanted]
+        if not messages:
+            return Polled(RAW.empty(), offsets, {}, 0) if offsets else None
+        stamps = np.fromiter((stamp for _, stamp in map(Message.timestamp, messages)), np.int64, len(messages))
+        payloads = pa.array(list(map(Message.value, messages)), pa.binary())
+        return _polled(payloads, self._share.topic, partitions, places, stamps, offsets)
+
+
+def _polled(
+    payloads: pa.Array, topic: str, partitions: np.ndarray, places: Ints, stamps: Ints, offsets: dict[int, int]
+) -> Polled:
+    """The table of what was read, and its event times. Stamps are milliseconds, below zero where there is none."""
+    size = len(payloads)
+    arrivals = pa.array(stamps * MILLISECOND, mask=stamps < 0).cast(TIMESTAMP)
+    columns = [payloads, pa.repeat(topic, size), pa.array(partitions), pa.array(places), arrivals]
+    now = int(time.time() * SECOND)
+    arrived = np.where(stamps < 0, now, stamps * MILLISECOND)
+    times = trusted_times(event_times(payloads), arrived)
+    known = times[times != NO_TIME]
+    newest = np.full(int(partitions.max()) + 1, NO_TIME)
+    np.maximum.at(newest, partitions, np.minimum(times, arrived))
+    return Polled(
+        rows=pa.Table.from_arrays(columns, schema=RAW.schema),
+        offsets=offsets,
+        newest={p: int(newest[p]) if newest[p] != NO_TIME else None for p in np.unique(partitions).tolist()},
+        earliest=int(known.min() if len(known) else arrived.min()),
+    )
+
+
+def _listed(partitions: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(partitions))) or "none"

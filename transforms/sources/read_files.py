@@ -1,0 +1,156 @@
+"""Files as a bounded source: globs in, batches of RAW rows out, and what could not be read as dead letters."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.dead_letters import Reason
+from schemas.errors import InputError
+from transforms.events.envelope import dead_letters
+from transforms.metrics import count
+from transforms.sources.raw_files import CHUNK_BYTES, Damage, FileFormat, FileSlice, read_slice, sniff
+
+SLICE_BYTES = 128 << 20
+"""A plain file is cut into slices of this size, so that several workers can read it."""
+
+DEAD_LETTERS = "dead_letters"
+
+
+class RawInput(NamedTuple):
+    """What a source gives: batches of RAW rows; dead letters of step ``read``."""
+
+    batches: "beam.PCollection[pa.Table]"
+    dead_letters: "beam.PCollection[pa.Table]"
+
+
+def list_files(patterns: list[str]) -> dict[str, int]:
+    """Files that the globs match, with their sizes in bytes, in order of their names.
+
+    A folder stands for all files below it. Files and folders whose name starts with ``_`` or ``.`` are not input, as
+    everywhere in lakes. Local paths come back absolute, so that a file has one name wherever the job is started.
+
+    Raises:
+        InputError: A glob matches nothing, or its file system refuses; every such glob is named.
+    """
+    found: dict[str, int] = {}
+    problems = []
+    for pattern in patterns:
+        glob = pattern if "://" in pattern else os.path.abspath(pattern)
+        if os.path.isdir(glob) or glob.endswith("/"):
+            glob = glob.rstrip("/") + "/**"
+        fixed = glob.split("*")[0].rpartition("/")[0]
+        try:
+            matched = FileSystems.match([glob])[0].metadata_list
+        except (BeamIOError, ValueError) as error:  # the latter for a scheme that Beam does not know
+            problems.append(f"cannot list {pattern}: {error}")
+            continue
+        files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path.removeprefix(fixed))}
+        if not files:
+            problems.append(f"no file matches {pattern}")
+        found |= files
+    if problems:
+        raise InputError("; ".join(problems))
+    return dict(sorted(found.items()))
+
+
+def _is_input(path: str) -> bool:
+    return not any(part.startswith(("_", ".")) for part in path.split("/"))
+
+
+@dataclass(eq=False)
+class ReadFiles(beam.PTransform):
+    """Reads files of raw events.
+
+    Attributes:
+        files: Paths with their sizes, of `list_files`.
+        first_met: Stands for the arrival of a damaged file's rest in its dead letter.
+    """
+
+    files: dict[str, int]
+    first_met: datetime
+
+    @no_annotations
+    def expand(self, pipeline: beam.Pipeline) -> RawInput:
+        """Pipeline → RawInput."""
+        read = (
+            pipeline
+            | "ListFiles" >> beam.Create(list(self.files.items()))
+            | "CutIntoSlices" >> beam.ParDo(_CutIntoSlices())
+            | "SpreadSlices" >> beam.Reshuffle()
+            | "ReadSlices"
+            >> beam.ParDo(_ReadSlice(self.first_met))
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="batches")
+        )
+        return RawInput(read["batches"], read[DEAD_LETTERS])
+
+
+class _CutIntoSlices(beam.DoFn):
+    """(path, size) → FileSlice; only plain lines can be cut."""
+
+    def process(self, element: tuple[str, int]) -> Iterator[FileSlice]:
+        path, size = element
+        with _open(path) as stream:
+            kind = sniff(stream.read(4))
+        if kind is not FileFormat.LINES:
+            yield FileSlice(path, kind, 0, size)
+            return
+        for start in range(0, size, SLICE_BYTES):
+            yield FileSlice(path, kind, start, min(start + SLICE_BYTES, size))
+
+
+class _ReadSlice(beam.DoFn):
+    """FileSlice → RAW tables, and DEAD_LETTER tables by their tag.
+
+    What small files hold is gathered over the bundle: each step costs milliseconds a table, however few its rows.
+    """
+
+    def __init__(self, first_met: datetime) -> None:
+        self._first_met = first_met
+
+    def start_bundle(self) -> None:
+        self._gathered: list[pa.Table] = []
+        self._bytes = 0
+
+    def process(self, element: FileSlice) -> Iterator[Any]:
+        with _open(element.path) as stream:
+            for piece in read_slice(stream, element):
+                if isinstance(piece, Damage):
+                    letters = damaged(piece, self._first_met)
+                    count(f"dead_{Reason.TRUNCATED_INPUT}")
+                    yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
+                    continue
+                size = pc.sum(pc.binary_length(piece["payload"])).as_py() or 0
+                count("events_read", len(piece))
+                count("bytes_read", size)
+                if self._bytes + size > CHUNK_BYTES:
+                    yield from self.finish_bundle()
+                self._gathered.append(piece)
+                self._bytes += size
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._gathered:
+            yield WindowedValue(pa.concat_tables(self._gathered), MIN_TIMESTAMP, [GlobalWindow()])
+        self._gathered, self._bytes = [], 0
+
+
+def damaged(damage: Damage, first_met: datetime) -> pa.Table:
+    """The dead letter of a place in a file that cannot be read."""
+    reasons = pa.chunked_array([[Reason.TRUNCATED_INPUT.value]])
+    return dead_letters(damage.rows, reasons, pa.chunked_array([[damage.message]]), "read", first_met.date())
+
+
+def _open(path: str) -> BinaryIO:
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)

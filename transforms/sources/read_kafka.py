@@ -1,0 +1,263 @@
+"""A Kafka topic as a source: batches of RAW rows with every offset, once, and a watermark that is honest.
+
+A splittable DoFn over confluent-kafka. Its restriction, the next offset of each partition, is what the runner
+checkpoints; the offsets that are committed to the cluster are for who watches the lag. A bundle ends by itself after a
+fraction of a second, so that checkpoints are frequent and cheap. Beam's own alternatives were weighed: `ReadFromKafka`
+needs a Java expansion service and harness, `unbounded_source` can neither end nor hand over many records at a time.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.coders import Coder
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from schemas.durations import MILLISECOND, MINUTE, SECOND
+from schemas.errors import OptionError
+from transforms.metrics import NAMESPACE, count
+from transforms.sources.kafka_client import LOGGER, BrokerUnreachableError, KafkaCluster
+from transforms.sources.kafka_positions import Positions, Span, Start, Until
+from transforms.sources.kafka_reader import TopicReader, TopicShare
+from transforms.sources.kafka_restriction import JsonCoder, PositionsTracker, ProgressEstimator
+from transforms.sources.kafka_watermark import EventTimeProgress, WatermarkPolicy
+from transforms.sources.read_files import DEAD_LETTERS, RawInput
+
+_RETRY_SECONDS = 2
+_BEHIND_BUNDLES = 3
+"""How much longer a bundle is while more than a batch waits: every step behind has fixed costs a bundle."""
+
+
+@dataclass(eq=False)
+class ReadKafka(beam.PTransform):
+    """Reads a topic; times in microseconds.
+
+    Each batch is stamped with the earliest event time of its rows, which may be before the watermark: then it is late.
+    Counters: ``events_read``, ``bytes_read``. Gauges, of each reader: ``watermark_lag_ms``, ``consumer_lag`` (records).
+
+    Attributes:
+        servers: HOST:PORT of brokers, with commas between.
+        topic: The topic's name.
+        start: ``earliest``, ``latest``, or the time of arrival to start at. A partition that is added later is read
+            from its beginning.
+        until: None to follow the topic for ever; else the read ends, and the PCollection is bounded: ``now`` for what
+            is there when it starts, a time of arrival, or the offset to end before for every partition.
+        max_disorder: How much older than the newest event of its partition an event may be without being late.
+        idle_timeout: Silence after which a partition without anything more to read no longer holds the watermark back.
+        config: A client properties file (TLS, SASL), read on the workers: only its path is in the job.
+        group: Consumer group to commit offsets for, for who watches its lag; None for none.
+        readers: How many share the partitions. One keeps the watermark exact on every runner; several catch up faster.
+        batch_rows: Rows of a batch, at most.
+        bundle_time: Length of a bundle; checkpoints wait for its end. Three times as long while a batch more waits.
+        discovery_interval: How often new partitions are looked for.
+
+    Raises:
+        OptionError: A count or duration is not more than zero, or the name of the servers or the topic is empty.
+    """
+
+    servers: str
+    topic: str
+    start: Start = "earliest"
+    until: Until = None
+    max_disorder: int = 1 * MINUTE
+    idle_timeout: int = 30 * SECOND
+    config: Path | None = None
+    group: str | None = None
+    readers: int = 1
+    batch_rows: int = 40_000
+    bundle_time: int = 300 * MILLISECOND
+    discovery_interval: int = 10 * SECOND
+
+    def __post_init__(self) -> None:
+        counts = ("max_disorder", "idle_timeout", "readers", "batch_rows", "bundle_time", "discovery_interval")
+        problems = [f"{name} must be more than zero" for name in counts if getattr(self, name) <= 0]
+        problems += [f"{name} must not be empty" for name in ("servers", "topic") if not getattr(self, name)]
+        if problems:
+            raise OptionError("\n".join(problems))
+
+    @no_annotations
+    def expand(self, pipeline: beam.Pipeline) -> RawInput:
+        """Pipeline → RawInput; nothing is a dead letter before it is decoded."""
+        reading = _ReadEndlessly(self) if self.until is None else _ReadToEnd(self)
+        read = (
+            pipeline
+            | "EachReader" >> beam.Create(range(self.readers))
+            | "ReadPartitions"
+            >> beam.ParDo(reading)
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="batches")
+        )
+        return RawInput(read["batches"], read[DEAD_LETTERS])
+
+    def check(self) -> int:
+        """Ask the cluster for the topic, before a job is started; returns the number of its partitions.
+
+        Raises:
+            InputError: Nobody answers, the login is refused, or there is no such topic.
+            OptionError: The client properties file cannot be used.
+        """
+        return len(KafkaCluster(self.servers, self.config).topic(self.topic).partitions)
+
+
+class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider):
+    """Number of a reader → batches of RAW rows. The consumer stays open from bundle to bundle."""
+
+    def __init__(self, source: ReadKafka) -> None:
+        self._share = TopicShare(
+            cluster=KafkaCluster(source.servers, source.config),
+            topic=source.topic, start=source.start, until=source.until, group=source.group, readers=source.readers,
+        )  # fmt: skip
+        self._policy = WatermarkPolicy(source.max_disorder, source.idle_timeout, alone=source.readers == 1)
+        self._batch_rows = source.batch_rows
+        self._bundle_seconds = source.bundle_time / SECOND
+        # A read that ends is one piece: without checkpoints Flink would not ask for the next
+        self._endless = source.until is None
+        self._discovery_seconds = source.discovery_interval / SECOND
+        self._readers: dict[int, TopicReader] = {}
+        self._looked_at: dict[int, float] = {}
+
+    def initial_restriction(self, element: int) -> Positions:  # noqa: ARG002
+        return Positions(bounded=not self._endless)
+
+    def create_tracker(self, restriction: Positions) -> PositionsTracker:
+        return PositionsTracker(restriction)
+
+    def restriction_size(self, element: int, restriction: Positions) -> int:  # noqa: ARG002
+        return max(restriction.left, 1)
+
+    def restriction_coder(self) -> Coder:
+        return JsonCoder(Positions)
+
+    def initial_estimator_state(self, element: int, restriction: Positions) -> EventTimeProgress:  # noqa: ARG002
+        return EventTimeProgress()
+
+    def create_watermark_estimator(self, state: EventTimeProgress) -> ProgressEstimator:
+        return ProgressEstimator(state)
+
+    def estimator_state_coder(self) -> Coder:
+        return JsonCoder(EventTimeProgress)
+
+    def teardown(self) -> None:
+        while self._readers:
+            self._readers.popitem()[1].close()
+
+    def read(self, number: int, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
+        """One bundle of one reader: of an endless read a piece of it, of one that ends all of it."""
+        while (begun := self._begin(number, tracker.current_restriction())) is None:
+            if self._endless:
+                tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
+                return
+            time.sleep(_RETRY_SECONDS)
+        reader, positions = begun
+        if not tracker.try_claim(positions):
+            return
+        began = time.monotonic()
+        while not positions.is_done:
+            behind = reader.lag >= self._batch_rows
+            left = began + self._bundle_seconds * (_BEHIND_BUNDLES if behind else 1) - time.monotonic()
+            if self._endless and left <= 0:
+                tracker.defer_remainder()
+                break
+            if found := self._discover(number, reader):
+                positions = positions.with_new(found)
+                if not tracker.try_claim(positions):
+                    return
+            polled = reader.poll(self._batch_rows, left if self._endless else self._bundle_seconds)
+            positions = positions.after(polled.offsets) if polled else positions
+            if not tracker.try_claim(positions):
+                return
+            if polled and len(polled.rows):
+                count("events_read", len(polled.rows))
+                count("bytes_read", pc.sum(pc.binary_length(polled.rows["payload"])).as_py() or 0)
+                yield beam.window.TimestampedValue(polled.rows, Timestamp(micros=polled.earliest))
+            # Only now: a batch is not to be late by what it says itself
+            progress = self._policy.advance(
+                estimator.get_estimator_state(), polled.newest if polled else {}, positions.unfinished, reader.at_end,
+                int(time.time() * SECOND),
+            )  # fmt: skip
+            estimator.advance(progress)
+        if self._share.group:
+            finalizer.register(_Commit(reader, {p: span.next for p, span in positions.known.items()}))
+        _report(reader, estimator.get_estimator_state())
+
+    def _begin(self, number: int, positions: Positions) -> tuple[TopicReader, Positions] | None:
+        """The reader, where it stands; None where no broker answers."""
+        try:
+            reader = self._reader(number)
+            if positions.spans is None:
+                positions = reader.resolve()
+            reader.seek(positions)
+        except BrokerUnreachableError as error:
+            LOGGER.warning("%s; trying again", error)
+            return None
+        return reader, positions
+
+    def _reader(self, number: int) -> TopicReader:
+        if number not in self._readers:
+            self._readers[number] = TopicReader(replace(self._share, reader=number))
+            self._looked_at[number] = time.monotonic()
+        return self._readers[number]
+
+    def _discover(self, number: int, reader: TopicReader) -> dict[int, Span]:
+        now = time.monotonic()
+        if not self._endless or now - self._looked_at[number] < self._discovery_seconds:
+            return {}
+        self._looked_at[number] = now
+        found = reader.new_partitions()
+        if found:
+            LOGGER.info("new partitions of %s: %s", self._share.topic, ", ".join(map(str, found)))
+        return found
+
+
+class _ReadEndlessly(_ReadPartitions):
+    """Follows the topic for ever."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: int,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(),  # noqa: B008
+    ) -> Iterator[beam.window.TimestampedValue]:
+        yield from self.read(element, finalizer, tracker, estimator)
+
+
+class _ReadToEnd(_ReadPartitions):
+    """Reads up to an end, and is done: the PCollection is bounded."""
+
+    def process(
+        self,
+        element: int,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(),  # noqa: B008
+    ) -> Iterator[beam.window.TimestampedValue]:
+        yield from self.read(element, finalizer, tracker, estimator)
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """Called once the runner has the bundle's checkpoint."""
+
+    reader: TopicReader
+    offsets: dict[int, int]
+
+    def __call__(self) -> None:
+        self.reader.commit(self.offsets)
+
+
+def _report(reader: TopicReader, progress: EventTimeProgress) -> None:
+    """Set the gauges."""
+    Metrics.gauge(NAMESPACE, "consumer_lag").set(reader.lag)
+    if progress.watermark is not None:
+        lag = int(time.time() * SECOND) - progress.watermark
+        Metrics.gauge(NAMESPACE, "watermark_lag_ms").set(lag // MILLISECOND)

@@ -1,0 +1,144 @@
+"""A Pub/Sub subscription as a source, for Dataflow: the same batches of RAW rows as of files and Kafka.
+
+Dataflow itself reads, deduplicates by the id attribute and keeps the watermark by the timestamp attribute; here its
+messages become tables. They come one element each, so their number a second is bounded by Beam's cost of an element.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub, parse_subscription, parse_topic
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.errors import OptionError
+from schemas.events import RAW
+from schemas.keys import stable_digest
+from transforms.metrics import count
+from transforms.sources.read_files import DEAD_LETTERS, RawInput
+
+_BATCH_ROWS = 20_000
+_BATCH_BYTES = 32 << 20
+_LARGEST_OFFSET = 2**63 - 1
+
+
+@dataclass(eq=False)
+class ReadPubSub(beam.PTransform):
+    """Reads a subscription, or a topic by a subscription of its own that ends with the job.
+
+    Rows: partition 0; the offset is the message's id, which Pub/Sub never gives twice; arrival_time is the time of
+    publishing. Counters: ``events_read``, ``bytes_read``.
+
+    Attributes:
+        subscription: ``projects/P/subscriptions/S``; or none.
+        topic: ``projects/P/topics/T``; or none.
+        id_attribute: Attribute with an id of the event; messages that repeat it within ten minutes are dropped.
+        timestamp_attribute: Attribute with the event time, RFC 3339 or epoch milliseconds, that the watermark follows;
+            without it both are the time of publishing.
+
+    Raises:
+        OptionError: Not exactly one of subscription and topic is given, or it is not a full name.
+    """
+
+    subscription: str | None = None
+    topic: str | None = None
+    id_attribute: str | None = None
+    timestamp_attribute: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.subscription) == bool(self.topic):
+            raise OptionError("give a Pub/Sub subscription or a topic, one of them")
+        try:
+            parse_subscription(self.subscription) if self.subscription else parse_topic(self.topic)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+
+    @property
+    def source(self) -> str:
+        """The subscription or topic that is read."""
+        return self.subscription or self.topic or ""
+
+    @no_annotations
+    def expand(self, pipeline: beam.Pipeline) -> RawInput:
+        """Pipeline → RawInput; nothing is a dead letter before it is decoded."""
+        read = (
+            pipeline
+            | "ReadMessages"
+            >> ReadFromPubSub(
+                topic=self.topic,
+                subscription=self.subscription,
+                id_label=self.id_attribute,
+                with_attributes=True,
+                timestamp_attribute=self.timestamp_attribute,
+            )
+            | "GatherMessages"
+            >> beam.ParDo(_GatherMessages(self.source))
+            .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
+            .with_outputs(DEAD_LETTERS, main="batches")
+        )
+        return RawInput(read["batches"], read[DEAD_LETTERS])
+
+
+class _GatherMessages(beam.DoFn):
+    """PubsubMessage → RAW tables, stamped with the earliest timestamp of their messages; a bundle keeps none back."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def start_bundle(self) -> None:
+        self._messages: list[PubsubMessage] = []
+        self._bytes = 0
+        self._earliest: Timestamp | None = None
+
+    def process(
+        self,
+        element: PubsubMessage,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[WindowedValue]:
+        self._messages.append(element)
+        self._bytes += len(element.data)
+        self._earliest = timestamp if self._earliest is None else min(self._earliest, timestamp)
+        if len(self._messages) >= _BATCH_ROWS or self._bytes >= _BATCH_BYTES:
+            yield self._flush()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._messages:
+            yield self._flush()
+
+    def _flush(self) -> WindowedValue:
+        table, earliest = raw_rows(self._messages, self._source), self._earliest
+        count("events_read", len(table))
+        count("bytes_read", pc.sum(pc.binary_length(table["payload"])).as_py() or 0)
+        self.start_bundle()
+        return WindowedValue(table, earliest, [GlobalWindow()])
+
+
+def raw_rows(messages: list[PubsubMessage], source: str) -> pa.Table:
+    """RAW rows of messages; `source` names the subscription or topic.
+
+    >>> raw_rows([PubsubMessage(b"{}", {}, "8123456789")], "s")["offset"].to_pylist()
+    [8123456789]
+    """
+    size = len(messages)
+    columns = [
+        pa.array([message.data for message in messages], pa.binary()),
+        pa.repeat(source, size),
+        pa.repeat(pa.scalar(0, pa.int32()), size),
+        pa.array([_offset(message) for message in messages], pa.int64()),
+        pa.array([message.publish_time for message in messages], RAW.schema.field("arrival_time").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=RAW.schema)
+
+
+def _offset(message: PubsubMessage) -> int:
+    """A number that stands for the message wherever it is delivered again: its id, else a hash."""
+    name = message.message_id or ""
+    if name.isdecimal() and int(name) <= _LARGEST_OFFSET:
+        return int(name)
+    return int(stable_digest([name or message.data.hex()])[:16], 16) >> 1
