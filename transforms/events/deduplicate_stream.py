@@ -17,7 +17,17 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.events import FACT_EVENT
 from stores.lake_lookup import StoredRows
-from transforms.events.seen_events import Expiries, Seen, bucket_of, drop_seen, pack, split_forgotten, unpack
+from transforms.events.seen_events import (
+    Expiries,
+    Seen,
+    bucket_of,
+    drop_seen,
+    pack,
+    seen_late,
+    split_forgotten,
+    unpack,
+    without_seen,
+)
 from transforms.metrics import count
 from transforms.tables import ShardedTable, at_earliest, split_by_shard
 
@@ -53,7 +63,7 @@ class DeduplicateStream(beam.PTransform):
         shards: Number of shards of devices.
         length: The stretch of client time that is forgotten at once, microseconds.
         keep: How long after its end a stretch is remembered, microseconds.
-        lake: The lake that the events go to: those of a forgotten stretch are looked up there. None: they go on.
+        lake: The lake that the events go to: those of a forgotten stretch are looked up there too. None: they are not.
     """
 
     shards: int
@@ -144,9 +154,17 @@ class _DropSeen(beam.DoFn):
         before = Expiries(*(expiries.read() or ()))
         after = before.with_fresh(fresh, self._length, self._keep)
         remembered = [part for part in fresh if part.bucket in after.of]
-        if self._stored is not None and len(remembered) < len(fresh):
-            in_time, forgotten = split_forgotten(unique, after, self._length)
-            unique = pa.concat_tables([in_time, self._stored.without_stored(forgotten)])
+        if len(remembered) < len(fresh):
+            in_time, late = split_forgotten(unique, after, self._length)
+            late = without_seen(late, seen)
+            if self._stored is not None:
+                late = self._stored.without_stored(late)
+            unique = pa.concat_tables([in_time, late])
+            if late.num_rows:
+                # what is committed, and when the lake shows it, is not known here: they count as seen just now
+                now = max(after.passed or 0, *(part.latest for part in fresh))
+                remembered.append(seen_late(late, now, self._length))
+                after = after.with_fresh(remembered[-1:], self._length, self._keep)
         count("duplicates", events.num_rows - unique.num_rows)
         count("events_unique", unique.num_rows)
         for part in remembered:

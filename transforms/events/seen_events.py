@@ -147,6 +147,31 @@ def split_forgotten(events: pa.Table, expiries: Expiries, length: int) -> tuple[
     return events.filter(pa.array(known)), events.filter(pa.array(~known))
 
 
+def without_seen(events: pa.Table, seen: Mapping[int, Seen]) -> pa.Table:
+    """The events of forgotten buckets of which no bucket remembers a copy, see `seen_late`.
+
+    Args:
+        events: A table with EVENT_BATCH's columns.
+        seen: What each bucket remembers.
+    """
+    digests = digests_of(events)
+    known = np.zeros(events.num_rows, bool)
+    for remembered in seen.values():
+        known |= remembered.holds(digests)
+    return events.filter(pa.array(~known)) if known.any() else events
+
+
+def seen_late(events: pa.Table, now: int, length: int) -> Fresh:
+    """Events of forgotten buckets, to be remembered in the bucket of now: once that is forgotten the lake has them.
+
+    Args:
+        events: A table with EVENT_BATCH's columns.
+        now: How far event time is known to have come, microseconds.
+        length: Length of a bucket, microseconds.
+    """
+    return Fresh(now // length, digests_of(events), now)
+
+
 def pack(bucket: int, digests: Digests) -> bytes:
     """Digests of a bucket as bytes for a runner's state: 8 for the bucket, 16 for each of them."""
     return _BUCKET.pack(bucket) + digests.astype("<u8", copy=False).tobytes()

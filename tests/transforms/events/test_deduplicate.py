@@ -257,6 +257,38 @@ def test_stream_copy_of_a_forgotten_hour_is_dropped_where_the_lake_has_the_first
     run_stream(events, ["b", "late", "c"], lake=str(tmp_path))
 
 
+def test_stream_copies_of_a_forgotten_hour_go_on_once_before_the_lake_has_any(tmp_path: Path) -> None:
+    late = copy("late", 1)
+    events = (
+        script()
+        .add_elements([at_earliest(batch(copy("a", 1)))])
+        # past the expiry: of noon nothing is remembered, and the lake is empty
+        .advance_watermark_to(at(FORGOTTEN + 1))
+        .add_elements([at_earliest(batch(late, copy("b", FORGOTTEN + 1)))])
+        .add_elements([at_earliest(batch(late))])
+        # the hour of now is remembered for as long as any
+        .advance_watermark_to(at(FORGOTTEN + 1 + 60 + 30 + 10))
+        .add_elements([at_earliest(batch(late, copy("other", 1)))])
+        .advance_watermark_to_infinity()
+    )
+    run_stream(events, ["a", "late", "b", "other"], lake=str(tmp_path))
+
+
+def test_stream_late_events_are_forgotten_with_the_hour_that_they_came_in() -> None:
+    late = copy("late", 1)
+    events = (
+        script()
+        .add_elements([at_earliest(batch(copy("a", 1)))])
+        .advance_watermark_to(at(FORGOTTEN + 1))
+        .add_elements([at_earliest(batch(late, copy("b", FORGOTTEN + 1)))])
+        # the hour of b ends at 15:00
+        .advance_watermark_to(at(180 + 60 + 30 + 10 + 1))
+        .add_elements([at_earliest(batch(late))])
+        .advance_watermark_to_infinity()
+    )
+    run_stream(events, ["a", "late", "b", "late"])
+
+
 def test_stream_hour_that_is_forgotten_takes_no_other_hour_with_it() -> None:
     # a client four hours ahead, corrected: the hour of its clock is remembered in the same cell of state
     ahead = copy("ahead", 1, client_time=NOON + timedelta(hours=4))
