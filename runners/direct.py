@@ -29,6 +29,8 @@ def direct_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
     """
     del options
     share_memory()
+    # What the imports have made stays: the collector need not walk it again and again
+    gc.freeze()
     try:
         spill = Spill()
     except OSError as error:

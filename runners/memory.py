@@ -1,7 +1,6 @@
 """How a process that runs steps allocates memory: the same for all its threads and libraries."""
 
 import ctypes
-import gc
 from contextlib import suppress
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ def share_memory() -> None:
     Each batch needs the same buffers of megabytes again. By default they go back to the system and come back as fresh
     pages, one fault for every four kilobytes: a fifth of the run's time. And each thread and library that has a heap of
     its own keeps its own peak: together a third of the run's memory. Other C libraries have no such call and go on as
-    they are. What the imports have made stays: the collector need not walk it again and again.
+    they are.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
@@ -22,4 +21,3 @@ def share_memory() -> None:
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 64 << 20)
         libc.mallopt(arena_max, 2)
-    gc.freeze()

@@ -1,13 +1,12 @@
 """The command `metrics`: daily_metrics brought up to the facts."""
 
 import json
-from datetime import date
 from typing import Annotated
 
 import typer
 
 from pipelines.commands.arguments import AsJson, CatalogueFile, Config, Every, Lake
-from pipelines.options import Problems, Stores, known
+from pipelines.options import Problems, Stores, known, parse_date
 from pipelines.passes import repeat
 from pipelines.terminal import OUT, configure_logging
 from schemas.catalogue import load_catalogue
@@ -33,7 +32,7 @@ def metrics(
     stores = problems.attempt("", lambda: Stores.find(lake, None, config, catalogue))
     uri = problems.attempt("--lake", stores.need_lake) if stores else None
     event_types = problems.attempt("", lambda: load_catalogue(stores.catalogue)) if stores else None
-    first = problems.attempt("--since", lambda: date.fromisoformat(since) if since else None)
+    first = problems.attempt("--since", lambda: parse_date(since) if since else None)
     pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
     problems.raise_any()
 

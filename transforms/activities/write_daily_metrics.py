@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.transforms import trigger, window
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
 from schemas.errors import ClickstreamError
@@ -15,6 +14,7 @@ from stores.lake_commit import CommitResult
 from transforms.activities.daily_metrics import MetricRules
 from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
 from transforms.metrics import count
+from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit
 
 REFRESH_SECONDS = 30
@@ -49,12 +49,7 @@ class WriteDailyMetrics(beam.PTransform):
         """Gather the commits, refresh."""
         keyed = commits | "OneKey" >> beam.Map(_that_there_was_one).with_output_types(tuple[str, None])
         if not commits.is_bounded:
-            now_and_then = trigger.AfterAny(trigger.AfterProcessingTime(self.refresh_seconds), trigger.AfterWatermark())
-            keyed = keyed | "NowAndThen" >> beam.WindowInto(
-                window.GlobalWindows(),
-                trigger=trigger.Repeatedly(now_and_then),
-                accumulation_mode=trigger.AccumulationMode.DISCARDING,
-            )
+            keyed = keyed | "NowAndThen" >> now_and_then(self.refresh_seconds)
         return keyed | "Together" >> beam.GroupByKey() | "Refresh" >> beam.ParDo(_Refresh(self.lake, self.rules))
 
 

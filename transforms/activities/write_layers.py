@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
-from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.event_types import Catalogue
 from schemas.silver import silver_records
@@ -24,6 +22,7 @@ from transforms.activities.typed_events import EventTyper, TypedEvents
 from transforms.metrics import count
 from transforms.sinks.hold_back import HoldBack
 from transforms.sinks.write_tables import NamedTable, WriteTables
+from transforms.tables import at_the_end
 
 DEAD_LETTERS = "dead_letters"
 GATHERED_ROWS = 50_000
@@ -119,12 +118,7 @@ class _TypeEvents(beam.DoFn):
         for reason in pc.value_counts(typed.dead_letters["reason"]).to_pylist():
             count(f"dead_{reason['values']}", reason["counts"])
         if typed.dead_letters.num_rows:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _at_the_end(typed.dead_letters))
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, at_the_end(typed.dead_letters))
         for named in (*typed.silver.items(), (USER_STREAM.name, typed.stream)):
             if named[1].num_rows:
-                yield _at_the_end(named)
-
-
-def _at_the_end(value: object) -> WindowedValue:
-    """At the end of time: what goes to the lake is never late, and holds no watermark back."""
-    return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
+                yield at_the_end(named)

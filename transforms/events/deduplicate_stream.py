@@ -29,30 +29,10 @@ from transforms.events.seen_events import (
     without_seen,
 )
 from transforms.metrics import count
-from transforms.tables import ShardedTable, at_earliest, split_by_shard
+from transforms.tables import Gathered, ShardedTable, at_earliest, split_by_shard
 
 # a batch of this size is worth its way through the runner; a larger one only waits
 _GATHERED_ROWS = 100_000
-
-
-class _Gathered:
-    """Tables of a bundle that wait to be one: every step behind pays its fixed costs once for all of them."""
-
-    def __init__(self) -> None:
-        self._tables: list[pa.Table] = []
-        self._rows = 0
-
-    def add(self, table: pa.Table) -> bool:
-        """Hold a table; whether it is time to `take` them all."""
-        self._tables.append(table)
-        self._rows += table.num_rows
-        return self._rows >= _GATHERED_ROWS
-
-    def take(self) -> Iterator[pa.Table]:
-        """What waits as one table, if there is a row."""
-        if self._rows:
-            yield pa.concat_tables(self._tables)
-        self._tables, self._rows = [], 0
 
 
 @dataclass(eq=False)
@@ -87,7 +67,7 @@ class _SplitByShard(beam.DoFn):
         self._shards = shards
 
     def start_bundle(self) -> None:
-        self._gathered = _Gathered()
+        self._gathered = Gathered(_GATHERED_ROWS)
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
         if self._gathered.add(events):
@@ -131,7 +111,7 @@ class _DropSeen(beam.DoFn):
         self._stored = StoredRows(self._lake, FACT_EVENT, "client_time") if self._lake else None
 
     def start_bundle(self) -> None:
-        self._gathered = _Gathered()
+        self._gathered = Gathered(_GATHERED_ROWS)
 
     def process(
         self,

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.tables import Table
+from transforms.tables import Gathered, Table, at_the_end
 
 _GATHERED_BYTES = 8 << 20
 """Letters that are split, and written, together: a table costs its millisecond at each step, however few its rows."""
@@ -34,41 +34,37 @@ class UniqueDeadLetters(beam.PTransform):
         )
 
 
+def _gathered() -> Gathered:
+    return Gathered(_GATHERED_BYTES, attrgetter("nbytes"))
+
+
 @beam.typehints.with_output_types(tuple[str, Table])
 class _SplitById(beam.DoFn):
     def start_bundle(self) -> None:
-        self._gathered: list[pa.Table] = []
+        self._gathered = _gathered()
 
     def process(self, letters: pa.Table) -> Iterator[WindowedValue]:
-        self._gathered.append(letters)
-        if sum(table.nbytes for table in self._gathered) >= _GATHERED_BYTES:
+        if self._gathered.add(letters):
             yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        gathered, self._gathered = self._gathered, []
-        if gathered:
-            letters = pa.concat_tables(gathered)
+        for letters in self._gathered.take():
             digits = pc.utf8_slice_codeunits(letters["dead_letter_id"], 0, 1)
             for digit in pc.unique(digits).to_pylist():
-                part = digit, letters.filter(pc.equal(digits, digit))
-                yield WindowedValue(part, GlobalWindow().max_timestamp(), [GlobalWindow()])
+                yield at_the_end((digit, letters.filter(pc.equal(digits, digit))))
 
 
 @beam.typehints.with_output_types(Table)
 class _DropCopies(beam.DoFn):
     def process(self, group: tuple[str, Iterable[pa.Table]]) -> Iterator[pa.Table]:
         seen: set[str] = set()
-        unique: list[pa.Table] = []
+        unique = _gathered()
         for letters in group[1]:
             fresh = []
             for row, letter_id in enumerate(letters["dead_letter_id"].to_pylist()):
                 if letter_id not in seen:
                     seen.add(letter_id)
                     fresh.append(row)
-            if fresh:
-                unique.append(letters.take(fresh))
-                if sum(table.nbytes for table in unique) >= _GATHERED_BYTES:
-                    yield pa.concat_tables(unique)
-                    unique = []
-        if unique:
-            yield pa.concat_tables(unique)
+            if fresh and unique.add(letters.take(fresh)):
+                yield from unique.take()
+        yield from unique.take()

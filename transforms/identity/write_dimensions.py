@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms import window
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
@@ -22,6 +21,7 @@ from transforms.identity.dimensions import deciding_events
 from transforms.identity.users import merge_users, user_rows
 from transforms.sinks.hold_back import HoldBack
 from transforms.sinks.write_lake import WriteLake
+from transforms.tables import at_the_end
 
 _GATHERED_ROWS = 150_000
 _HELD_ROWS = 200_000
@@ -136,7 +136,7 @@ class _SumUp(beam.DoFn):
         ):
             if rows.num_rows:
                 # the end of time: a dimension is never late, and holds no watermark back
-                value = WindowedValue(rows, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+                value = at_the_end(rows)
                 yield value if name is None else beam.pvalue.TaggedOutput(name, value)
 
 

@@ -29,7 +29,7 @@ from transforms.sessions.event_hours import EventHours, dates_of, hours_of
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.revision import TOUCHED, Revised, Scope, revise, touched_slots
 from transforms.sessions.sessionize import count_panes
-from transforms.tables import ShardedTable, TableCoder, split_by_shard
+from transforms.tables import ShardedTable, TableCoder, at_the_end, split_by_shard
 
 _REACH = 2 * HOUR
 """Read around what is revised beside the gap: few devices go on for longer, and those are read further."""
@@ -199,9 +199,7 @@ class _FindTouched(beam.DoFn):
         gathered, self._gathered = self._gathered, []
         if gathered:
             slots = touched_slots(pa.concat_tables(gathered), self._policy)
-            window = beam.window.GlobalWindow()
-            for sharded in split_by_shard(slots, self._shards):
-                yield beam.utils.windowed_value.WindowedValue(sharded, window.max_timestamp(), [window])
+            yield from map(at_the_end, split_by_shard(slots, self._shards))
 
 
 _Sum = tuple[frozenset[int], frozenset[str] | None]

@@ -21,7 +21,7 @@ from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.session_state import Kept, Marks, accept, expect, fire, idle, needs_cold
 from transforms.sessions.sessions import panes_of_bounded
-from transforms.tables import ShardedTable, TableCoder, at_earliest, split_by_shard
+from transforms.tables import ShardedTable, TableCoder, at_earliest, at_the_end, split_by_shard
 
 _GATHERED_ROWS = 150_000
 
@@ -113,7 +113,7 @@ class _ChainBounded(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for panes in self._ahead.finish():
             count_panes(panes)
-            yield WindowedValue(panes, beam.window.GlobalWindow().max_timestamp(), [beam.window.GlobalWindow()])
+            yield at_the_end(panes)
 
     def teardown(self) -> None:
         self._ahead.close()

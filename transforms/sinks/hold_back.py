@@ -11,6 +11,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from stores.held_tables import delete_held, read_held, write_held
 from transforms.sinks.stable_input import BreakFusion, stable_par_do
+from transforms.tables import at_the_end
 
 _READ = "read"
 
@@ -34,16 +35,10 @@ class HoldBack(beam.PTransform):
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Write, wait, read; delete."""
-        now_and_then = trigger.AfterAny(trigger.AfterProcessingTime(self.seconds), trigger.AfterWatermark())
         read = (
             tables
             | "Write" >> beam.ParDo(_Write(self.folder)).with_output_types(tuple[str, str])
-            | "NowAndThen"
-            >> beam.WindowInto(
-                window.GlobalWindows(),
-                trigger=trigger.Repeatedly(now_and_then),
-                accumulation_mode=trigger.AccumulationMode.DISCARDING,
-            )
+            | "NowAndThen" >> now_and_then(self.seconds)
             | "Together" >> beam.GroupByKey()
             | "Read"
             >> beam.ParDo(_Read(self.folder))
@@ -56,6 +51,16 @@ class HoldBack(beam.PTransform):
             | "Delete" >> stable_par_do(_Delete(self.folder), self.stable_input)
         )
         return read["tables"]
+
+
+def now_and_then(seconds: int) -> beam.WindowInto:
+    """Lets go what waits every few seconds of the processing time, and at the end of the input."""
+    either = trigger.AfterAny(trigger.AfterProcessingTime(seconds), trigger.AfterWatermark())
+    return beam.WindowInto(
+        window.GlobalWindows(),
+        trigger=trigger.Repeatedly(either),
+        accumulation_mode=trigger.AccumulationMode.DISCARDING,
+    )
 
 
 class _Write(beam.DoFn):
@@ -75,7 +80,7 @@ class _Write(beam.DoFn):
             name = write_held(self._folder, self._tables)
             self._tables = []
             # the end of time: what waits is never late, and holds no watermark back
-            yield WindowedValue(("", name), window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+            yield at_the_end(("", name))
 
 
 class _Read(beam.DoFn):

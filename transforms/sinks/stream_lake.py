@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders import StrUtf8Coder, VarIntCoder
-from apache_beam.transforms import window
 from apache_beam.transforms.userstate import ReadModifyWriteRuntimeState, ReadModifyWriteStateSpec
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -25,6 +24,7 @@ from stores.lake_files import BUFFER_BYTES, TARGET_FILE_BYTES, Partition, Place,
 from stores.lake_stream import Changes, Numbered, commit_numbered
 from transforms.metrics import count, observe
 from transforms.sinks.stable_input import BreakFusion, stable_par_do
+from transforms.tables import at_the_end
 
 
 @dataclass(eq=False)
@@ -125,7 +125,7 @@ class _WriteBundles(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for described in self._flush():
             # the end of time: a description is never late, and holds no watermark back
-            yield WindowedValue(described, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+            yield at_the_end(described)
 
     def _flush(self) -> Iterator[tuple[str, PartitionWrite]]:
         for partition, tables in self._held.items():
@@ -191,4 +191,4 @@ class _CommitNumbered(beam.DoFn):
                 self._lake, self._records[name], numbered, self._changes, onto_existing=self._onto_existing
             )
             count_commit(result)
-            yield WindowedValue(result, window.GlobalWindow().max_timestamp(), [window.GlobalWindow()])
+            yield at_the_end(result)

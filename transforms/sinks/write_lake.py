@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 from deltalake.transaction import Transaction
 
@@ -29,7 +28,7 @@ from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.background import Ahead, Background
 from transforms.sinks.stream_lake import StreamToLake, count_commit
-from transforms.tables import TableCoder
+from transforms.tables import TableCoder, at_the_end
 
 PackedTable = bytes
 """A table as `TableCoder` encodes it. A group of them is read one at a time, not all before the first."""
@@ -136,7 +135,7 @@ class _WriteRows(beam.DoFn):
             self._writer.start(self._write, *filled)
         for write in join_writes(self._writer.finish()):
             described = (self._record.name, write)
-            yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
+            yield at_the_end(described)
 
     def teardown(self) -> None:
         self._writer.close()
@@ -221,7 +220,7 @@ class _WriteFiles(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for write in self._ahead.finish():
             described = (self._record.name, write)
-            yield WindowedValue(described, GlobalWindow().max_timestamp(), [GlobalWindow()])
+            yield at_the_end(described)
 
     def teardown(self) -> None:
         self._ahead.close()

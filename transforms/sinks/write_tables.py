@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.records import Record
@@ -17,7 +16,7 @@ from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, write_files
 from transforms.background import Background
 from transforms.sinks.stream_lake import CommitInOrder
 from transforms.sinks.write_lake import CommitOnce, MergeRows, join_writes
-from transforms.tables import Table
+from transforms.tables import Table, at_the_end
 
 NamedTable = tuple[str, Table]
 """A table's name, and rows of it."""
@@ -95,7 +94,7 @@ class _WriteFiles(beam.DoFn):
         for name, writes in described.items():
             for write in join_writes(writes):
                 # the end of time: a description is never late, and holds no watermark back
-                yield WindowedValue((name, write), GlobalWindow().max_timestamp(), [GlobalWindow()])
+                yield at_the_end((name, write))
 
     def teardown(self) -> None:
         self._writer.close()
