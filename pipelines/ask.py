@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.terminal import verbatim
-from schemas.durations import format_time
+from schemas.durations import SECOND, format_time
 from schemas.errors import InputError
 from stores.lake_sql import query
 
@@ -67,7 +67,29 @@ def show_rows(reader: pa.RecordBatchReader, form: str, console: Console) -> None
 
 def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[object, ...]]:
     for batch in reader:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        yield from zip(*map(_values, batch.columns), strict=True)
+
+
+def _values(column: pa.Array) -> list[object]:
+    """A column's values: a length of time as DuckDB writes it, a time to the microsecond."""
+    if pa.types.is_interval(column.type):
+        return [None if value is None else _interval(*value) for value in column.to_pylist()]
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    return list(column.to_pylist())
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    """A length of time as text.
+
+    >>> _interval(1, -2, 3_723_500_000_000)
+    '1 months -2 days 01:02:03.5'
+    """
+    seconds, micros = divmod(abs(nanoseconds) // 1000, SECOND)
+    fraction = f".{micros:06}".rstrip("0") if micros else ""
+    clock = f"{'-' * (nanoseconds < 0)}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{fraction}"
+    parts = [f"{months} months"] * bool(months) + [f"{days} days"] * bool(days)
+    return " ".join([*parts, clock] if nanoseconds or not parts else parts)
 
 
 def _finite(value: object) -> object:

@@ -104,7 +104,7 @@ def run_command() -> None:
         if "--verbose" in sys.argv:
             raise
         hint = " (--verbose shows where)" if sys.argv[1:2] == ["run"] else ""
-        print_error(f"{type(error).__name__}: {error}{hint}")
+        print_error(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}")
         sys.exit(1)
 
 

@@ -38,13 +38,15 @@ class CompactReport:
         return asdict(self)
 
 
-def _layers(lake_uri: str) -> Iterator[Record]:
-    """The activity stream and the silver tables that are there, whatever catalogue they are of."""
+def _records(lake_uri: str) -> Iterator[Record]:
+    """Those of the tables that are there; the silver ones whatever catalogue they are of."""
+    declared = {record.name: record for record in (*TABLES, *SESSION_DIMENSION, USER_STREAM)}
     for name in table_names(lake_uri):
-        table = find_table(lake_uri, name)
-        if name == USER_STREAM.name:
-            yield USER_STREAM
-        elif table is not None and (record := stored_record(name, pa.schema(table.schema().to_arrow()))):
+        if name in declared:
+            yield declared[name]
+        elif (table := find_table(lake_uri, name)) and (
+            record := stored_record(name, pa.schema(table.schema().to_arrow()))
+        ):
             yield record
 
 
@@ -57,13 +59,12 @@ def compact_stores(lake_uri: str, archive_uri: str | None, keep: int) -> Compact
         keep: How long files stay that are no longer in a table, microseconds; whole hours.
 
     Raises:
-        StoreError: A table or the raw log cannot be read or written.
+        StoreError: There is no lake, or a table or the raw log cannot be read or written.
     """
     tables: dict[str, dict[str, int]] = {}
     busy: list[str] = []
     deleted = 0
-    numbered = [record for record in SESSION_DIMENSION if find_table(lake_uri, record.name)]
-    for record in (*TABLES, *numbered, *_layers(lake_uri)):
+    for record in _records(lake_uri):
         try:
             result = compact(lake_uri, record)
         except StoreBusyError:

@@ -143,10 +143,13 @@ def generate(options: GenerateOptions) -> GenerateSummary:
     number; the plan takes about 100 bytes a session.
 
     Raises:
-        OptionError: The folder is not empty.
+        OptionError: The folder cannot be made, or is not empty.
     """
     began = time.monotonic()
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{options.out} cannot be made: {error.strerror}") from error
     if any(options.out.iterdir()):
         raise OptionError(f"{options.out} is not empty: name a new folder, or empty this one")
     truth = options.out / TRUTH_FOLDER

@@ -1,7 +1,7 @@
 """What `produce` sends: files as they are, generated traffic, or such traffic as if it happened now."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,8 @@ _LIVE_SECONDS = 0.05
 Clock = Callable[[], float]
 
 
-def file_payloads(files: Iterable[str]) -> Iterator[pa.Array]:
-    """The payloads of files of events, JSON lines or raw logs, file after file; null for a tombstone.
+def file_payloads(files: Mapping[str, int]) -> Iterator[pa.Array]:
+    """The payloads of files of events by path and size, JSON lines or raw logs, file after file; null for a tombstone.
 
     Raises:
         InputError: A file is damaged. What stands before the damage has been given.
@@ -38,12 +38,11 @@ def file_payloads(files: Iterable[str]) -> Iterator[pa.Array]:
 
     from transforms.sources.raw_files import Damage, FileSlice, read_slice, sniff
 
-    for path in files:
+    for path, size in files.items():
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-            kind = sniff(stream.read(4))
+            kind = sniff(stream.read(4), path)
             stream.seek(0)
-            whole = FileSlice(path, kind, 0, FileSystems.match([path])[0].metadata_list[0].size_in_bytes)
-            for piece in read_slice(stream, whole):
+            for piece in read_slice(stream, FileSlice(path, kind, 0, size)):
                 if isinstance(piece, Damage):
                     raise InputError(f"{path}: {piece.message}")
                 yield from piece["payload"].chunks

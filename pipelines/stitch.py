@@ -15,7 +15,7 @@ from pipelines.stitch_stream import stitch_stream
 from schemas.dimensions import DEVICE
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION
-from stores.lake import LiveFile, live_files, open_table, table_uri
+from stores.lake import LiveFile, check_there, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, read_files
 from stores.lake_rewrite import Looked, rewrite_changed
@@ -70,8 +70,9 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
 
     Raises:
         StoreBusyError: Other runs kept committing: run again.
-        StoreError: A table cannot be read or written.
+        StoreError: There is no lake, or a table cannot be read or written.
     """
+    check_there(lake_uri)
     devices = open_table(lake_uri, DEVICE.record)
     before = _read_devices(lake_uri, devices)
     after = stitched_devices(before, lookback)

@@ -44,7 +44,8 @@ def configure_logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     if not verbose:
         # An error that ends the run is printed once, as one line, by main()
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        for library in ("apache_beam", "cassandra"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
 
 

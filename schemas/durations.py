@@ -15,6 +15,8 @@ DAY = 24 * HOUR
 _UNITS = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 _PART = re.compile(r"(\d+)(us|ms|s|m|h|d)")
 _WHOLE = re.compile(r"(?:\d+(?:us|ms|s|m|h|d))+")
+_OFF = re.compile(r"off|0+(?:us|ms|s|m|h|d)?")
+_LONGEST = 36_500 * DAY
 
 
 def parse_duration(text: str) -> int:
@@ -24,10 +26,10 @@ def parse_duration(text: str) -> int:
         text: One or more ``<integer><unit>`` parts; units are us, ms, s, m, h, d.
 
     Returns:
-        Microseconds, more than zero.
+        Microseconds, more than zero, at most a hundred years.
 
     Raises:
-        OptionError: The text is not a duration, or is zero.
+        OptionError: The text is not a duration, or is zero or longer.
 
     >>> parse_duration("30m")
     1800000000
@@ -40,16 +42,18 @@ def parse_duration(text: str) -> int:
     micros = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(compact))
     if micros == 0:
         raise OptionError(f"{text!r}: a duration must be more than zero")
+    if micros > _LONGEST:
+        raise OptionError(f"{text!r}: a duration is at most {format_duration(_LONGEST)}")
     return micros
 
 
 def parse_optional_duration(text: str) -> int | None:
-    """Read a duration, or ``off`` for a rule that is switched off.
+    """Read a duration, or ``off`` or zero for a rule that is switched off.
 
     >>> parse_optional_duration("off") is None
     True
     """
-    return None if text.strip().lower() == "off" else parse_duration(text)
+    return None if _OFF.fullmatch(text.strip().lower()) else parse_duration(text)
 
 
 def format_duration(micros: int | None) -> str:

@@ -1,6 +1,7 @@
 """The lake's tables: one Delta table a record, a folder under the lake's root."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from stores.lake_files import Partition, check_partition_columns, first_line, op
 from stores.lake_schema import check_evolution, delta_schema, evolve
 
 LOG_FOLDER = "_delta_log"
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+"""What deltalake takes for an escape, also in the path of a local folder: it would make its log in another."""
 CONFIGURATION = {
     # a run's (application id, version) outlives any retry of that run, not the table
     "delta.setTransactionRetentionDuration": "interval 30 days",
@@ -51,6 +54,7 @@ def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
     """
     for record in records:
         check_partition_columns(record)
+    _delta_uri(lake_uri)
     filesystem, root = open_location(lake_uri)
     _check_writable(filesystem, root, lake_uri)
     for record in records:
@@ -198,10 +202,26 @@ def read_table(
         raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
 
 
+def check_there(lake_uri: str) -> None:
+    """Find out whether there is a lake: what keeps one in order makes none where a mistyped name points.
+
+    Raises:
+        StoreError: There is none.
+    """
+    table_names(lake_uri)
+
+
 def table_names(lake_uri: str) -> list[str]:
-    """Names of the tables in a lake, nested ones with slashes; empty where there is no lake."""
+    """Names of the tables in a lake, nested ones with slashes.
+
+    Raises:
+        StoreError: There is none.
+    """
     filesystem, root = open_location(lake_uri)
-    return sorted(_tables_under(filesystem, root, ""))
+    names = sorted(_tables_under(filesystem, root, ""))
+    if not names:
+        raise StoreError(f"there is no lake at {lake_uri}")
+    return names
 
 
 def vacuum(lake_uri: str, name: str, older_than: timedelta) -> list[str]:
@@ -231,7 +251,11 @@ def vacuum(lake_uri: str, name: str, older_than: timedelta) -> list[str]:
 
 def _delta_uri(uri: str) -> str:
     filesystem, path = open_location(uri)
-    return path if isinstance(filesystem, LocalFileSystem) else uri
+    if not isinstance(filesystem, LocalFileSystem):
+        return uri
+    if _ESCAPE.search(path):
+        raise StoreError(f"{path}: a lake's path cannot have a percent sign before two hexadecimal digits")
+    return path
 
 
 def _tables_under(filesystem: FileSystem, root: str, name: str) -> list[str]:

@@ -53,8 +53,6 @@ class LakeConnection:
             StoreError: There is no table, or one cannot be read.
         """
         names = table_names(lake_uri)
-        if not names:
-            raise StoreError(f"there is no lake at {lake_uri}")
         self._spill = tempfile.TemporaryDirectory(prefix="clickstream-sql-")
         self._duckdb = duckdb.connect()
         self._silver: dict[str, pa.Schema] = {}
@@ -171,11 +169,15 @@ def query(lake_uri: str, sql: str) -> Iterator[pa.RecordBatchReader]:
     """Run one SELECT and stream its rows; the lake is open until the block ends.
 
     Raises:
-        InputError: The query is not one valid SELECT.
+        InputError: The query is not one valid SELECT, or meets a value that it cannot work with.
         StoreError: There is no table, or one cannot be read.
     """
     with connect(lake_uri) as lake:
-        yield lake.sql(sql).to_arrow_reader()
+        relation = lake.sql(sql)
+        try:
+            yield relation.to_arrow_reader()
+        except duckdb.Error as error:  # met only as the rows are computed
+            raise InputError(f"the query cannot be run: {_message(error)}") from error
 
 
 def _message(error: Exception) -> str:

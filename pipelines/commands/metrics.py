@@ -37,10 +37,12 @@ def metrics(
     problems.raise_any()
 
     from schemas.errors import StoreBusyError
+    from stores.lake import check_there
     from transforms.activities.daily_metrics import MetricRules
     from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
     from transforms.events.pages import PageRules
 
+    check_there(known(uri))
     rules = MetricRules.of(known(event_types), PageRules.load())
 
     def once() -> None:

@@ -47,6 +47,7 @@ def recent(
     if length is not None:
         last = last or datetime.now(UTC)
         first = problems.attempt("--minutes", lambda: minutes_before(known(last), known(length)))
+    problems.require(not (first and last) or known(first) < known(last), "--until: it is not after --since")
     problems.raise_any()
 
     from pipelines.recent import show_recent

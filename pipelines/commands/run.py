@@ -161,7 +161,7 @@ def run(  # noqa: PLR0915
         catalogue=event_types if layers == "all" else None,
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
-    opened = source.open(problems, began)
+    opened = source.open(problems, began, (options.lake, split_uri(options.devices)[1]))
     open_runner = problems.attempt("", lambda: where.open(source.endless, known(shard_count)))
     if runner == "dataflow":
         from runners.dataflow.check import store_problems

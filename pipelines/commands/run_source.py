@@ -1,6 +1,7 @@
 """Where the events of `run` come from: files, a topic of Kafka, or a subscription of Pub/Sub."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.options import Problems, known
 from schemas.durations import parse_duration
+from schemas.errors import OptionError
 from transforms.sources.kafka_positions import parse_start, parse_until
 
 if TYPE_CHECKING:
@@ -57,22 +59,37 @@ class SourceArguments:
         problems.require(len(named) < 2, f"give one input, not {' and '.join(named)}")
         problems.require(bool(self.kafka) == bool(self.topic), "--kafka and --topic go together")
         problems.require(not (self.input and self.archive), "--archive is for a bus; files are their own archive")
+        for bus, option, value in (
+            ("--kafka", "--from", self.start != "earliest"),
+            ("--kafka", "--until", self.until),
+            ("--kafka", "--kafka-config", self.kafka_config),
+            ("--kafka", "--kafka-group", self.kafka_group),
+            ("--pubsub", "--pubsub-id-attribute", self.pubsub_id_attribute),
+            ("--pubsub", "--pubsub-timestamp-attribute", self.pubsub_timestamp_attribute),
+        ):
+            problems.require(not value or bool(given[bus]), f"{option} goes with {bus}")
         problems.attempt("--from", lambda: parse_start(self.start))
         problems.attempt("--until", lambda: parse_until(self.until) if self.until else None)
         problems.attempt("--max-disorder", lambda: parse_duration(self.max_disorder))
         problems.attempt("--idle-timeout", lambda: parse_duration(self.idle_timeout))
 
-    def open(self, problems: Problems, began: datetime) -> Source | None:
-        """The source, once `check` has found nothing; or None, and what is wrong with the input is noted."""
-        option, opened = self._opener(began)
+    def open(self, problems: Problems, began: datetime, stores: Sequence[str]) -> Source | None:
+        """The source, once `check` has found nothing; or None, and what is wrong with the input is noted.
+
+        Args:
+            problems: Takes the notes.
+            began: When the run began.
+            stores: What the run writes to: paths and URIs.
+        """
+        option, opened = self._opener(began, stores)
         return problems.attempt(option, opened)
 
-    def _opener(self, began: datetime) -> tuple[str, Callable[[], Source]]:
+    def _opener(self, began: datetime, stores: Sequence[str]) -> tuple[str, Callable[[], Source]]:
         if self.kafka:
             return "--kafka", self._kafka
         if self.pubsub:
             return "--pubsub", self._pubsub
-        return "--input", lambda: self._files(began)
+        return "--input", lambda: self._files(began, stores)
 
     def _kafka(self) -> Source:
         from transforms.sources.read_kafka import ReadKafka
@@ -100,8 +117,13 @@ class SourceArguments:
         )
         return Source(source, None)
 
-    def _files(self, began: datetime) -> Source:
+    def _files(self, began: datetime, stores: Sequence[str]) -> Source:
         from transforms.sources.read_files import ReadFiles, list_files
 
         files = list_files(known(self.input))
+        for store in stores:
+            folder = store if "://" in store else os.path.abspath(store)
+            own = next((path for path in files if path.startswith(f"{folder.rstrip('/')}/")), None)
+            if own is not None:
+                raise OptionError(f"{own} is of {store}, which this run writes to: keep events and stores apart")
         return Source(ReadFiles(files, began), sum(files.values()))

@@ -134,6 +134,11 @@ def test_recent_names_every_bad_option(command_line: CommandLine) -> None:
     assert [start for line, start in zip(err.splitlines(), starts, strict=True) if f"error: {start}" not in line] == []
 
 
+def test_recent_of_no_time_at_all_is_refused(command_line: CommandLine) -> None:
+    code, _, err = command_line("recent", "d1", "--since=2026-04-13", "--until=2026-04-12")
+    assert (code, err) == (2, "error: --until: it is not after --since\n")
+
+
 def test_recent_before_the_year_one_is_refused(command_line: CommandLine) -> None:
     code, _, err = command_line("recent", "d", "--minutes=5G")
     assert (code, err.count("\n")) == (2, 1)
@@ -235,6 +240,7 @@ def test_sql_keeps_columns_of_one_name_apart_or_says_that_it_cannot(command_line
         ("SELECT * FROM no_such_table", "no_such_table"),
         ("SELECT no_such_column FROM fact_events", "no_such_column"),
         ("SELECT * FROM read_text('/etc/hostname')", "/etc/hostname"),
+        ("SELECT CAST(event_type AS INTEGER) FROM fact_events", "Conversion Error"),
     ],
 )
 def test_sql_that_cannot_be_run_fails_in_one_line(command_line: CommandLine, query: str, words: str) -> None:
@@ -247,6 +253,27 @@ def test_sql_that_cannot_be_run_fails_in_one_line(command_line: CommandLine, que
 def test_sql_of_a_lake_that_is_not_there_says_so(command_line: CommandLine, tmp_path: Path) -> None:
     code, out, err = command_line("sql", "SELECT 1", f"--lake={tmp_path}/none")
     assert (code, out, err) == (1, "", f"error: there is no lake at {tmp_path}/none\n")
+
+
+@pytest.mark.parametrize("command", ["stitch", "sessions-dim", "metrics", "compact", "rebuild"])
+def test_lake_that_is_not_there_is_an_error_and_stays_away(
+    command_line: CommandLine, tmp_path: Path, command: str
+) -> None:
+    code, out, err = command_line(command, f"--lake={tmp_path}/none")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"{tmp_path}/none" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_sql_writes_lengths_of_time_and_nanoseconds_as_text(command_line: CommandLine) -> None:
+    query = (
+        "SELECT INTERVAL '26 hours 1 second' AS a, INTERVAL '-1.5 seconds' AS b, INTERVAL '14 months 3 days' AS c, "
+        "CAST(NULL AS INTERVAL) AS d, INTERVAL '0 days' AS e, TIMESTAMP_NS '2026-04-12 00:00:00.123456789' AS f"
+    )
+    assert json.loads(command_line("sql", query, "--json").out) == [
+        {"a": "26:00:01", "b": "-00:00:01.5", "c": "14 months 3 days", "d": None, "e": "00:00:00",
+         "f": "2026-04-12T00:00:00.123456"}
+    ]  # fmt: skip
 
 
 def test_version_is_that_of_the_package(command_line: CommandLine) -> None:
@@ -287,8 +314,10 @@ def test_generate_reports_for_people_and_programs(command_line: CommandLine, tmp
     assert f"{tmp_path}/[a]" in out
     report = json.loads(command_line("generate", f"--out={tmp_path}/b", "--events=100", "--json").out)
     assert (report["events"], report["truth"]) == (100, f"{tmp_path}/b/_truth")
-    code, _, err = command_line("generate", f"--out={tmp_path}/b", "--events=100")
-    assert (code, err.count("\n")) == (2, 1)
+    (tmp_path / "file").touch()
+    for taken in ("b", "file"):
+        code, _, err = command_line("generate", f"--out={tmp_path}/{taken}", "--events=100")
+        assert (code, err.count("\n")) == (2, 1)
 
 
 def test_every_event_read_is_in_the_report_of_the_run(command_line: CommandLine, tmp_path: Path) -> None:

@@ -404,6 +404,30 @@ def test_every_wrong_option_is_named_at_once(command_line: Callable[..., Any]) -
         assert f"error: {option}: " in errors
 
 
+def test_option_of_another_input_is_refused_not_passed_over(command_line: Callable[..., Any]) -> None:
+    of_a_bus = {
+        "--from": "latest", "--until": "now", "--kafka-config": "x", "--kafka-group": "x",
+        "--pubsub-id-attribute": "x", "--pubsub-timestamp-attribute": "x",
+    }  # fmt: skip
+    code, _, errors = command_line("run", "--input=x", *(f"{option}={value}" for option, value in of_a_bus.items()))
+    assert code == 2
+    for option in of_a_bus:
+        assert f"error: {option} goes with --" in errors
+
+
+@pytest.mark.parametrize("store", ["lake", "devices"])
+def test_input_that_holds_a_store_of_the_run_is_refused(
+    command_line: Callable[..., Any], tmp_path: Path, store: str
+) -> None:
+    places = {"lake": "elsewhere/lake", "devices": "elsewhere/devices", store: f"in/{store}"}
+    (tmp_path / "in" / store).mkdir(parents=True)
+    (tmp_path / "in" / store / "x").touch()
+    stores = (f"--{name}={tmp_path}/{place}" for name, place in places.items())
+    code, _, errors = command_line("run", f"--input={tmp_path}/in", *stores)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"{tmp_path}/in/{store}/x is of {tmp_path}/in/{store}, which this run writes to" in errors
+
+
 def test_files_and_beam_options_and_stores_are_checked_together(stores: Stores, tmp_path: Path) -> None:
     with spawn([*stores.command(tmp_path / "nothing*"), "--lake=/sys/x", "--bogus", "1"]) as process:
         _, errors = process.communicate()

@@ -211,7 +211,14 @@ def test_tables_are_found_by_name_however_deep(tmp_path: Path) -> None:
     create_tables(str(tmp_path), [VISIT, plain])
     commit_as(tmp_path, "one", planned(tmp_path, ["a"]))
     assert table_names(str(tmp_path)) == ["plain", "silver/visits"]
-    assert table_names(str(tmp_path / "nothing")) == []
+    with pytest.raises(StoreError, match="there is no lake at"):
+        table_names(str(tmp_path / "nothing"))
+
+
+def test_lake_in_a_path_that_deltalake_would_take_for_another_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="percent sign"):
+        create_tables(f"{tmp_path}/a%20b", [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reading_names_columns_and_partitions(tmp_path: Path) -> None:

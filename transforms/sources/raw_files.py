@@ -34,15 +34,36 @@ class FileFormat(StrEnum):
     AVRO = "avro"
 
 
-_MAGIC = {b"\x1f\x8b": FileFormat.GZIP, b"\x28\xb5\x2f\xfd": FileFormat.ZSTD, b"Obj\x01": FileFormat.AVRO}
+_MAGIC = {
+    b"\x1f\x8b": FileFormat.GZIP,
+    b"\x28\xb5\x2f\xfd": FileFormat.ZSTD,
+    # A frame to be skipped, with which some writers begin
+    **{bytes([first]) + b"\x2a\x4d\x18": FileFormat.ZSTD for first in range(0x50, 0x60)},
+    b"Obj\x01": FileFormat.AVRO,
+}
+_FOREIGN = {
+    b"PAR1": "a Parquet file",
+    b"ORC": "an ORC file",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zX": "compressed by xz",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
 
 
-def sniff(head: bytes) -> FileFormat:
-    """The format of a file that starts with these four bytes (or fewer, of a shorter file).
+def sniff(head: bytes, path: str) -> FileFormat:
+    """The format of the file at this path, which starts with these four bytes (or fewer, of a shorter file).
 
-    >>> sniff(b'{"ev')
+    Raises:
+        InputError: It is another format that is known: as lines it would be dead letters from end to end.
+
+    >>> sniff(b'{"ev', "events.jsonl")
     <FileFormat.LINES: 'lines'>
     """
+    for magic, name in _FOREIGN.items():
+        if head.startswith(magic):
+            raise InputError(f"{path} is {name}: events are JSON lines in UTF-8 (plain, gzip, zstd) or Avro raw logs")
     return next((found for magic, found in _MAGIC.items() if head.startswith(magic)), FileFormat.LINES)
 
 
@@ -214,8 +235,11 @@ def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
 
 def _records(records: list[dict[str, Any]], path: str) -> pa.Table:
     """RAW rows of a raw log's records; what a record of a foreign log does not say is the file's."""
-    files = _rows(pa.array([r["payload"] for r in records], pa.binary()), path, np.arange(len(records)))
-    for position, field in enumerate(RAW):
-        if field.name in records[0] and field.name != "payload":
-            files = files.set_column(position, field.name, pa.array([r[field.name] for r in records], field.type))
-    return files.cast(RAW.schema)
+    try:
+        files = _rows(pa.array([r["payload"] for r in records], pa.binary()), path, np.arange(len(records)))
+        for position, field in enumerate(RAW):
+            if field.name in records[0] and field.name != "payload":
+                files = files.set_column(position, field.name, pa.array([r[field.name] for r in records], field.type))
+        return files.cast(RAW.schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"{path} is not a raw log: {error}") from error

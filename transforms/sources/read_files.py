@@ -1,10 +1,12 @@
 """Files as a bounded source: globs in, batches of RAW rows out, and what could not be read as dead letters."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote
 
 import apache_beam as beam
 import pyarrow as pa
@@ -26,6 +28,7 @@ SLICE_BYTES = 128 << 20
 """A plain file is cut into slices of this size, so that several workers can read it."""
 
 DEAD_LETTERS = "dead_letters"
+_GLOB_CHARACTER = re.compile(r"[*?\[]")
 
 
 class RawInput(NamedTuple):
@@ -39,7 +42,8 @@ def list_files(patterns: list[str]) -> dict[str, int]:
     """Files that the globs match, with their sizes in bytes, in order of their names.
 
     A folder stands for all files below it. Files and folders whose name starts with ``_`` or ``.`` are not input, as
-    everywhere in lakes. Local paths come back absolute, so that a file has one name wherever the job is started.
+    everywhere in lakes. A local path, which may be a file:// URI, comes back absolute, so that a file has one name
+    wherever the job is started; a file or folder that is there is meant itself, whatever characters its name has.
 
     Raises:
         InputError: A glob matches nothing, or its file system refuses; every such glob is named.
@@ -47,16 +51,24 @@ def list_files(patterns: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     problems = []
     for pattern in patterns:
-        glob = pattern if "://" in pattern else os.path.abspath(pattern)
-        if os.path.isdir(glob) or glob.endswith("/"):
-            glob = glob.rstrip("/") + "/**"
-        fixed = glob.split("*")[0].rpartition("/")[0]
+        if not pattern:
+            problems.append("a name of no characters is no file")
+            continue
+        path = unquote(pattern.removeprefix("file://")) if pattern.startswith("file://") else pattern
+        path = path if "://" in path else os.path.abspath(path)
+        if os.path.isfile(path):
+            found[path] = os.path.getsize(path)
+            continue
+        folder = os.path.isdir(path) or pattern.endswith("/")
+        fixed = path.rstrip("/") if folder else _GLOB_CHARACTER.split(path)[0].rpartition("/")[0]
         try:
+            # Beam has no escape for a character of a glob: any one is matched, and what it should not be left out
+            glob = _GLOB_CHARACTER.sub("?", fixed) + "/**" if folder else path
             matched = FileSystems.match([glob])[0].metadata_list
         except (BeamIOError, ValueError) as error:  # the latter for a scheme that Beam does not know
             problems.append(f"cannot list {pattern}: {error}")
             continue
-        files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path.removeprefix(fixed))}
+        files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path, fixed)}
         if not files:
             problems.append(f"no file matches {pattern}")
         found |= files
@@ -65,8 +77,10 @@ def list_files(patterns: list[str]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _is_input(path: str) -> bool:
-    return not any(part.startswith(("_", ".")) for part in path.split("/"))
+def _is_input(path: str, folder: str) -> bool:
+    return path.startswith(folder) and not any(
+        part.startswith(("_", ".")) for part in path.removeprefix(folder).split("/")
+    )
 
 
 @dataclass(eq=False)
@@ -103,7 +117,7 @@ class _CutIntoSlices(beam.DoFn):
     def process(self, element: tuple[str, int]) -> Iterator[FileSlice]:
         path, size = element
         with _open(path) as stream:
-            kind = sniff(stream.read(4))
+            kind = sniff(stream.read(4), path)
         if kind is not FileFormat.LINES:
             yield FileSlice(path, kind, 0, size)
             return

@@ -1,7 +1,9 @@
 """Files of every kind and in every state of decay: what is whole arrives, what is not is said."""
 
 import gzip
+import bz2
 import io
+import lzma
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -21,7 +23,7 @@ from transforms.sources.raw_files import Damage, FileFormat, FileSlice, read_sli
 
 def read(data: bytes, start: int = 0, end: int | None = None) -> tuple[list[dict[str, object]], list[Damage]]:
     """All rows and all damages of a file with these bytes."""
-    part = FileSlice("f", sniff(data[:4]), start, len(data) if end is None else end)
+    part = FileSlice("f", sniff(data[:4], "f"), start, len(data) if end is None else end)
     pieces = list(read_slice(io.BytesIO(data), part))
     rows = [row for piece in pieces if isinstance(piece, pa.Table) for row in piece.to_pylist()]
     assert all(piece.schema.equals(RAW.schema) for piece in pieces if isinstance(piece, pa.Table))
@@ -114,7 +116,8 @@ def test_gzip_with_a_wrong_checksum_is_said_to_be_damaged() -> None:
 
 def test_members_and_frames_one_after_another_are_one_stream() -> None:
     assert payloads(gzip.compress(b"a\nb") + gzip.compress(b"c\n") + bytes(16)) == [b"a", b"bc"]
-    assert payloads(zstandard.compress(b"a\nb") + zstandard.compress(b"c\n")) == [b"a", b"bc"]
+    skipped = b"\x5f\x2a\x4d\x18\x04\0\0\0a\nb\n"  # a frame of the writer's own, which holds no data
+    assert payloads(skipped + zstandard.compress(b"a\nb") + skipped + zstandard.compress(b"c\n")) == [b"a", b"bc"]
 
 
 def records(count: int) -> list[dict[str, object]]:
@@ -189,7 +192,26 @@ def test_avro_of_other_records_is_refused() -> None:
 
 
 def test_format_is_told_by_content_not_by_name() -> None:
-    assert sniff(gzip.compress(b"")[:4]) is FileFormat.GZIP
-    assert sniff(zstandard.compress(b"")[:4]) is FileFormat.ZSTD
-    assert sniff(avro([])[:4]) is FileFormat.AVRO
-    assert sniff(b"") is FileFormat.LINES
+    assert sniff(gzip.compress(b"")[:4], "f") is FileFormat.GZIP
+    assert sniff(zstandard.compress(b"")[:4], "f") is FileFormat.ZSTD
+    assert sniff(avro([])[:4], "f") is FileFormat.AVRO
+    assert sniff(b"", "f") is FileFormat.LINES
+
+
+@pytest.mark.parametrize(
+    "data", [b"PAR1\x15", b"PK\x03\x04", bz2.compress(b"{}"), lzma.compress(b"{}"), "{}".encode("utf-16")]
+)
+def test_format_that_is_known_and_not_read_is_refused_by_its_name(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"^f is (a|compressed|UTF-16) .*: events are"):
+        sniff(data[:4], "f")
+
+
+@pytest.mark.parametrize("field", ["payload", "offset"])
+def test_raw_log_with_a_field_of_another_type_is_refused(field: str) -> None:
+    out = io.BytesIO()
+    types = {"payload": ["bytes"], "offset": ["long"], field: [{"type": "map", "values": "int"}]}
+    fields = [{"name": name, "type": kind} for name, kind in types.items()]
+    row = {"payload": b"a", "offset": 1, field: {"x": 1}}
+    fastavro.writer(out, {"type": "record", "name": "log", "fields": fields}, [row])
+    with pytest.raises(InputError, match=r"^f is not a raw log: "):
+        read(out.getvalue())

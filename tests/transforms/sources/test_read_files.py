@@ -44,6 +44,7 @@ def test_files_come_with_their_sizes(folder: Path) -> None:
 def test_glob_means_what_it_matches(folder: Path) -> None:
     assert names(list_files([f"{folder}/*.jsonl"]), folder) == ["a.jsonl", "b.jsonl"]
     assert names(list_files([f"{folder}/[b]*"]), folder) == ["b.jsonl"]
+    assert names(list_files([f"{folder}/[d]ee?/*/c*"]), folder) == ["deep/er/c.gz"]
 
 
 def test_file_named_outright_is_read_also_below_a_hidden_folder(tmp_path: Path) -> None:
@@ -62,6 +63,25 @@ def test_file_under_two_globs_is_read_once(folder: Path) -> None:
 def test_relative_glob_gives_absolute_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert list(list_files(["in/*.jsonl"])) == [f"{folder}/a.jsonl", f"{folder}/b.jsonl"]
+
+
+def test_file_or_folder_that_is_there_is_meant_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("a[1]*?.jsonl", "a1xx.jsonl", "b[2]*/c.jsonl", "b2x/c.jsonl", "b[2]*/_d/e.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}")
+    assert names(list_files([f"{tmp_path}/a[1]*?.jsonl"]), tmp_path) == ["a[1]*?.jsonl"]
+    assert names(list_files([f"{tmp_path}/b[2]*"]), tmp_path) == ["b[2]*/c.jsonl"]
+
+
+def test_file_uri_is_the_path_that_it_encodes(tmp_path: Path) -> None:
+    (tmp_path / "a b%.jsonl").write_bytes(b"{}")
+    assert names(list_files([f"file://{tmp_path}/a%20b%25.jsonl"]), tmp_path) == ["a b%.jsonl"]
+    assert names(list_files([f"file://{tmp_path}/*.jsonl"]), tmp_path) == ["a b%.jsonl"]
+
+
+def test_name_of_no_characters_is_not_the_folder_one_is_in() -> None:
+    with pytest.raises(InputError, match="no characters"):
+        list_files([""])
 
 
 def test_every_glob_without_a_file_is_named(folder: Path) -> None:
