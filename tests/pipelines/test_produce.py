@@ -90,7 +90,11 @@ def test_raw_log_reaches_the_topic_with_its_tombstones(
 def test_generated_events_are_those_of_the_generator(tmp_path: Path) -> None:
     made = generate(GenerateOptions(events=30_000, out=tmp_path / "log", format="avro", seed=7))
     generated = [payload for batch in generated_payloads(30_000, seed=7) for payload in batch.to_pylist()]
-    written = [payload for batch in file_payloads({str(path): path.stat().st_size for path in made.files}) for payload in batch.to_pylist()]
+    written = [
+        payload
+        for batch in file_payloads({str(path): path.stat().st_size for path in made.files})
+        for payload in batch.to_pylist()
+    ]
     assert generated == written
 
 

@@ -28,7 +28,9 @@ def test_duration_of_known_units_is_microseconds(text: str, micros: int) -> None
     assert parse_duration(text) == micros
 
 
-@pytest.mark.parametrize("text", ["", "30", "m", "-5m", "1.5h", "5 m", "5x", "m30", "1h-30m", "off", "0s", "0h0m", "36501d"])
+@pytest.mark.parametrize(
+    "text", ["", "30", "m", "-5m", "1.5h", "5 m", "5x", "m30", "1h-30m", "off", "0s", "0h0m", "36501d"]
+)
 def test_text_that_is_no_duration_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(OptionError) as refusal:
         parse_duration(text)

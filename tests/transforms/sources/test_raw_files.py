@@ -1,7 +1,7 @@
 """Files of every kind and in every state of decay: what is whole arrives, what is not is said."""
 
-import gzip
 import bz2
+import gzip
 import io
 import lzma
 from datetime import UTC, datetime
