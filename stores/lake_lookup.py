@@ -1,6 +1,7 @@
-"""Whether a table of the lake has a few rows, found by the bounds of its files and by their keys alone."""
+"""Whether a table of the lake has a few rows, found by the times in its files and by their keys alone."""
 
 import time
+from collections.abc import Mapping
 from urllib.parse import unquote
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
@@ -18,18 +20,24 @@ from stores.lake_files import first_line, open_location
 from stores.lake_merge import without_keys
 
 REFRESH_SECONDS = 10
+APART_US = 60_000_000
+"""Times in a file that are further apart, with none between them, belong to different stretches."""
 _PRECISION_US = 1_000
 """Of the greatest time in a file's bounds: some writers keep milliseconds."""
 _EARLIEST, _LATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+Stretches = npt.NDArray[np.int64]
+"""Two rows: the first and the last time of each stretch."""
 
 
 class StoredRows:
     """A table's rows, looked up by key and by a time that copies of a row share.
 
-    Files whose bounds hold none of the times are not opened; of the others, sorted by the first column of the key, only
-    row groups that may hold one of its values are read. The table's log is read again once it is older than `refresh`
-    seconds: what was committed since is not found. Of what was asked nothing is remembered: a runner that goes back to
-    a checkpoint asks again, and must be told the same.
+    Of files whose bounds hold one of the times the stretches of time that they have rows in are found out once: one
+    late row gives a file of some seconds bounds of hours. Files without the time in a stretch are not opened again;
+    of the others, sorted by the first column of the key, only row groups that may hold one of its values are read.
+
+    The table's log is read again once it is older than `refresh` seconds: what was committed since is not found. Of
+    what was asked nothing is remembered: a runner that goes back to a checkpoint asks again, and must be told the same.
 
     Attributes:
         record: The table's record.
@@ -41,8 +49,8 @@ class StoredRows:
         self._lake, self._refresh = lake_uri, refresh
         self._table: DeltaTable | None = None
         self._read_at = -refresh
-        self._paths: list[str] = []
-        self._bounds = np.empty((2, 0), np.int64)
+        self._bounds: dict[str, Stretches] = {}
+        self._looked_into: dict[str, Stretches] = {}
 
     def without_stored(self, rows: pa.Table) -> pa.Table:
         """The rows that the table has not, in their order.
@@ -68,7 +76,8 @@ class StoredRows:
             else:
                 self._table.update_incremental()
             if self._table is not None:
-                self._paths, self._bounds = _files(self._lake, self.record.name, self._table, self.time)
+                self._bounds = _bounds_of_files(self._lake, self.record.name, self._table, self.time)
+                self._looked_into = {path: self._looked_into[path] for path in self._bounds.keys() & self._looked_into}
         except (DeltaError, OSError) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
         self._read_at = now
@@ -78,32 +87,55 @@ class StoredRows:
         key = self.record.key
         schema = pa.schema([self.record.schema.field(name) for name in key])
         times = np.sort(pc.cast(rows[self.time], pa.int64()).to_numpy())
-        low, high = self._bounds
-        may_hold = np.searchsorted(times, low, "left") < np.searchsorted(times, high, "right")
-        paths = [path for path, may in zip(self._paths, may_hold, strict=True) if may]
-        if not paths:
-            return schema.empty_table()
-        wanted = pc.field(key[0]).isin(rows[key[0]].unique().cast(schema.field(key[0]).type))
         filesystem = open_location(self._lake)[0]
+        wanted = pc.field(key[0]).isin(rows[key[0]].unique().cast(schema.field(key[0]).type))
         try:
+            paths = self._that_hold(times, filesystem)
+            if not paths:
+                return schema.empty_table()
             found = ds.dataset(paths, schema, "parquet", filesystem=filesystem).to_table(list(key), filter=wanted)
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
         return found.cast(schema)
 
+    def _that_hold(self, times: npt.NDArray[np.int64], filesystem: pa.fs.FileSystem) -> list[str]:
+        """The files that may hold a row of one of the sorted times."""
+        fresh = [path for path in _holding(self._bounds, times) if path not in self._looked_into]
+        for path in fresh:
+            column = pq.read_table(path, columns=[self.time], filesystem=filesystem, partitioning=None)[self.time]
+            self._looked_into[path] = _stretches_of(column)
+        return _holding(self._looked_into, times)
 
-def _files(lake: str, name: str, table: DeltaTable, column: str) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Where a table's live files lie, and the least and the greatest of a time in each; unknown bounds hold all."""
+
+def _holding(files: Mapping[str, Stretches], times: npt.NDArray[np.int64]) -> list[str]:
+    """The files with one of the sorted times in a stretch of theirs."""
+    if not files:
+        return []
+    first, last = np.concatenate(list(files.values()), axis=1)
+    hold = np.searchsorted(times, first, "left") < np.searchsorted(times, last, "right")
+    of = np.repeat(np.arange(len(files)), [stretches.shape[1] for stretches in files.values()])
+    paths = list(files)
+    return [paths[number] for number in np.unique(of[hold]).tolist()]
+
+
+def _stretches_of(column: pa.ChunkedArray) -> Stretches:
+    """The stretches that the times of a file fall into."""
+    times = np.sort(column.drop_null().cast(pa.int64()).to_numpy())
+    if not len(times):
+        return np.empty((2, 0), np.int64)
+    breaks = np.flatnonzero(np.diff(times) > APART_US)
+    return np.stack([times[np.append(0, breaks + 1)], times[np.append(breaks, -1)]])
+
+
+def _bounds_of_files(lake: str, name: str, table: DeltaTable, column: str) -> dict[str, Stretches]:
+    """The least and the greatest of a time in each of a table's live files, by its path; unknown bounds hold all."""
     actions = pa.table(table.get_add_actions(flatten=True))
     root = open_location(table_uri(lake, name))[1]
-    paths = [f"{root}/{unquote(path)}" for path in actions["path"].to_pylist()]
-    bounds = []
+    found = {}
     for side, unknown in (("min", _EARLIEST), ("max", _LATEST)):
-        found = f"{side}.{column}"
-        if found in actions.column_names:
-            bounds.append(actions[found].cast(pa.int64()).fill_null(unknown).to_numpy())
-        else:
-            bounds.append(np.full(len(paths), unknown))
-    known = bounds[1] != _LATEST
-    bounds[1] = np.where(known, bounds[1] + _PRECISION_US, _LATEST)
-    return paths, np.stack(bounds)
+        known = f"{side}.{column}" in actions.column_names
+        values = actions[f"{side}.{column}"].cast(pa.int64()) if known else pa.nulls(len(actions), pa.int64())
+        found[side] = values.fill_null(unknown).to_numpy()
+    most = np.where(found["max"] == _LATEST, _LATEST, found["max"] + _PRECISION_US)
+    paths = [f"{root}/{unquote(path)}" for path in actions["path"].to_pylist()]
+    return {path: np.array([[low], [high]]) for path, low, high in zip(paths, found["min"], most, strict=True)}

@@ -1,12 +1,16 @@
 """Rows that a table has, found by a time and a key, whichever files they are in."""
 
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from deltalake.transaction import Transaction
+from hypothesis import given
+from hypothesis import strategies as st
 
+from schemas.errors import StoreError
 from schemas.records import TIMESTAMP, Field, Record
 from stores.lake import table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
@@ -62,6 +66,30 @@ def test_row_of_another_time_is_another_files_and_not_looked_for(tmp_path: Path)
     path.unlink()
     # the file cannot be read: it is not asked for
     assert numbers(StoredRows(str(tmp_path), RECORD, "at").without_stored(rows(1, hours=1))) == [1]
+
+
+def test_file_that_was_looked_into_is_not_opened_for_a_time_between_its_rows(tmp_path: Path) -> None:
+    # one late row: the bounds are six hours apart, and hold what is in neither stretch
+    store(tmp_path, pa.concat_tables([rows(1, 2), rows(3, hours=6)]))
+    stored = StoredRows(str(tmp_path), RECORD, "at")
+    assert numbers(stored.without_stored(pa.concat_tables([rows(1, 4), rows(3, hours=6)]))) == [4]
+    (path,) = (tmp_path / "r").rglob("*.parquet")
+    path.unlink()
+    assert numbers(stored.without_stored(rows(3, hours=3))) == [3]
+    with pytest.raises(StoreError, match="cannot read"):
+        stored.without_stored(rows(3, hours=6))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), min_size=1, unique=True), st.integers(0, 40))
+def test_row_of_any_stretch_of_any_file_is_found(placed: list[tuple[int, int]], asked: int) -> None:
+    with tempfile.TemporaryDirectory() as lake:
+        files = [[minute for file, minute in placed if file == number] for number in range(3)]
+        # 50 s apart: neighbours share a stretch, others do not
+        store(Path(lake), *(rows(*(50 * minute for minute in file)) for file in files if file))
+        stored = StoredRows(lake, RECORD, "at")
+        for _ in range(2):
+            there = any(minute == asked for _, minute in placed)
+            assert numbers(stored.without_stored(rows(50 * asked))) == ([] if there else [50 * asked])
 
 
 def test_row_that_was_asked_for_and_never_stored_is_not_taken_for_stored(tmp_path: Path) -> None:
