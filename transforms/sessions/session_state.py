@@ -22,6 +22,7 @@ from transforms.sessions.cells import CELL, fold_cells, merge_cells
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessions import CUT_REASONS, UTC, Spans, closing_ticks, describe, spans_of
 
+TICKS_AHEAD = 24
 KEY = ["device_id", "session_start"]
 """What tells sessions apart; their id is a hash of it."""
 
@@ -49,6 +50,8 @@ class Marks(NamedTuple):
     """The first tick that has work to do; those before it only move `last`."""
     sweep: int | None = None
     """When the cold part is next swept; None while it is empty."""
+    ahead: int | None = None
+    """The last tick that a timer was set for ahead of its turn."""
 
 
 class Accepted(NamedTuple):
@@ -110,6 +113,24 @@ def idle(tick: int, marks: Marks, policy: SessionPolicy) -> Marks:
     return marks._replace(last=tick, armed=following)
 
 
+def look_ahead(pending: pa.Table, marks: Marks, policy: SessionPolicy) -> tuple[range, Marks]:
+    """The ticks to set timers for ahead of their turn, where cells show that time has come further than the last tick.
+
+    A timer that a tick sets fires with the next bundle at the earliest. So catching up would take a bundle a tick.
+
+    Args:
+        pending: The cells whose slot has not ended.
+        marks: The marks after the tick.
+        policy: The rules.
+    """
+    if marks.armed is None or pending.num_rows == 0:
+        return range(0), marks
+    newest = min(pc.max(pending.column("slot")).as_py(), marks.armed + TICKS_AHEAD * policy.cell)
+    first = max(marks.armed, marks.ahead or marks.armed) + policy.cell
+    ticks = range(first, newest + 1, policy.cell)
+    return ticks, marks._replace(ahead=ticks[-1]) if ticks else marks
+
+
 def needs_cold(tick: int, pending: pa.Table, marks: Marks) -> bool:
     """Whether the tick must read the cold part: to sweep it, or because a cell from before the last tick came."""
     if marks.sweep is None or marks.last is None:
@@ -157,7 +178,7 @@ def fire(tick: int, pending: pa.Table, hot: Kept, cold: Kept | None, marks: Mark
     sweep = _next_sweep(frozen, cold, marks, policy)
     due = min((mark for mark in [*dues, sweep] if mark is not None), default=None)
     keeps = hot.cells.num_rows > 0 or sweep is not None
-    marks = Marks(tick, tick + policy.cell if keeps else due, due, sweep)
+    marks = Marks(tick, tick + policy.cell if keeps else due, due, sweep, marks.ahead)
     return Fired(to_arrow(panes, SESSION_PANE.schema), pending, hot, frozen, cold, marks)
 
 

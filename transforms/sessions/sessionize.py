@@ -19,7 +19,7 @@ from transforms.background import Ahead
 from transforms.metrics import count
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.session_state import Kept, Marks, accept, expect, fire, idle, needs_cold
+from transforms.sessions.session_state import Kept, Marks, accept, expect, fire, idle, look_ahead, needs_cold
 from transforms.sessions.sessions import panes_of_bounded
 from transforms.tables import ShardedTable, TableCoder, at_earliest, at_the_end, split_by_shard
 
@@ -143,8 +143,9 @@ _TIMER = beam.DoFn.TimerParam(_TICK)
 class _Tick(beam.DoFn):
     """Cells of a shard into its panes, tick by tick; the rules are in `transforms.sessions.session_state`.
 
-    One timer a shard. Elements may only bring it forward: one that each element set anew would never fire. Its own
-    firing sets it again while anything is kept, and no longer, so that a drained input ends.
+    A shard waits for one tick, and each sets the timer of the next while anything is kept, and no longer, so that a
+    drained input ends. Elements may only bring it forward: one that each element put off would never fire. Each tick has
+    a tag of its own; one that comes and is not waited for is nothing.
     """
 
     def __init__(self, policy: SessionPolicy) -> None:
@@ -169,6 +170,7 @@ class _Tick(beam.DoFn):
     @on_timer(_TICK)
     def tick(
         self,
+        now: Any = beam.DoFn.TimestampParam,
         marks: Any = _MARKS,
         pending: Any = _PENDING,
         hot_cells: Any = _HOT_CELLS,
@@ -179,7 +181,7 @@ class _Tick(beam.DoFn):
     ) -> Iterator[pa.Table]:
         before = Marks(*marks.read())
         tick = before.armed
-        if tick is None:  # a runner may deliver a timer that was set earlier for a later time
+        if tick is None or tick != now.micros:
             return
         if before.due is None or tick < before.due:
             _write_marks(marks, timer, idle(tick, before, self._policy), before)
@@ -205,7 +207,10 @@ class _Tick(beam.DoFn):
         if fired.frozen.panes.num_rows:
             cold_cells.add(fired.frozen.cells)
             cold_panes.add(fired.frozen.panes)
-        _write_marks(marks, timer, fired.marks, before)
+        ahead, after = look_ahead(fired.pending, fired.marks, self._policy)
+        for later in ahead:
+            _set(timer, later)
+        _write_marks(marks, timer, after, before)
         if fired.panes.num_rows:
             count_panes(fired.panes)
             yield fired.panes
@@ -215,7 +220,11 @@ def _write_marks(state: Any, timer: Any, marks: Marks, before: Marks) -> None:
     """Keep the marks, and set the timer where it is not set already."""
     state.write(tuple(marks))
     if marks.armed is not None and marks.armed != before.armed:
-        timer.set(Timestamp(micros=marks.armed))
+        _set(timer, marks.armed)
+
+
+def _set(timer: Any, tick: int) -> None:
+    timer.set(Timestamp(micros=tick), dynamic_timer_tag=str(tick))
 
 
 def _devices(kept: Kept) -> int:
