@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
-from apache_beam.runners.worker.statesampler import StateSampler
 
 from runners.memory import share_memory
+from runners.sampling import short_waits
 from schemas.errors import StoreError
 from transforms.tables import Spill
-
-_SAMPLING_MS = 5
 
 
 @contextmanager
@@ -35,22 +33,8 @@ def direct_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
         spill = Spill()
     except OSError as error:
         raise StoreError(f"cannot make a temporary file for the shuffle: {error}") from error
-    with spill, _short_waits():
+    with spill, short_waits():
         try:
             yield FnApiRunner()
         finally:
             gc.unfreeze()
-
-
-@contextmanager
-def _short_waits() -> Iterator[None]:
-    """Let a stage end at once: Beam waits for the thread that samples its state to wake, by default every 200 ms.
-
-    Of twenty stages that is a second. Nothing asks here for the times that it samples.
-    """
-    period = StateSampler.__init__.__defaults__
-    StateSampler.__init__.__defaults__ = (_SAMPLING_MS,)
-    try:
-        yield
-    finally:
-        StateSampler.__init__.__defaults__ = period

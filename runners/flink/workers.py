@@ -18,10 +18,12 @@ _HARNESS = """
 import os, sys, threading
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from runners.memory import share_memory
+from runners.sampling import short_waits
 share_memory()
 # The pipe closes when the pool's process ends, in whatever way; nobody else would end this one
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=int(sys.argv[3])).run()
+with short_waits():
+    SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=int(sys.argv[3])).run()
 """
 
 

@@ -144,8 +144,8 @@ class _Tick(beam.DoFn):
     """Cells of a shard into its panes, tick by tick; the rules are in `transforms.sessions.session_state`.
 
     A shard waits for one tick, and each sets the timer of the next while anything is kept, and no longer, so that a
-    drained input ends. Elements may only bring it forward: one that each element put off would never fire. Each tick has
-    a tag of its own; one that comes and is not waited for is nothing.
+    drained input ends. Elements may only bring it forward: one that each element put off would never fire. The timer of
+    each tick has a tag of its own; one that fires and is not waited for does nothing.
     """
 
     def __init__(self, policy: SessionPolicy) -> None:

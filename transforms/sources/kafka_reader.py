@@ -36,6 +36,8 @@ _CONSUMER = {
     "auto.offset.reset": "error",
     # tells where a partition ends also where its last offset is a marker and no record
     "enable.partition.eof": True,
+    # hundreds of small answers a second cost the broker and this process more than what is in them
+    "fetch.min.bytes": 256_000,
     "fetch.wait.max.ms": 100,
     # what is fetched ahead is bounded, and a full queue is refilled at once and not a second later
     "queued.min.messages": 100_000,
