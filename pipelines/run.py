@@ -12,6 +12,7 @@ from pipelines.clickstream import build
 from pipelines.options import RunOptions
 from pipelines.report import RunReport
 from pipelines.tables import tables_of
+from runners.scratch import scratch
 from schemas.errors import ClickstreamError
 from stores.device_store import open_device_store
 from stores.lake import check_fresh, check_lake, create_tables
@@ -64,7 +65,7 @@ def run(
     began = time.monotonic()
     # Also a table that gets no row this time is there to be asked
     create_tables(options.lake, tables_of(options.catalogue))
-    with open_runner(beam_options) as runner:
+    with scratch(), open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, source, options)
         # A runner in this process counts here as it works
@@ -89,7 +90,7 @@ def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineO
         ClickstreamError: The options, a store or the service refuse it.
     """
     create_tables(options.lake, tables_of(options.catalogue))
-    with open_runner(beam_options) as runner:
+    with scratch(), open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, source, options)
         return str(pipeline.run().job_id())

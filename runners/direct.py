@@ -20,7 +20,7 @@ def direct_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
 
     DirectRunner itself would choose between three engines by what the pipeline holds and whether a binary can be
     downloaded, so that a laptop and a closed network run different ones; this is always FnApiRunner. It keeps its
-    shuffles in memory; tables go to a temporary file instead (TMPDIR says where) for as long as the context is open.
+    shuffles in memory; tables go to a temporary file instead for as long as the context is open.
 
     Raises:
         StoreError: The temporary folder cannot be written.

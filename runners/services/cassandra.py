@@ -89,6 +89,7 @@ class CassandraService:
             *(java(), "-Xms256m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", f"-javaagent:{agent}"),
             *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTED),
             *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENED),
+            f"-Djava.io.tmpdir={self.process.empty_tmpdir()}",
             "-Djdk.attach.allowAttachSelf=true",
             *(f"-Dcassandra.config={config.as_uri()}", f"-Dcassandra.storagedir={self.folder}"),
             f"-Dlogback.configurationFile={logging}",

@@ -113,18 +113,20 @@ class FlinkCluster:
         settings = _SETTINGS.format(port=port, rpc=free_port(), slots=self._slots, folder=self.folder)
         (self.folder / "flink-conf.yaml").write_text(settings, encoding="utf-8")
         self._record(address=f"127.0.0.1:{port}")
-        self.job_manager.start(self._java(jars, ["-Xmx512m", "-XX:MaxMetaspaceSize=512m"], _JOB_MANAGER))
+        memory = ["-Xmx512m", "-XX:MaxMetaspaceSize=512m"]
+        self.job_manager.start(self._java(self.job_manager, jars, memory, _JOB_MANAGER))
 
     def _start_task_manager(self, jars: list[Path]) -> None:
         # A name of its own: the JobManager may list a dead one for a while yet
         name = f"taskmanager-{uuid.uuid4().hex[:8]}"
         self._record(address=self.address, task_manager=name)
-        command = self._java(jars, _TASK_MANAGER_MEMORY, _TASK_MANAGER)
+        command = self._java(self.task_manager, jars, _TASK_MANAGER_MEMORY, _TASK_MANAGER)
         self.task_manager.start([*command, "-D", f"taskmanager.resource-id={name}"])
 
-    def _java(self, jars: list[Path], memory: list[str], program: str) -> list[str]:
+    def _java(self, process: DetachedProcess, jars: list[Path], memory: list[str], program: str) -> list[str]:
         return [
             *(java(), *memory, "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", *JAVA_17),
+            f"-Djava.io.tmpdir={process.empty_tmpdir()}",
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
             *("-cp", class_path(jars), program, "--configDir", str(self.folder)),
         ]

@@ -104,7 +104,8 @@ class KafkaService:
         settings.write_text(text, encoding="utf-8")
         (self.folder / "address.json").write_text(json.dumps({"port": port}), encoding="utf-8")
         run = [java(), "-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        run += ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-cp", class_path(jars)]
+        run += ["-Dorg.slf4j.simpleLogger.showDateTime=true", f"-Djava.io.tmpdir={self.process.empty_tmpdir()}"]
+        run += ["-cp", class_path(jars)]
         if not (data / "meta.properties").exists():
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             with open(self.process.log, "w", encoding="utf-8") as log:

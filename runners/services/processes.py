@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,13 @@ class DetachedProcess:
         written = self._file.with_suffix(".new")
         written.write_text(json.dumps({"pid": pid, "birth": birth}), encoding="utf-8")
         written.replace(self._file)
+
+    def empty_tmpdir(self) -> Path:
+        """A folder for its temporary files, without what it left there when it was killed the last time."""
+        folder = self.folder / f"{self.name}.tmp"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
     def wait_until(self, healthy: Callable[[], bool], seconds: float) -> None:
         """Wait until a check holds.
