@@ -51,25 +51,19 @@ def _options(
 ) -> None: ...
 
 
-app.command()(generate)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Any other option is passed to Beam, such as --temp_location.",
+    rich_help_panel="Take events in",
 )(run)
-app.command()(produce)
-app.command()(recent)
-app.command()(sql)
-app.command()(compact)
-app.command()(rebuild)
-app.command()(stitch)
-app.command()(metrics)
-app.command()(sessions_dim)
-app.command()(ask)
-app.add_typer(catalogue, name="catalogue")
-app.command()(cohort)
-app.command()(funnel)
-app.command()(story)
-app.add_typer(services, name="services")
+app.add_typer(catalogue, name="catalogue", rich_help_panel="Take events in")
+for question in (sql, recent, ask, cohort, funnel, story):
+    app.command(rich_help_panel="Ask")(question)
+for upkeep in (rebuild, stitch, sessions_dim, metrics, compact):
+    app.command(rich_help_panel="Keep the stores right")(upkeep)
+for trial in (generate, produce):
+    app.command(rich_help_panel="Try it out")(trial)
+app.add_typer(services, name="services", rich_help_panel="Try it out")
 
 
 def main() -> NoReturn:

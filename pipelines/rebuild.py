@@ -3,12 +3,11 @@
 import time
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from functools import partial
 
 import apache_beam as beam
 
-from pipelines.run import first_cause
-from runners.beam_options import parse_beam_options
-from runners.direct import direct_runner
+from pipelines.run import run_here
 from schemas.durations import SECOND
 from schemas.errors import StoreBusyError, StoreError
 from schemas.events import FACT_EVENT
@@ -16,7 +15,6 @@ from schemas.sessions import FACT_SESSION
 from stores.device_store import open_device_store
 from stores.lake import create_tables, find_table, live_files
 from transforms.after import After
-from transforms.metrics import read_counters
 from transforms.sessions.event_hours import days_of
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.revise_sessions import ReviseSessions, RevisionPlan, plan_revision
@@ -102,7 +100,9 @@ def rebuild(options: RebuildOptions) -> RebuildReport:
     if not dates:
         return RebuildReport(seconds=time.monotonic() - began)
     create_tables(options.lake, [FACT_SESSION])
-    open_device_store(options.devices).close()
+    # one that is there: of a store that is made here the devices would know the changed sessions alone
+    for read_only in (True, False):
+        open_device_store(options.devices, read_only).close()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             counters = _revise(options, dates)
@@ -134,16 +134,7 @@ def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions
 def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:
     plan = plan_revision(options.lake, [], days_of(dates), options.policy, settled_before=options.settled_before)
     shards = max(_LEAST_SHARDS, -(-plan.rows // _ROWS_A_SHARD))
-    beam_options = parse_beam_options([])
-    with direct_runner(beam_options) as runner:
-        pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        compose(pipeline, plan, options, shards)
-        try:
-            result = pipeline.run()
-            result.wait_until_finish()
-        except Exception as error:  # the runner wraps what a step raises
-            raise first_cause(error) from error
-    return read_counters(result.metrics())
+    return run_here(partial(compose, plan=plan, options=options, shards=shards))
 
 
 def _dates(options: RebuildOptions) -> list[date]:

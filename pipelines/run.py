@@ -12,6 +12,8 @@ from pipelines.clickstream import build
 from pipelines.options import RunOptions
 from pipelines.report import RunReport
 from pipelines.tables import tables_of
+from runners.beam_options import parse_beam_options
+from runners.direct import direct_runner
 from runners.scratch import scratch
 from schemas.errors import ClickstreamError
 from stores.device_store import open_device_store
@@ -81,6 +83,27 @@ def run(
         except Exception as error:  # a runner wraps what a step raises as it likes
             raise first_cause(error) from error
     return RunReport.of(counters, [record.name for record in tables_of(options.catalogue)], time.monotonic() - began)
+
+
+def run_here(compose: Callable[[beam.Pipeline], None]) -> dict[str, int]:
+    """Run a bounded graph in this process until it ends; returns its counters.
+
+    Args:
+        compose: Adds the graph's steps to a pipeline.
+
+    Raises:
+        ClickstreamError: A step failed; the message is one line.
+    """
+    options = parse_beam_options([])
+    with scratch(), direct_runner(options) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+        compose(pipeline)
+        try:
+            result = pipeline.run()
+            result.wait_until_finish()
+        except Exception as error:  # the runner wraps what a step raises
+            raise first_cause(error) from error
+    return read_counters(result.metrics())
 
 
 def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner) -> str:

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import apache_beam as beam
 
-from pipelines.run import first_cause
+from pipelines.run import run_here
 from pipelines.sessions_dim_plan import (
     Live,
     SessionsDimOptions,
@@ -14,8 +15,6 @@ from pipelines.sessions_dim_plan import (
     partition_of,
     plan_sessions_dim,
 )
-from runners.beam_options import parse_beam_options
-from runners.direct import direct_runner
 from schemas.dimensions import DEVICE
 from schemas.events import FACT_EVENT
 from schemas.records import Record
@@ -23,7 +22,6 @@ from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRID
 from stores.lake import table_uri
 from stores.lake_commit import PartitionWrite, fingerprint
 from stores.lake_files import Place
-from transforms.metrics import read_counters
 from transforms.session_dimension.build_session_dimension import BuildSessionDimension, Counted, Files
 from transforms.session_dimension.commit_session_dimension import CommitSessionDimension
 from transforms.session_dimension.write_stamps import StampEvents
@@ -101,16 +99,7 @@ def run_sessions_dim(options: SessionsDimOptions) -> SessionsDimReport:
     plan = plan_sessions_dim(options)
     if plan is None:
         return SessionsDimReport(seconds=time.monotonic() - began)
-    beam_options = parse_beam_options([])
-    with direct_runner(beam_options) as runner:
-        pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        compose(pipeline, plan)
-        try:
-            result = pipeline.run()
-            result.wait_until_finish()
-        except Exception as error:  # the runner wraps what a step raises
-            raise first_cause(error) from error
-    counters = read_counters(result.metrics())
+    counters = run_here(partial(compose, plan=plan))
     return SessionsDimReport(
         plan.dates.first.isoformat(),
         plan.dates.last.isoformat(),

@@ -105,7 +105,8 @@ def run(  # noqa: PLR0915
 ) -> None:
     """Take raw events into the lake and the device store: replay files, or follow a topic.
 
-    The same input again ends in the same stores.
+    The same input again ends in the same stores. Files need no more than --input, --lake and --devices; all else has a
+    default.
     """
     configure_logging(verbose)
     began = datetime.now(UTC)

@@ -7,7 +7,7 @@ import typer
 
 from schemas.secrets import USER_KEY_VARIABLE
 
-_FILES, _BUS, _STORES, _SESSIONS, _RUNNER = "Files", "Event bus", "Stores", "Sessions", "Runner"
+_BUS, _STORES, _SESSIONS, _RUNNER = "Event bus", "Stores", "Sessions", "Runner"
 
 Input = Annotated[
     list[str] | None,
@@ -16,7 +16,6 @@ Input = Annotated[
         help="Files of events: JSON lines (plain, gzip, zstd) or Avro raw logs; a folder means all files below it. "
         "May be given more than once.",
         show_default=False,
-        rich_help_panel=_FILES,
     ),
 ]
 Kafka = Annotated[

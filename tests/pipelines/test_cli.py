@@ -265,6 +265,12 @@ def test_lake_that_is_not_there_is_an_error_and_stays_away(
     assert not (tmp_path / "none").exists()
 
 
+def test_rebuild_makes_no_device_store_where_a_mistyped_name_points(command_line: CommandLine, tmp_path: Path) -> None:
+    code, out, err = command_line("rebuild", "--days=all", f"--devices=rocksdb:{tmp_path}/none")
+    assert (code, out, err) == (1, "", f"error: {tmp_path}/none: there is no device store here\n")
+    assert not (tmp_path / "none").exists()
+
+
 def test_sql_writes_lengths_of_time_and_nanoseconds_as_text(command_line: CommandLine) -> None:
     query = (
         "SELECT INTERVAL '26 hours 1 second' AS a, INTERVAL '-1.5 seconds' AS b, INTERVAL '14 months 3 days' AS c, "

@@ -22,7 +22,7 @@ from transforms.activities.typed_events import EventTyper, TypedEvents
 from transforms.metrics import count
 from transforms.sinks.hold_back import HoldBack
 from transforms.sinks.write_tables import NamedTable, WriteTables
-from transforms.tables import at_the_end
+from transforms.tables import Gathered, at_the_end
 
 DEAD_LETTERS = "dead_letters"
 GATHERED_ROWS = 50_000
@@ -83,33 +83,28 @@ class _TypeEvents(beam.DoFn):
         self._typer = EventTyper(self._catalogue)
 
     def start_bundle(self) -> None:
-        self._gathered: list[pa.Table] = []
-        self._rows = 0
+        self._gathered = Gathered(GATHERED_ROWS)
         self._running: Future[TypedEvents] | None = None
 
     def process(self, events: pa.Table) -> Iterator[Any]:
         for start in range(0, events.num_rows, GATHERED_ROWS):
-            piece = events.slice(start, GATHERED_ROWS)
-            self._gathered.append(piece)
-            self._rows += piece.num_rows
-            if self._rows >= GATHERED_ROWS:
+            if self._gathered.add(events.slice(start, GATHERED_ROWS)):
                 yield from self._start()
 
     def finish_bundle(self) -> Iterator[Any]:
-        if self._rows:
-            yield from self._start()
+        yield from self._start()
         yield from self._finish()
 
     def teardown(self) -> None:
         self._pool.shutdown()
 
     def _start(self) -> Iterator[Any]:
-        yield from self._finish()
-        self._running = self._pool.submit(self._type, self._gathered)
-        self._gathered, self._rows = [], 0
+        for events in self._gathered.take():
+            yield from self._finish()
+            self._running = self._pool.submit(self._type, events)
 
-    def _type(self, tables: list[pa.Table]) -> TypedEvents:
-        return self._typer.type_events(plain(pa.concat_tables(tables)), self._first_met)
+    def _type(self, events: pa.Table) -> TypedEvents:
+        return self._typer.type_events(plain(events), self._first_met)
 
     def _finish(self) -> Iterator[Any]:
         if self._running is None:

@@ -29,7 +29,7 @@ from transforms.sessions.event_hours import EventHours, dates_of, hours_of
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.revision import TOUCHED, Revised, Scope, revise, touched_slots
 from transforms.sessions.sessionize import count_panes
-from transforms.tables import ShardedTable, TableCoder, at_the_end, split_by_shard
+from transforms.tables import Gathered, ShardedTable, TableCoder, at_the_end, split_by_shard
 
 _REACH = 2 * HOUR
 """Read around what is revised beside the gap: few devices go on for longer, and those are read further."""
@@ -188,18 +188,15 @@ class _FindTouched(beam.DoFn):
         self._policy, self._shards = policy, shards
 
     def start_bundle(self) -> None:
-        self._gathered: list[pa.Table] = []
+        self._gathered = Gathered(_GATHERED_ROWS)
 
     def process(self, events: pa.Table) -> Iterator[beam.utils.windowed_value.WindowedValue]:
-        self._gathered.append(events.select(["device_id", "event_time"]))
-        if sum(table.num_rows for table in self._gathered) >= _GATHERED_ROWS:
+        if self._gathered.add(events.select(["device_id", "event_time"])):
             yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[beam.utils.windowed_value.WindowedValue]:
-        gathered, self._gathered = self._gathered, []
-        if gathered:
-            slots = touched_slots(pa.concat_tables(gathered), self._policy)
-            yield from map(at_the_end, split_by_shard(slots, self._shards))
+        for events in self._gathered.take():
+            yield from map(at_the_end, split_by_shard(touched_slots(events, self._policy), self._shards))
 
 
 _Sum = tuple[frozenset[int], frozenset[str] | None]
