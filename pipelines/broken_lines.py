@@ -89,5 +89,3 @@ _BUS_KINDS = (
     _Kind(Reason.NULL_PAYLOAD, None, lambda _: None),
     _Kind(Reason.EMPTY_PAYLOAD, None, lambda _: b""),
 )
-KINDS = len(_KINDS)
-"""Ways in which a line of a file is broken."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -29,14 +28,6 @@ _HELD_ROWS = 200_000
 _DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
 COMMIT_SECONDS = 30
 """Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
-
-
-class DimensionTables(NamedTuple):
-    """Tables of the rows that changed of each dimension, or what became of them."""
-
-    devices: "beam.PCollection[pa.Table]"
-    users: "beam.PCollection[pa.Table]"
-    pages: "beam.PCollection[pa.Table]"
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ about, Beam's Python driver counts panes from 0 again.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import apache_beam as beam
@@ -81,7 +82,10 @@ class _Explode(beam.DoFn):
 
 
 class _Summarize(beam.DoFn):
-    """The events of a session window into its pane."""
+    """The events of a session window into its pane.
+
+    Runners keep windows in milliseconds: one may join what is apart by less than that, and is two sessions then.
+    """
 
     def __init__(self, policy: SessionPolicy) -> None:
         self._policy = policy
@@ -91,6 +95,21 @@ class _Summarize(beam.DoFn):
     ) -> Iterator[pa.Table]:
         device, rows = element
         events = sorted(rows, key=lambda row: (row["event_time"], row["event_id"]))
+        apart = [
+            place
+            for place, (event, following) in enumerate(pairwise(events), start=1)
+            if following["event_time"] - event["event_time"] > self._policy.gap
+        ]
+        sessions = [self._row(device, events[first:end], pane) for first, end in pairwise([0, *apart, len(events)])]
+        arrays = [
+            pa.array([row[field.name] for row in sessions], _plain(field.type)).cast(field.type)
+            for field in SESSION_PANE
+        ]
+        panes = pa.Table.from_arrays(arrays, schema=SESSION_PANE.schema)
+        count_panes(panes)
+        yield panes
+
+    def _row(self, device: str, events: list[Row], pane: PaneInfo) -> Row:
         start, end = events[0]["event_time"], events[-1]["event_time"]
         row = {
             "session_id": session_ids(pa.array([device]), pa.array([start], TIMESTAMP))[0].as_py(),
@@ -114,10 +133,7 @@ class _Summarize(beam.DoFn):
         for name, source, keep in ATTRIBUTES:
             known = [event[source] for event in events if event[source] is not None] or [None]
             row[name] = known[0 if keep == "first" else -1]
-        arrays = [pa.array([row[field.name]], _plain(field.type)).cast(field.type) for field in SESSION_PANE]
-        panes = pa.Table.from_arrays(arrays, schema=SESSION_PANE.schema)
-        count_panes(panes)
-        yield panes
+        return row
 
 
 _TIMINGS = {

@@ -47,8 +47,9 @@ def test_gap_of_exactly_thirty_minutes_continues_the_session(run):
     assert run([[click(at(0)), click(at(minutes=30))]]) == [("ON_TIME", 0, 0, 30)]
 
 
-def test_gap_of_a_millisecond_more_starts_a_new_session(run):
-    later = at(minutes=30, micros=MILLISECOND)
+@pytest.mark.parametrize("more", [MILLISECOND, 1])
+def test_gap_of_anything_more_starts_a_new_session(run, more):
+    later = at(minutes=30, micros=more)
     assert [pane[:2] for pane in run([[click(at(0)), click(later)]])] == [("ON_TIME", 0)] * 2
 
 
