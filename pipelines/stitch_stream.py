@@ -1,7 +1,7 @@
 """Give past activities to the customers that their sessions were found to be of, after the sessions themselves."""
 
-from collections.abc import Callable
-from datetime import date, timedelta
+from collections.abc import Callable, Iterator
+from datetime import date
 from functools import partial
 from typing import NamedTuple
 
@@ -20,8 +20,6 @@ from transforms.identity.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitc
 STREAM_ID, OWNERS_ID = f"{USER_STREAM.name}:stitch", f"{USER_STREAM.name}:stitch:{FACT_SESSION.name}"
 """Application ids of a stitch's commits. The versions are those of the stream up to which all files have been looked
 at, and of the sessions that their customers were taken from."""
-
-_DAY = timedelta(days=1)
 
 
 class StitchedStream(NamedTuple):
@@ -53,7 +51,7 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
 
     def owners(day: date) -> pa.Table:
         tables = []
-        for start in (day - _DAY, day):
+        for start in _beside(day, -1, 0):
             place = Place(table_uri(lake_uri, FACT_SESSION.name), FACT_SESSION, (start.isoformat(),))
             paths = [file.path for file in sessions.get(place.partition, [])]
             tables.append(read_files(place, paths, OWNER_COLUMNS))
@@ -68,8 +66,8 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
                 (sessions, paths_of(facts, table.transaction_version(OWNERS_ID) or 0)),
             )
         )
-        near = {day + step for day in new for step in (-_DAY, timedelta(), _DAY)}
-        near |= {day + step for day in new_owners for step in (timedelta(), _DAY)}
+        near = {day for changed in new for day in _beside(changed, -1, 0, 1)}
+        near |= {day for changed in new_owners for day in _beside(changed, 0, 1)}
         writes = []
         for partition, found in files.items():
             if _day(partition) in near:
@@ -82,6 +80,13 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
         return Planned(table.version() + 1, writes, even_empty=bool(near), also=(looked_at,))
 
     return StitchedStream(dates, commit_planned(lake_uri, USER_STREAM, WriteMode.MERGE, STREAM_ID, plan))
+
+
+def _beside(day: date, *steps: int) -> Iterator[date]:
+    """The dates so many days from a date, as far as the calendar goes: an event's time may be of its first day."""
+    for number in (day.toordinal() + step for step in steps):
+        if date.min.toordinal() <= number <= date.max.toordinal():
+            yield date.fromordinal(number)
 
 
 def _day(partition: Partition) -> date:

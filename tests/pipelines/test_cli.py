@@ -336,6 +336,22 @@ def test_every_event_read_is_in_the_report_of_the_run(command_line: CommandLine,
     assert report["events_read"] == report["events_unique"] + report["duplicates"] + dead
 
 
+def test_event_of_the_first_day_of_the_calendar_stops_no_command(command_line: CommandLine, tmp_path: Path) -> None:
+    first = {"event_id": "e1", "event_type": "login", "timestamp": "0001-01-01T00:00:00Z", "device_id": "d1"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(first | {"user_id": "u1"}))
+    lake, devices = f"--lake={tmp_path}/lake", f"--devices={tmp_path}/devices"
+    for command in (
+        ["run", f"--input={tmp_path}/in.jsonl", lake, devices],
+        ["rebuild", "--days=all", lake, devices],
+        *([command, lake] for command in ("stitch", "sessions-dim", "metrics", "compact")),
+        ["recent", "d1", devices],
+    ):
+        code, _, err = command_line(*command)
+        assert (code, [line for line in err.splitlines() if not line.startswith("warning: ")]) == (0, []), command
+    query = "SELECT start_date, session_id FROM dim_sessions"
+    assert json.loads(command_line("sql", query, lake, "--json").out) == [{"start_date": "0001-01-01", "session_id": 1}]
+
+
 def test_second_file_without_its_option_is_refused_not_passed_over(command_line: CommandLine) -> None:
     code, out, err = command_line("run", "--input", "in.jsonl", "more.jsonl")
     assert (code, out, err.count("\n")) == (2, "", 1)

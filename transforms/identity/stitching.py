@@ -6,6 +6,7 @@ device belongs to, if it began no longer than the lookback before the first logi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,8 @@ import pyarrow as pa
 
 from schemas.dimensions import PUBLIC_DEVICE_USERS, IdentityReason
 from transforms.runs import Integers
+
+_FIRST_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 SESSION_COLUMNS = ("device_id", "session_start", "user_key", "resolved_user_key")
 """What of a session its resolution depends on, and the resolution."""
@@ -90,7 +93,7 @@ def stitched_devices(devices: pa.Table, lookback: int | None, caps: Caps | None 
     known = pl.col("resolved_user_key").is_not_null()
     rule = frame.select(
         pl.col("resolved_user_key").alias("stitched_user_key"),
-        pl.when(known).then(pl.col("first_login_at") - back).alias("stitched_from"),
+        pl.when(known).then((pl.col("first_login_at") - back).clip(_FIRST_TIME)).alias("stitched_from"),
     )
     identities = _identities(frame.select("users_seen", "user_keys"), caps or Caps())
     return _replaced(devices, pl.concat([rule, identities], how="horizontal"))
