@@ -1,40 +1,75 @@
 """The daily facts of a date: a function of its events, the sessions they are in, and the rules, without Beam.
 
 A session has an event if it is of the event's device and begins no later and ends no earlier: sessions of a device do
-not overlap. Sets are counted as distinct pairs of numbers, and the texts behind these go into the sketches in their
-order, so that the bytes of a row depend on the rows of the facts alone.
+not overlap. Texts go into the sketches in their order: the bytes of a row depend on the rows of the facts alone.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
-from decimal import Decimal
 
 import duckdb
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.daily_metrics import DAILY_METRICS, SECONDS, UNKNOWN
+from schemas.daily_metrics import DAILY_METRICS, UNKNOWN
 from schemas.event_types import Catalogue
-from schemas.records import MONEY
-from schemas.sketches import sketch_of
+from schemas.sketches import Sketch
+from stores.sql_text import literal, quoted
 from transforms.events.pages import PageRules, categories, normalise
-from transforms.runs import Integers
 
 SESSION_COLUMNS = ("session_id", "device_id", "session_start", "session_end")
 """What of the sessions the metrics depend on."""
 
-_TEXT = "CASE json_type(p, $name) WHEN 'VARCHAR' THEN nullif(p ->> $name, '') END"
-_NUMBER = "json_type(p, $name) IN ('UBIGINT', 'BIGINT', 'DOUBLE')"
-_MILLISECONDS = f"""
-    CAST(coalesce(CASE WHEN {_NUMBER} THEN TRY_CAST(p ->> $name AS DECIMAL(15, 3)) END, 0) * 1000 AS BIGINT)
+Piece = Callable[[Sequence[str]], pa.Table]
+"""Gives columns, by their names, of some rows of fact_events."""
+
+_MEMORY = "192MB"
+"""What DuckDB holds of a date before it spills."""
+_TEXTS_AT_ONCE = 4_096
+
+_TABLES = """
+    CREATE SEQUENCE numbers;
+    CREATE TABLE groups (number INTEGER, segment VARCHAR, category VARCHAR, event_type VARCHAR);
+    CREATE TABLE sums (number INTEGER, events BIGINT, purchases BIGINT, revenue DECIMAL(18, 4), milliseconds BIGINT);
+    CREATE TABLE events (number INTEGER, device_id VARCHAR, user_key VARCHAR, event_time TIMESTAMPTZ);
+    CREATE TABLE sessions
+        (session_id VARCHAR, device_id VARCHAR, session_start TIMESTAMPTZ, session_end TIMESTAMPTZ);
+"""
+_ADD_PIECE = """
+    CREATE OR REPLACE TEMP TABLE piece AS {piece};
+    INSERT INTO groups SELECT nextval('numbers'), * FROM (SELECT DISTINCT segment, category, event_type FROM piece)
+        ANTI JOIN groups USING (segment, category, event_type);
+    INSERT INTO sums
+        SELECT number, count(*), count(*) FILTER (event_type = 'purchase'), coalesce(sum(revenue), 0), sum(milliseconds)
+        FROM piece JOIN groups USING (segment, category, event_type) GROUP BY number;
+    INSERT INTO events SELECT number, device_id, user_key, event_time
+        FROM piece JOIN groups USING (segment, category, event_type);
+"""
+_SUMS = """
+    SELECT number, segment, category, event_type, sum(events) AS events, sum(purchases) AS purchases,
+        sum(revenue) AS revenue, CAST(sum(milliseconds) AS DECIMAL(18, 3)) / 1000 AS watch_time
+    FROM sums JOIN groups USING (number) GROUP BY ALL ORDER BY segment, category, event_type
+"""
+_SETS = {
+    "users": "SELECT DISTINCT number, user_key AS text FROM events WHERE user_key IS NOT NULL",
+    "devices": "SELECT DISTINCT number, device_id AS text FROM events",
+    "sessions": """
+        SELECT DISTINCT number, session_id AS text FROM events e
+        ASOF JOIN sessions s ON e.device_id = s.device_id AND e.event_time >= s.session_start
+        WHERE e.event_time <= s.session_end
+    """,
+}
+_TEXT = "CASE json_type(properties, {0}) WHEN 'VARCHAR' THEN nullif(properties ->> {0}, '') END"
+_MILLISECONDS = """
+    CAST(coalesce(CASE WHEN json_type(properties, {0}) IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(properties ->> {0} AS DECIMAL(15, 3)) END, 0) * 1000 AS BIGINT)
 """
 
-_PURCHASE = "purchase"
-_NOWHERE = -1
 _LAYOUT = "1"
 """Changes where the same facts come to other rows."""
 
@@ -77,158 +112,97 @@ class MetricRules:
         return int.from_bytes(hashlib.sha256(repr(said).encode()).digest()[:7])
 
 
-def daily_metrics(
-    day: date, events: pa.Table, sessions: pa.Table, rules: MetricRules, properties: Callable[[], pa.ChunkedArray]
-) -> pa.Table:
+def daily_metrics(day: date, events: Iterable[Piece], sessions: Iterable[pa.Table], rules: MetricRules) -> pa.Table:
     """The rows of a date.
+
+    Memory is bounded, however many events the date has: a piece of them is held at a time, and what is distinct is
+    counted by DuckDB, which spills.
 
     Args:
         day: The date.
-        events: All events of the date, with the rules' `event_columns`.
+        events: All events of the date, in pieces. The rules' `event_columns` are asked of each, and its properties
+            only where it has a type with one that counts.
         sessions: Rows with `SESSION_COLUMNS`: all that may have one of the events, and others.
         rules: Segments, categories, watch time.
-        properties: Gives the events' properties; called only where a type has one that counts.
 
     Returns:
         Rows of DAILY_METRICS, by its order.
     """
-    if events.num_rows == 0:
-        return DAILY_METRICS.empty()
-    types = events.column("event_type").combine_chunks().dictionary_encode()
-    category = _page_categories(events.column("page_url"), rules.pages)
-    watched = np.zeros(events.num_rows, np.int64)
-    named = {name for name in types.dictionary.to_pylist() if name in rules.category or name in rules.watch_time}
-    if named:
-        texts = properties()
-        with duckdb.connect(config={"threads": 1}) as connection:
-            for name in sorted(named):
-                of_type = pc.equal(types, name)
-                rows = np.flatnonzero(of_type.to_numpy(zero_copy_only=False))
-                connection.register("given", pa.table({"p": texts.take(rows)}))
-                if name in rules.category:
-                    says = _property(connection, rules.category[name], _TEXT)
-                    category = pc.replace_with_mask(category, of_type, pc.fill_null(says, UNKNOWN))
-                if name in rules.watch_time:
-                    watched[rows] = _property(connection, rules.watch_time[name], _MILLISECONDS).to_numpy()
-    segment = pc.fill_null(events.column(rules.segment).combine_chunks(), UNKNOWN)
-    group, keys = _groups({"segment": segment, "category": category, "event_type": types})
-    device = _Codes.of(events.column("device_id"))
-    sets = {
-        "users": _Codes.of(events.column("user_key")),
-        "devices": device,
-        "sessions": _sessions_of(events.column("event_time"), device, sessions),
-    }
-    count = keys.num_rows
-    distinct = {name: _distinct(group, count, codes) for name, codes in sets.items()}
-    purchases = group[pc.equal(types, _PURCHASE).to_numpy(zero_copy_only=False)]
-    columns = {
-        "date": pa.repeat(pa.scalar(day, pa.date32()), count),
-        **{name: keys.column(name) for name in keys.column_names},
-        "events": np.bincount(group, minlength=count),
-        **{name: numbers for name, (numbers, _) in distinct.items()},
-        "purchases": np.bincount(purchases, minlength=count),
-        "revenue": _sums(group, count, events.column("revenue")),
-        "watch_time": _seconds(group, count, watched),
-        **{f"{name}_sketch": sketches for name, (_, sketches) in distinct.items()},
-    }
-    rows = pa.table([columns[name] for name in DAILY_METRICS.names], DAILY_METRICS.names).cast(DAILY_METRICS.schema)
-    return rows.sort_by([(name, "ascending") for name in DAILY_METRICS.sort_by])
+    with _tables() as tables:
+        for piece in events:
+            _add(tables, piece, rules)
+        for part in sessions:
+            tables.register("part", part.select(SESSION_COLUMNS))
+            tables.execute("INSERT INTO sessions FROM part")
+        sums = tables.sql(_SUMS).to_arrow_table()
+        if sums.num_rows == 0:
+            return DAILY_METRICS.empty()
+        columns = {name: sums.column(name) for name in sums.column_names}
+        columns["date"] = pa.repeat(pa.scalar(day, pa.date32()), sums.num_rows)
+        for name, query in _SETS.items():
+            sets = _distinct(tables, query)
+            found = [sets.get(number, (0, Sketch())) for number in sums.column("number").to_pylist()]
+            columns[name] = pa.array([count for count, _ in found])
+            columns[f"{name}_sketch"] = pa.array([bytes(sketch) for _, sketch in found], pa.binary())
+    return pa.table([columns[name] for name in DAILY_METRICS.names], DAILY_METRICS.names).cast(DAILY_METRICS.schema)
 
 
-@dataclass(frozen=True)
-class _Codes:
-    """A column as numbers that sort as its texts do, `_NOWHERE` for null."""
-
-    texts: pa.Array
-    codes: Integers
-
-    @classmethod
-    def of(cls, column: pa.ChunkedArray) -> "_Codes":
-        encoded = column.combine_chunks().dictionary_encode()
-        order = pc.sort_indices(encoded.dictionary)
-        rank = np.empty(len(order), np.int64)
-        rank[order.to_numpy()] = np.arange(len(order))
-        codes = np.append(rank, _NOWHERE)[pc.fill_null(encoded.indices, len(order)).to_numpy()]
-        return cls(encoded.dictionary.take(order), codes)
+@contextmanager
+def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
+    with tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill:
+        with duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection:
+            connection.execute(f"SET preserve_insertion_order = false; {_TABLES}")
+            yield connection
 
 
-def _sessions_of(times: pa.ChunkedArray, device: _Codes, sessions: pa.Table) -> _Codes:
-    """The session of each event."""
-    ids = _Codes.of(sessions.column("session_id"))
-    device_ids = pc.index_in(sessions.column("device_id").combine_chunks(), device.texts)
-    kept = device_ids.is_valid().to_numpy(zero_copy_only=False)
-    owner = device_ids.fill_null(0).to_numpy()[kept].astype(np.int64)
-    start, end = (sessions.column(name).cast(pa.int64()).to_numpy()[kept] for name in ("session_start", "session_end"))
-    micros = times.cast(pa.int64()).to_numpy()
-    if not len(start):
-        return _Codes(ids.texts, np.full(len(micros), _NOWHERE))
-    # device and time as one number: the last session of the device that begins no later
-    least = min(micros.min(), start.min())
-    span = max(micros.max(), start.max()) - least + 1
-    begins = owner * span + (start - least)
-    order = np.argsort(begins, kind="stable")
-    at = np.searchsorted(begins[order], device.codes * span + (micros - least), side="right") - 1
-    found = order[np.maximum(at, 0)]
-    inside = (at >= 0) & (owner[found] == device.codes) & (micros <= end[found])
-    return _Codes(ids.texts, np.where(inside, ids.codes[kept][found], _NOWHERE))
+def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) -> None:
+    """Add a piece of the events to the sums and to what is to be counted."""
+    rows = piece(rules.event_columns)
+    types = set(rows.column("event_type").unique().to_pylist())
+    if types & (rules.category.keys() | rules.watch_time.keys()):
+        rows = rows.append_column("properties", piece(["properties"]).column(0))
+    rows = rows.append_column("page_category", _page_categories(rows.column("page_url"), rules.pages))
+
+    def told(expression: str, properties: Mapping[str, str], otherwise: str) -> str:
+        cases = [
+            f" WHEN {literal(kind)} THEN {expression.format(literal(_pointer(name)))}"
+            for kind, name in sorted(properties.items())
+            if kind in types
+        ]
+        return f"CASE event_type{''.join(cases)} ELSE {otherwise} END" if cases else otherwise
+
+    tables.register("given", rows)
+    selected = f"""
+        SELECT coalesce({quoted(rules.segment)}, {literal(UNKNOWN)}) AS segment,
+            coalesce({told(_TEXT, rules.category, "page_category")}, {literal(UNKNOWN)}) AS category,
+            event_type, device_id, user_key, event_time, revenue,
+            {told(_MILLISECONDS, rules.watch_time, "0")} AS milliseconds
+        FROM given
+    """
+    tables.execute(_ADD_PIECE.format(piece=selected))
 
 
-def _groups(columns: Mapping[str, pa.Array]) -> tuple[Integers, pa.Table]:
-    """The number of each row's combination of values, and the combinations."""
-    combined = np.zeros(len(next(iter(columns.values()))), np.int64)
-    encoded = {
-        name: array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-        for name, array in columns.items()
-    }
-    for array in encoded.values():
-        combined = combined * len(array.dictionary) + array.indices.to_numpy()
-    numbers = pa.array(combined).dictionary_encode()
-    rest = numbers.dictionary.to_numpy()
-    found: dict[str, pa.Array] = {}
-    for name, array in reversed(encoded.items()):
-        found[name] = array.dictionary.take(pa.array(rest % len(array.dictionary)))
-        rest = rest // len(array.dictionary)
-    return numbers.indices.to_numpy().astype(np.int64), pa.table({name: found[name] for name in columns})
+def _distinct(tables: duckdb.DuckDBPyConnection, query: str) -> dict[int, tuple[int, Sketch]]:
+    """How many distinct texts the query gives of each group, and their sketch."""
+    found: dict[int, tuple[int, Sketch]] = {}
+    for batch in tables.sql(f"{query} ORDER BY number, text").to_arrow_reader(_TEXTS_AT_ONCE):
+        runs, start = pc.run_end_encode(batch.column("number")), 0
+        for number, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            texts, start = batch.column("text").slice(start, end - start).to_pylist(), end
+            count, sketch = found.get(number, (0, Sketch()))
+            sketch.add(texts)
+            found[number] = count + len(texts), sketch
+    return found
 
 
-def _distinct(group: Integers, count: int, codes: _Codes) -> tuple[Integers, pa.Array]:
-    """How many distinct values each group has, and their sketch."""
-    there = codes.codes != _NOWHERE
-    width = len(codes.texts) + 1
-    pairs = np.sort(pc.unique(pa.array(group[there] * width + codes.codes[there])).to_numpy())
-    numbers = np.bincount(pairs // width, minlength=count)
-    texts = codes.texts.take(pa.array(pairs % width)).to_pylist()
-    ends = np.cumsum(numbers)
-    sketches = [sketch_of(texts[end - number : end]) for end, number in zip(ends, numbers, strict=True)]
-    return numbers, pa.array(sketches, pa.binary())
-
-
-def _sums(group: Integers, count: int, values: pa.ChunkedArray) -> pa.Array:
-    """The exact sum of each group's decimals, 0 where it has none."""
-    there = values.is_valid().to_numpy()
-    table = pa.table({"group": group[there], "value": values.filter(pa.array(there))})
-    sums = table.group_by("group", use_threads=False).aggregate([("value", "sum")])
-    places = pc.index_in(pa.array(np.arange(count)), sums.column("group").combine_chunks())
-    return pc.fill_null(sums.column("value_sum").combine_chunks().take(places).cast(MONEY), 0)
+def _pointer(name: str) -> str:
+    """The JSON pointer of a property."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _page_categories(urls: pa.ChunkedArray, rules: PageRules) -> pa.Array:
     encoded = urls.combine_chunks().dictionary_encode()
     paths = normalise(pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String))["path"]
-    found = pl.select(pl.when(paths.is_null()).then(pl.lit(UNKNOWN)).otherwise(categories(paths, rules))).to_series()
+    found = pl.select(pl.when(paths.is_not_null()).then(categories(paths, rules))).to_series()
     names = found.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
-    return pc.fill_null(names.take(encoded.indices), UNKNOWN)
-
-
-def _property(connection: duckdb.DuckDBPyConnection, name: str, expression: str) -> pa.Array:
-    """A property of the JSON texts in column p of ``given``."""
-    pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-    found = connection.sql(f"SELECT {expression} FROM given", params={"name": pointer}).to_arrow_table()
-    return found.column(0).combine_chunks()
-
-
-def _seconds(group: Integers, count: int, milliseconds: Integers) -> pa.Array:
-    totals = np.zeros(count, np.int64)
-    rows = np.flatnonzero(milliseconds)
-    np.add.at(totals, group[rows], milliseconds[rows])
-    return pa.array([Decimal(int(total)).scaleb(-3) for total in totals], SECONDS)
+    return names.take(encoded.indices)

@@ -21,8 +21,8 @@ from schemas.records import Record
 from schemas.sessions import FACT_SESSION
 from stores.lake import file_bounds, find_table, live_files, table_uri
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
-from stores.lake_files import Place, read_files, write_files
-from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, daily_metrics
+from stores.lake_files import Place, file_pieces, read_files, write_files
+from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, Piece, daily_metrics
 
 _DAY = timedelta(days=1)
 _RULES = f"{DAILY_METRICS.name}:rules"
@@ -89,6 +89,8 @@ class _Facts:
     """A table of facts, and what of it has changed since daily_metrics was computed from it.
 
     Attributes:
+        record: Its record.
+        table_uri: Its folder.
         version: Its version.
         up_to_date: Whether that is the one that daily_metrics is of.
         transaction: Says that daily_metrics is of this version.
@@ -96,6 +98,8 @@ class _Facts:
         changed: The files that have come and gone; not those that have the sessions of others, as a stitch leaves them.
     """
 
+    record: Record
+    table_uri: str
     version: int
     up_to_date: bool
     transaction: Transaction
@@ -115,7 +119,8 @@ class _Facts:
         changed = files ^ before
         if record is FACT_SESSION:
             changed = frozenset(_other_sessions(changed, files))
-        return cls(version, done == version, Transaction(application, version), files, changed)
+        uri = table_uri(lake, record.name)
+        return cls(record, uri, version, done == version, Transaction(application, version), files, changed)
 
     def dates(self) -> set[date]:
         """The dates that have rows."""
@@ -125,12 +130,10 @@ class _Facts:
         """The dates that rows of changed files touch."""
         return {file.first + _DAY * n for file in self.changed for n in range((file.last - file.first).days + 1)}
 
-    def read(self, day: date, columns: Iterable[str]) -> pa.Table:
+    def pieces(self, day: date) -> Iterator[Piece]:
         """The rows of the files that touch a date, in one order."""
-        names = list(columns)
-        touching = sorted((file for file in self.files if file.first <= day <= file.last), key=lambda file: file.path)
-        tables = [read_files(file.place, [file.path], names) for file in touching]
-        return pa.concat_tables(tables) if tables else pa.table({})
+        paths = sorted(file.path for file in self.files if file.first <= day <= file.last)
+        return file_pieces(self.table_uri, self.record, paths) if paths else iter(())
 
 
 def _earlier(table: DeltaTable, version: int) -> DeltaTable | None:
@@ -180,13 +183,5 @@ def _same_sessions(gone: Iterable[_File], come: Iterable[_File]) -> bool:
 
 
 def _rows(day: date, events: _Facts, sessions: _Facts, rules: MetricRules) -> pa.Table:
-    if day not in events.dates():
-        return DAILY_METRICS.empty()
-
-    def properties() -> pa.ChunkedArray:
-        return events.read(day, ["properties"]).column(0)
-
-    of_day = sessions.read(day, SESSION_COLUMNS)
-    if not of_day.num_columns:
-        of_day = FACT_SESSION.empty().select(list(SESSION_COLUMNS))
-    return daily_metrics(day, events.read(day, rules.event_columns), of_day, rules, properties)
+    of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
+    return daily_metrics(day, events.pieces(day), of_day, rules)

@@ -18,8 +18,8 @@ from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit
 
 REFRESH_SECONDS = 30
-"""Of an endless input the metrics are refreshed this often, and no more than a tenth of the time."""
-_REST = 9
+"""Of an endless input the metrics are refreshed this often, and no more than a twentieth of the time."""
+_REST = 19
 
 
 @dataclass(eq=False)

@@ -130,7 +130,8 @@ def by_hand(rows: list[dict[str, Any]], sessions: pa.Table) -> dict[tuple[str, s
 
 def computed(rows: list[dict[str, Any]], sessions: pa.Table) -> pa.Table:
     table = batch(rows)
-    return daily_metrics(SUNDAY, table, sessions, RULES, lambda: table.column("properties"))
+    pieces = [table.slice(start, 7).select for start in range(0, table.num_rows, 7)]
+    return daily_metrics(SUNDAY, pieces, [sessions], RULES)
 
 
 @settings(max_examples=40)
