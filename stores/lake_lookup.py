@@ -34,7 +34,7 @@ class StoredRows:
 
     Of files whose bounds hold one of the times the stretches of time that they have rows in are found out once: one
     late row gives a file of some seconds bounds of hours. Files without the time in a stretch are not opened again;
-    of the others, sorted by the first column of the key, only row groups that may hold one of its values are read.
+    of the others the time and the first column of the key are read, and the rest of the key only where a row has both.
 
     The table's log is read again once it is older than `refresh` seconds: what was committed since is not found. Of
     what was asked nothing is remembered: a runner that goes back to a checkpoint asks again, and must be told the same.
@@ -88,12 +88,21 @@ class StoredRows:
         schema = pa.schema([self.record.schema.field(name) for name in key])
         times = np.sort(pc.cast(rows[self.time], pa.int64()).to_numpy())
         filesystem = open_location(self._lake)[0]
-        wanted = pc.field(key[0]).isin(rows[key[0]].unique().cast(schema.field(key[0]).type))
+        types = {name: self.record.schema.field(name).type for name in (*key, self.time)}
+        wanted = pc.scalar(True)
+        for name in (key[0], self.time):
+            wanted &= pc.field(name).isin(rows[name].unique().cast(types[name]))
+
+        def look(files: list[str], columns: list[str]) -> pa.Table:
+            dataset = ds.dataset(files, pa.schema(types), "parquet", filesystem=filesystem)
+            # a piece of a file at a time
+            return dataset.to_table(columns, filter=wanted, batch_readahead=1, fragment_readahead=1, use_threads=False)
+
         try:
             paths = self._that_hold(times, filesystem)
-            if not paths:
-                return schema.empty_table()
-            found = ds.dataset(paths, schema, "parquet", filesystem=filesystem).to_table(list(key), filter=wanted)
+            if paths:
+                paths = look(paths, ["__filename"]).column(0).unique().to_pylist()
+            found = look(paths, list(key)) if paths else schema.empty_table()
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
         return found.cast(schema)

@@ -149,10 +149,12 @@ def daily_metrics(day: date, events: Iterable[Piece], sessions: Iterable[pa.Tabl
 
 @contextmanager
 def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
-    with tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill:
-        with duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection:
-            connection.execute(f"SET preserve_insertion_order = false; {_TABLES}")
-            yield connection
+    with (
+        tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill,
+        duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection,
+    ):
+        connection.execute(f"SET preserve_insertion_order = false; {_TABLES}")
+        yield connection
 
 
 def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) -> None:

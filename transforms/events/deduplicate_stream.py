@@ -1,5 +1,6 @@
 """Deduplication of a stream: state and timers around the rules of transforms/events/seen_events.py."""
 
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from schemas.durations import SECOND
 from schemas.events import FACT_EVENT
 from stores.lake_lookup import StoredRows
 from transforms.events.seen_events import (
@@ -29,10 +31,14 @@ from transforms.events.seen_events import (
     without_seen,
 )
 from transforms.metrics import count
-from transforms.tables import Gathered, ShardedTable, at_earliest, split_by_shard
+from transforms.tables import Gathered, ShardedTable, TableCoder, at_earliest, split_by_shard
 
 # a batch of this size is worth its way through the runner; a larger one only waits
 _GATHERED_ROWS = 100_000
+_LOOK_UP_SECONDS = 10.0
+_LOOK_UP_SHARE = 0.05
+"""Of an event that comes hours late it does not matter when it is looked up in the lake: this often, and for no more
+than this share of the time, as the look-up reads files of the whole date."""
 
 
 @dataclass(eq=False)
@@ -56,7 +62,7 @@ class DeduplicateStream(beam.PTransform):
         return (
             events
             | "SplitByShard" >> beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
-            | "DropSeen" >> beam.ParDo(_DropSeen(self.length, self.keep, self.lake)).with_output_types(pa.Table)
+            | "DropSeen" >> beam.ParDo(_DropSeen(self)).with_output_types(pa.Table)
         )
 
 
@@ -89,6 +95,10 @@ _SEEN_2 = beam.DoFn.StateParam(BagStateSpec("seen_2", BytesCoder()))
 _SEEN_3 = beam.DoFn.StateParam(BagStateSpec("seen_3", BytesCoder()))
 # Names the current contents of the cells above; the expiry timer clears it with the last of them.
 _TOKEN = beam.DoFn.StateParam(ReadModifyWriteStateSpec("token", BytesCoder()))
+# Late events that are to be looked up in the lake; the look-up clears it, or the expiry of a bucket.
+_WAITING = beam.DoFn.StateParam(BagStateSpec("waiting", TableCoder()))
+_LOOK_UP = TimerSpec("look_up", TimeDomain.REAL_TIME)
+_LOOK_UP_TIMER = beam.DoFn.TimerParam(_LOOK_UP)
 # Expiries, a few numbers. Never cleared: by them a copy that comes too late is not remembered for nothing.
 _EXPIRIES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("expiries", FastPrimitivesCoder()))
 
@@ -101,10 +111,11 @@ class _DropSeen(beam.DoFn):
     memory carry the same token they are the same, whatever was restarted, retried or restored in between.
     """
 
-    def __init__(self, length: int, keep: int, lake: str | None) -> None:
-        self._length = length
-        self._keep = keep
-        self._lake = lake
+    def __init__(self, step: DeduplicateStream) -> None:
+        self._length, self._keep, self._lake = step.length, step.keep, step.lake
+        # the shards are looked up one after another
+        self._rests = step.shards / _LOOK_UP_SHARE
+        self._look_up_seconds = _LOOK_UP_SECONDS
         self._decoded = _Decoded()
 
     def setup(self) -> None:
@@ -121,8 +132,10 @@ class _DropSeen(beam.DoFn):
         seen_2: Any = _SEEN_2,
         seen_3: Any = _SEEN_3,
         token: Any = _TOKEN,
+        waiting: Any = _WAITING,
         expiries: Any = _EXPIRIES,
         timer: Any = _TIMER,
+        look_up_timer: Any = _LOOK_UP_TIMER,
     ) -> Iterator[WindowedValue]:
         shard, events = element
         cells = (seen_0, seen_1, seen_2, seen_3)
@@ -131,21 +144,29 @@ class _DropSeen(beam.DoFn):
         if seen is None:
             seen = unpack(piece for cell in cells for piece in cell.read()) if named else {}
         unique, fresh = drop_seen(events, seen, self._length)
+        held = 0
         before = Expiries(*(expiries.read() or ()))
         after = before.with_fresh(fresh, self._length, self._keep)
         remembered = [part for part in fresh if part.bucket in after.of]
         if len(remembered) < len(fresh):
             in_time, late = split_forgotten(unique, after, self._length)
             late = without_seen(late, seen)
-            if self._stored is not None:
-                late = self._stored.without_stored(late)
-            unique = pa.concat_tables([in_time, late])
             if late.num_rows:
                 # what is committed, and when the lake shows it, is not known here: they count as seen just now
                 now = max(after.passed or 0, *(part.latest for part in fresh))
                 remembered.append(seen_late(late, now, self._length))
                 after = after.with_fresh(remembered[-1:], self._length, self._keep)
-        count("duplicates", events.num_rows - unique.num_rows)
+            if self._stored is None:
+                unique = pa.concat_tables([in_time, late])
+            elif late.num_rows:
+                unique, held = in_time, late.num_rows
+                waiting.add(late)
+                if after.look_up is None:
+                    after = after._replace(look_up=round((time.time() + self._look_up_seconds) * SECOND))
+                    look_up_timer.set(Timestamp(micros=after.look_up))
+            else:
+                unique = in_time
+        count("duplicates", events.num_rows - unique.num_rows - held)
         count("events_unique", unique.num_rows)
         for part in remembered:
             seen.setdefault(part.bucket, Seen()).add(part.digests)
@@ -161,6 +182,30 @@ class _DropSeen(beam.DoFn):
         for unique in self._gathered.take():
             yield WindowedValue(unique, at_earliest(unique).timestamp, [GlobalWindow()])
 
+    @on_timer(_LOOK_UP)
+    def look_up(
+        self,
+        waiting: Any = _WAITING,
+        expiries: Any = _EXPIRIES,
+    ) -> Iterator[WindowedValue]:
+        before = Expiries(*(expiries.read() or ()))
+        # a runner may deliver the timer after the expiry has done its work
+        if before.look_up is not None:
+            yield from self._look_up(waiting)
+            expiries.write(tuple(before._replace(look_up=None)))
+
+    def _look_up(self, waiting: Any) -> Iterator[WindowedValue]:
+        """The events that wait, without those that the lake has."""
+        late = pa.concat_tables(waiting.read())
+        waiting.clear()
+        began = time.monotonic()
+        unique = self._stored.without_stored(late) if self._stored is not None else late
+        self._look_up_seconds = max(_LOOK_UP_SECONDS, self._rests * (time.monotonic() - began))
+        count("duplicates", late.num_rows - unique.num_rows)
+        count("events_unique", unique.num_rows)
+        if unique.num_rows and self._gathered.add(unique):
+            yield from self.finish_bundle()
+
     @on_timer(_EXPIRY)
     def expire(
         self,
@@ -171,11 +216,14 @@ class _DropSeen(beam.DoFn):
         seen_2: Any = _SEEN_2,
         seen_3: Any = _SEEN_3,
         token: Any = _TOKEN,
+        waiting: Any = _WAITING,
         expiries: Any = _EXPIRIES,
         timer: Any = _TIMER,
-    ) -> None:
+    ) -> Iterator[WindowedValue]:
         before = Expiries(*(expiries.read() or ()))
-        after = before.at(now.micros)
+        if before.look_up is not None:
+            yield from self._look_up(waiting)
+        after = before.at(now.micros)._replace(look_up=None)
         cells = (seen_0, seen_1, seen_2, seen_3)
         seen = self._decoded.get(shard, token.read())
         for number in {bucket % len(cells) for bucket in before.of.keys() - after.of.keys()}:
