@@ -45,7 +45,12 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     decoded = raw.batches | "Decode" >> Decode(options.secret, options.started_at)
     # Duplicates go before anything counts: a copy must not lengthen a session or stand twice in a store
     unique = decoded.events | "Deduplicate" >> Deduplicate(
-        options.shards, policy.gap, policy.allowed_lateness, tick=policy.cell, lake=options.lake
+        options.shards,
+        policy.gap,
+        policy.allowed_lateness,
+        tick=policy.cell,
+        lake=options.lake,
+        stable_input=options.stable_input,
     )
     columnar = options.session_engine == "columnar"
     dead_letters = [raw.dead_letters, decoded.dead_letters]

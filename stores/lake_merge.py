@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from stores.encoded_texts import plain_type
-from stores.lake import LiveFile
+from stores.lake import FileBounds, LiveFile
 from stores.lake_commit import PartitionWrite, fingerprint
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
 
@@ -115,6 +115,7 @@ def replace_changed(
     withdrawn: pa.Table,
     target_bytes: int = TARGET_FILE_BYTES,
     merge: MergeRows | None = None,
+    bounds: FileBounds | None = None,
 ) -> PartitionWrite:
     """Put rows in the place of those with the same key, and take withdrawn ones out.
 
@@ -124,17 +125,22 @@ def replace_changed(
         place: The partition.
         live: The partition's files in the table's current version.
         rows: New rows, unique by key.
-        withdrawn: Key columns of rows that no longer exist; none of them a key of `rows`.
+        withdrawn: Key columns of rows that no longer exist, and the column of `bounds`; none is a key of `rows`.
         target_bytes: Size of a file, roughly.
         merge: What a new row and the one that is there come to; None where the new one holds.
+        bounds: Of a time that a row's key determines: files without any of the rows' times are not read.
 
     Raises:
         StoreError: A file cannot be read or written.
     """
     key, names = place.record.key, place.record.names
+    looked_at = live
+    if bounds is not None:
+        times = [*rows.column(bounds.column).chunks, *withdrawn.column(bounds.column).chunks]
+        looked_at = bounds.files_with(live, pa.chunked_array(times, rows.schema.field(bounds.column).type))
     rows = rows.select(names)
     going = pa.concat_tables([rows.select(list(key)), withdrawn.select(list(key))])
-    there = {file: found for file in live if (found := _rows_with_keys(place, file, going)).num_rows}
+    there = {file: found for file in looked_at if (found := _rows_with_keys(place, file, going)).num_rows}
     existing = pa.concat_tables([rows.slice(0, 0), *there.values()])
     if merge is not None and existing.num_rows:
         rows = merge(existing, rows)

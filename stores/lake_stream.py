@@ -16,7 +16,7 @@ from deltalake.transaction import Transaction
 
 from schemas.errors import BrokenStreamError, StoreError
 from schemas.records import Record
-from stores.lake import live_files, table_uri
+from stores.lake import FileBounds, file_bounds, live_files, table_uri
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, delete_files, read_files
 from stores.lake_merge import MergeRows, replace_changed
@@ -52,11 +52,14 @@ class Changes(NamedTuple):
         record: What the changes are written as.
         fold: What a set of changes comes to.
         merge: What a row that is there and one that changes leave come to; None where the latter holds.
+        time: A column that a row's key determines, by which files without any of the rows are told; `fold` gives it
+            of rows that are no more too.
     """
 
     record: Record
     fold: Fold
     merge: MergeRows | None = None
+    time: str | None = None
 
     def place(self, lake_uri: str, record: Record, partition: Partition) -> Place:
         """Where changes of a partition of a record's table are staged."""
@@ -143,6 +146,7 @@ def _merge(
     lake_uri: str, record: Record, table: DeltaTable, writes: Iterable[PartitionWrite], changes: Changes
 ) -> list[PartitionWrite]:
     live = live_files(table)
+    bounds = FileBounds(changes.time, file_bounds(table, changes.time)) if changes.time else None
     staged: dict[Partition, list[str]] = {}
     for write in writes:
         staged.setdefault(write.partition, []).extend(file.path for file in write.added)
@@ -151,5 +155,6 @@ def _merge(
     for partition, paths in staged.items():
         rows, gone = changes.fold(read_files(changes.place(lake_uri, record, partition), paths))
         place = Place(uri, record, partition)
-        merged.append(replace_changed(place, live.get(partition, []), rows, gone, merge=changes.merge))
+        files = live.get(partition, [])
+        merged.append(replace_changed(place, files, rows, gone, merge=changes.merge, bounds=bounds))
     return merged

@@ -28,7 +28,7 @@ SESSION_COLUMNS = ("session_id", "device_id", "session_start", "session_end")
 Piece = Callable[[Sequence[str]], pa.Table]
 """Gives columns, by their names, of some rows of fact_events."""
 
-_MEMORY = "192MB"
+_MEMORY = "128MB"
 """What DuckDB holds of a date before it spills."""
 _TEXTS_AT_ONCE = 4_096
 

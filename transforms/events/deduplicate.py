@@ -42,6 +42,7 @@ class Deduplicate(beam.PTransform):
         tick: The sessions' cell, microseconds.
         bucket: Length of a bucket of client time, microseconds.
         lake: Of a stream, the lake that its events go to; None for none.
+        stable_input: Of a stream, as of `WriteLake`.
     """
 
     shards: int
@@ -50,6 +51,7 @@ class Deduplicate(beam.PTransform):
     tick: int
     bucket: int = HOUR
     lake: str | None = None
+    stable_input: bool = False
 
     def __post_init__(self) -> None:
         if self.shards < 1 or self.bucket < 1 or min(self.gap, self.allowed_lateness, self.tick) < 0:
@@ -60,7 +62,7 @@ class Deduplicate(beam.PTransform):
         if events.is_bounded:
             return self._bounded(events)
         keep = self.allowed_lateness + self.gap + 2 * self.tick
-        return events | "OfStream" >> DeduplicateStream(self.shards, self.bucket, keep, self.lake)
+        return events | "OfStream" >> DeduplicateStream(self.shards, self.bucket, keep, self.lake, self.stable_input)
 
     def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Group batches by id too: two readings of one batch meet there, and it goes on once.

@@ -1,6 +1,5 @@
 """Deduplication of a stream: state and timers around the rules of transforms/events/seen_events.py."""
 
-import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from schemas.durations import SECOND
 from schemas.events import FACT_EVENT
+from stores.lake import table_uri
 from stores.lake_lookup import StoredRows
+from stores.lake_stream import STAGING
 from transforms.events.seen_events import (
     Expiries,
     Seen,
@@ -31,14 +31,14 @@ from transforms.events.seen_events import (
     without_seen,
 )
 from transforms.metrics import count
-from transforms.tables import Gathered, ShardedTable, TableCoder, at_earliest, split_by_shard
+from transforms.sinks.hold_back import HoldBack
+from transforms.tables import Gathered, ShardedTable, at_earliest, at_the_end, split_by_shard
 
 # a batch of this size is worth its way through the runner; a larger one only waits
 _GATHERED_ROWS = 100_000
-_LOOK_UP_SECONDS = 10.0
-_LOOK_UP_SHARE = 0.05
-"""Of an event that comes hours late it does not matter when it is looked up in the lake: this often, and for no more
-than this share of the time, as the look-up reads files of the whole date."""
+_LATE = "late"
+LOOK_UP_SECONDS = 30
+"""How long an event of a forgotten stretch, hours late, waits for its look-up, which reads files of its whole date."""
 
 
 @dataclass(eq=False)
@@ -50,20 +50,31 @@ class DeduplicateStream(beam.PTransform):
         length: The stretch of client time that is forgotten at once, microseconds.
         keep: How long after its end a stretch is remembered, microseconds.
         lake: The lake that the events go to: those of a forgotten stretch are looked up there too. None: they are not.
+        stable_input: As of `WriteLake`.
     """
 
     shards: int
     length: int
     keep: int
     lake: str | None = None
+    stable_input: bool = False
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Key by shard, and ask its state."""
-        return (
+        """Key by shard, and ask its state; then the lake, of what the state cannot know."""
+        dropped = (
             events
             | "SplitByShard" >> beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
-            | "DropSeen" >> beam.ParDo(_DropSeen(self)).with_output_types(pa.Table)
+            | "DropSeen"
+            >> beam.ParDo(_DropSeen(self.length, self.keep))
+            .with_output_types(pa.Table, **{_LATE: pa.Table})
+            .with_outputs(_LATE, main="unique")
         )
+        late = dropped[_LATE]
+        if self.lake is not None:
+            staging = f"{table_uri(self.lake, FACT_EVENT.name)}/{STAGING}"
+            late = late | "HoldBack" >> HoldBack(staging, LOOK_UP_SECONDS, self.stable_input)
+        late = late | "DropStored" >> beam.ParDo(_DropStored(self.lake)).with_output_types(pa.Table)
+        return (dropped["unique"], late) | "Unique" >> beam.Flatten()
 
 
 class _SplitByShard(beam.DoFn):
@@ -95,10 +106,6 @@ _SEEN_2 = beam.DoFn.StateParam(BagStateSpec("seen_2", BytesCoder()))
 _SEEN_3 = beam.DoFn.StateParam(BagStateSpec("seen_3", BytesCoder()))
 # Names the current contents of the cells above; the expiry timer clears it with the last of them.
 _TOKEN = beam.DoFn.StateParam(ReadModifyWriteStateSpec("token", BytesCoder()))
-# Late events that are to be looked up in the lake; the look-up clears it, or the expiry of a bucket.
-_WAITING = beam.DoFn.StateParam(BagStateSpec("waiting", TableCoder()))
-_LOOK_UP = TimerSpec("look_up", TimeDomain.REAL_TIME)
-_LOOK_UP_TIMER = beam.DoFn.TimerParam(_LOOK_UP)
 # Expiries, a few numbers. Never cleared: by them a copy that comes too late is not remembered for nothing.
 _EXPIRIES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("expiries", FastPrimitivesCoder()))
 
@@ -106,23 +113,20 @@ _EXPIRIES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("expiries", FastPrimit
 class _DropSeen(beam.DoFn):
     """Tables of a shard → when the bundle ends, one table of the events that had not been let through.
 
+    By their tag, a table of those among them of which a copy may have gone and been forgotten.
+
     Reading a shard's digests for every bundle would cost more with each event in it. So they are kept
     decoded here too, under a token that is written anew with every change of the state: where state and
     memory carry the same token they are the same, whatever was restarted, retried or restored in between.
     """
 
-    def __init__(self, step: DeduplicateStream) -> None:
-        self._length, self._keep, self._lake = step.length, step.keep, step.lake
-        # the shards are looked up one after another
-        self._rests = step.shards / _LOOK_UP_SHARE
-        self._look_up_seconds = _LOOK_UP_SECONDS
+    def __init__(self, length: int, keep: int) -> None:
+        self._length = length
+        self._keep = keep
         self._decoded = _Decoded()
 
-    def setup(self) -> None:
-        self._stored = StoredRows(self._lake, FACT_EVENT, "client_time") if self._lake else None
-
     def start_bundle(self) -> None:
-        self._gathered = Gathered(_GATHERED_ROWS)
+        self._gathered, self._late = Gathered(_GATHERED_ROWS), Gathered(_GATHERED_ROWS)
 
     def process(
         self,
@@ -132,11 +136,9 @@ class _DropSeen(beam.DoFn):
         seen_2: Any = _SEEN_2,
         seen_3: Any = _SEEN_3,
         token: Any = _TOKEN,
-        waiting: Any = _WAITING,
         expiries: Any = _EXPIRIES,
         timer: Any = _TIMER,
-        look_up_timer: Any = _LOOK_UP_TIMER,
-    ) -> Iterator[WindowedValue]:
+    ) -> Iterator[Any]:
         shard, events = element
         cells = (seen_0, seen_1, seen_2, seen_3)
         named = token.read()
@@ -144,29 +146,20 @@ class _DropSeen(beam.DoFn):
         if seen is None:
             seen = unpack(piece for cell in cells for piece in cell.read()) if named else {}
         unique, fresh = drop_seen(events, seen, self._length)
-        held = 0
+        late = unique.slice(0, 0)
         before = Expiries(*(expiries.read() or ()))
         after = before.with_fresh(fresh, self._length, self._keep)
         remembered = [part for part in fresh if part.bucket in after.of]
         if len(remembered) < len(fresh):
-            in_time, late = split_forgotten(unique, after, self._length)
+            unique, late = split_forgotten(unique, after, self._length)
             late = without_seen(late, seen)
             if late.num_rows:
                 # what is committed, and when the lake shows it, is not known here: they count as seen just now
                 now = max(after.passed or 0, *(part.latest for part in fresh))
                 remembered.append(seen_late(late, now, self._length))
                 after = after.with_fresh(remembered[-1:], self._length, self._keep)
-            if self._stored is None:
-                unique = pa.concat_tables([in_time, late])
-            elif late.num_rows:
-                unique, held = in_time, late.num_rows
-                waiting.add(late)
-                if after.look_up is None:
-                    after = after._replace(look_up=round((time.time() + self._look_up_seconds) * SECOND))
-                    look_up_timer.set(Timestamp(micros=after.look_up))
-            else:
-                unique = in_time
-        count("duplicates", events.num_rows - unique.num_rows - held)
+                self._late.add(late)
+        count("duplicates", events.num_rows - unique.num_rows - late.num_rows)
         count("events_unique", unique.num_rows)
         for part in remembered:
             seen.setdefault(part.bucket, Seen()).add(part.digests)
@@ -178,33 +171,12 @@ class _DropSeen(beam.DoFn):
         if unique.num_rows and self._gathered.add(unique):
             yield from self.finish_bundle()
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
+    def finish_bundle(self) -> Iterator[Any]:
         for unique in self._gathered.take():
             yield WindowedValue(unique, at_earliest(unique).timestamp, [GlobalWindow()])
-
-    @on_timer(_LOOK_UP)
-    def look_up(
-        self,
-        waiting: Any = _WAITING,
-        expiries: Any = _EXPIRIES,
-    ) -> Iterator[WindowedValue]:
-        before = Expiries(*(expiries.read() or ()))
-        # a runner may deliver the timer after the expiry has done its work
-        if before.look_up is not None:
-            yield from self._look_up(waiting)
-            expiries.write(tuple(before._replace(look_up=None)))
-
-    def _look_up(self, waiting: Any) -> Iterator[WindowedValue]:
-        """The events that wait, without those that the lake has."""
-        late = pa.concat_tables(waiting.read())
-        waiting.clear()
-        began = time.monotonic()
-        unique = self._stored.without_stored(late) if self._stored is not None else late
-        self._look_up_seconds = max(_LOOK_UP_SECONDS, self._rests * (time.monotonic() - began))
-        count("duplicates", late.num_rows - unique.num_rows)
-        count("events_unique", unique.num_rows)
-        if unique.num_rows and self._gathered.add(unique):
-            yield from self.finish_bundle()
+        for late in self._late.take():
+            # the watermark has passed them by hours
+            yield beam.pvalue.TaggedOutput(_LATE, at_the_end(late))
 
     @on_timer(_EXPIRY)
     def expire(
@@ -216,14 +188,11 @@ class _DropSeen(beam.DoFn):
         seen_2: Any = _SEEN_2,
         seen_3: Any = _SEEN_3,
         token: Any = _TOKEN,
-        waiting: Any = _WAITING,
         expiries: Any = _EXPIRIES,
         timer: Any = _TIMER,
-    ) -> Iterator[WindowedValue]:
+    ) -> None:
         before = Expiries(*(expiries.read() or ()))
-        if before.look_up is not None:
-            yield from self._look_up(waiting)
-        after = before.at(now.micros)._replace(look_up=None)
+        after = before.at(now.micros)
         cells = (seen_0, seen_1, seen_2, seen_3)
         seen = self._decoded.get(shard, token.read())
         for number in {bucket % len(cells) for bucket in before.of.keys() - after.of.keys()}:
@@ -239,6 +208,23 @@ class _DropSeen(beam.DoFn):
             left = {bucket: known for bucket, known in seen.items() if bucket in after.of}
             self._decoded.put(shard, _name_anew(token), left)
         _set(expiries, timer, after, before)
+
+
+class _DropStored(beam.DoFn):
+    """Tables of events → those events that the lake has not; without a lake, all of them."""
+
+    def __init__(self, lake: str | None) -> None:
+        self._lake = lake
+
+    def setup(self) -> None:
+        self._stored = StoredRows(self._lake, FACT_EVENT, "client_time") if self._lake else None
+
+    def process(self, events: pa.Table) -> Iterator[pa.Table]:
+        unique = self._stored.without_stored(events) if self._stored else events
+        count("duplicates", events.num_rows - unique.num_rows)
+        count("events_unique", unique.num_rows)
+        if unique.num_rows:
+            yield unique
 
 
 def _name_anew(token: Any) -> bytes:

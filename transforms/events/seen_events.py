@@ -104,12 +104,10 @@ class Expiries(NamedTuple):
     Attributes:
         of: For each bucket that is remembered, when no copy that is in time can follow any more.
         passed: The latest time that is known to have passed; None before the first.
-        look_up: When the events that wait are looked up in the lake, of the processing time; None where none waits.
     """
 
     of: dict[int, int] = {}  # noqa: RUF012
     passed: int | None = None
-    look_up: int | None = None
 
     def with_fresh(self, fresh: Iterable[Fresh], length: int, keep: int) -> Self:
         """With the buckets of fresh events, save those that would be forgotten at once.
@@ -128,7 +126,7 @@ class Expiries(NamedTuple):
 
     def at(self, now: int) -> Self:
         """What is left once it is so late."""
-        return self._replace(of={bucket: end for bucket, end in self.of.items() if end > now}, passed=now)
+        return type(self)({bucket: end for bucket, end in self.of.items() if end > now}, now)
 
     @property
     def next(self) -> int | None:

@@ -6,6 +6,8 @@ import pyarrow as pa
 from schemas.sessions import FACT_SESSION, SESSION
 from transforms.events.pages import with_page_keys
 
+TIME = "session_start"
+"""A session's id is made of it: two rows of one session have the same."""
 PANE_ORDER = ("fired_at", "pane_index", "is_retraction")
 """Of two panes of one session the one that sorts last holds."""
 
@@ -31,11 +33,11 @@ def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
         panes: Rows of SESSION_PANE in any order, any number of each session.
 
     Returns:
-        The sessions that exist, rows of SESSION, and the session_id of each that was withdrawn.
+        The sessions that exist, rows of SESSION, and session_id and session_start of each that was withdrawn.
     """
     last = latest_panes(panes)
     withdrawn = last.column("is_retraction")
-    gone = last.filter(withdrawn).select(list(SESSION.key))
+    gone = last.filter(withdrawn).select([*SESSION.key, TIME])
     return last.filter(pa.compute.invert(withdrawn)).select(SESSION.names).cast(SESSION.schema), gone
 
 

@@ -10,7 +10,7 @@ from stores.lake_commit import CommitResult, Wins, WriteMode
 from stores.lake_files import TARGET_FILE_BYTES
 from stores.lake_stream import Changes
 from transforms.identity.stitching import keep_resolution
-from transforms.sessions.panes import fold_into_facts, latest_panes
+from transforms.sessions.panes import TIME, fold_into_facts, latest_panes
 from transforms.sinks.write_lake import WriteLake
 
 
@@ -44,7 +44,7 @@ class WriteSessions(beam.PTransform):
             self.lake,
             self.mode,
             wins=Wins.NEW,
-            changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution),
+            changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution, TIME),
             target_file_bytes=self.target_file_bytes,
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,

@@ -68,7 +68,9 @@ class Lake:
 
     def store(self, found: Revised) -> None:
         sessions, gone = fold_panes(pa.concat_tables([found.changes, found.kept]))
-        leaving = pa.concat_tables([sessions.select(["session_id"]), gone])["session_id"].combine_chunks()
+        leaving = pa.concat_tables([sessions.select(["session_id"]), gone.select(["session_id"])])[
+            "session_id"
+        ].combine_chunks()
         stay = self.sessions.filter(pc.invert(pc.is_in(self.sessions["session_id"], leaving)))
         self.sessions = pa.concat_tables([stay, sessions])
 
