@@ -10,29 +10,22 @@ LG_K = 12
 
 
 class Sketch:
-    """A sketch that texts are added to, some at a time."""
+    """The sketch of some texts, in their order; its bytes are what others read.
 
-    def __init__(self) -> None:
+    >>> estimate([bytes(Sketch(["a", "b"])), bytes(Sketch(["b", "c"]))])
+    3
+    """
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
         self._sketch = hll_sketch(LG_K, tgt_hll_type.HLL_4)
+        self.add(values)
 
     def add(self, values: Iterable[str]) -> None:
-        """Add texts, in their order."""
+        """Add texts."""
         deque(map(self._sketch.update, values), maxlen=0)
 
     def __bytes__(self) -> bytes:
-        """The sketch as others read it."""
         return bytes(self._sketch.serialize_compact())
-
-
-def sketch_of(values: Iterable[str]) -> bytes:
-    """The sketch of some texts, in their order.
-
-    >>> estimate([sketch_of(["a", "b"]), sketch_of(["b", "c"])])
-    3
-    """
-    sketch = Sketch()
-    sketch.add(values)
-    return bytes(sketch)
 
 
 def estimate(sketches: Iterable[bytes]) -> int:

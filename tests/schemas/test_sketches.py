@@ -1,12 +1,17 @@
 """Sketches: near the exact count, the same in any order, mergeable."""
 
 import random
+from collections.abc import Iterable
 
 import pytest
 
-from schemas.sketches import LG_K, estimate, sketch_of
+from schemas.sketches import LG_K, Sketch, estimate
 
 STANDARD_ERROR = 1.04 / (1 << LG_K) ** 0.5
+
+
+def sketch_of(values: Iterable[str]) -> bytes:
+    return bytes(Sketch(values))
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 200])
@@ -28,6 +33,14 @@ def test_repeats_change_nothing() -> None:
     assert estimate([sketch_of(values * 3)]) == estimate([sketch_of(values)])
     random.Random(1).shuffle(values)
     assert estimate([sketch_of(values)]) == pytest.approx(5_000, rel=3 * STANDARD_ERROR)
+
+
+def test_texts_added_in_parts_leave_the_bytes_of_all_at_once() -> None:
+    values = [f"user-{n}" for n in range(5_000)]
+    sketch = Sketch(values[:100])
+    for start in range(100, 5_000, 700):
+        sketch.add(values[start : start + 700])
+    assert bytes(sketch) == sketch_of(values)
 
 
 @pytest.mark.parametrize("text", [b"", b"no sketch", b"\x00" * 40])

@@ -20,6 +20,7 @@ from schemas.records import MONEY, TIMESTAMP, Field, Record
 from stores.lake_files import (
     Place,
     check_partition_columns,
+    file_pieces,
     open_location,
     parse_partition,
     partition_folder,
@@ -193,3 +194,33 @@ def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{EVENT.name}: cannot write to {tmp_path}: ")
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def numbered(numbers: range, day: date = DAY) -> pa.Table:
+    """Visits of a day, named by numbers."""
+    return visits([{"visit_id": f"visit {number}", "day": day} for number in numbers])
+
+
+def test_files_are_read_in_pieces_of_row_groups_small_files_of_all_partitions_together(tmp_path: Path) -> None:
+    uri, paths = str(tmp_path / "visits"), []
+    for day, numbers in ((DAY, range(3)), (DAY + timedelta(1), range(3, 7)), (DAY, range(7, 27))):
+        paths += [
+            file.path for file in write_files(Place(uri, VISIT, (day.isoformat(), None)), [numbered(numbers, day)])
+        ]
+    pieces = [read(["visit_id", "spent"]) for read in file_pieces(uri, VISIT, paths, most_rows=10)]
+    assert [len(piece) for piece in pieces] == [7, 20]
+    assert pa.concat_tables(pieces)["visit_id"].to_pylist() == sorted(
+        (f"visit {n}" for n in range(27)), key=lambda name: (int(name[6:]) > 6, int(name[6:]) > 2, name)
+    )
+    assert pieces[0]["spent"].null_count == 7
+
+
+def test_a_file_that_goes_before_its_piece_is_read_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    uri = str(tmp_path / "visits")
+    (file,) = write_files(Place(uri, VISIT, (DAY.isoformat(), None)), [numbered(range(3))])
+    (read,) = file_pieces(uri, VISIT, [file.path])
+    (tmp_path / "visits" / file.path).unlink()
+    with pytest.raises(StoreError, match="cannot read"):
+        read(["visit_id"])
+    with pytest.raises(StoreError, match="cannot read"):
+        list(file_pieces(uri, VISIT, [file.path]))

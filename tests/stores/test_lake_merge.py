@@ -1,14 +1,14 @@
 """Rows that a table has already, however many keys can be held."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from deltalake.transaction import Transaction
 
-from schemas.records import Field, Record
-from stores.lake import live_files, open_table, read_table, table_uri
+from schemas.records import TIMESTAMP, Field, Record
+from stores.lake import FileBounds, file_bounds, live_files, open_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, encode_rows, write_files
 from stores.lake_merge import KnownKeys, replace_changed
@@ -93,3 +93,35 @@ def test_file_of_some_size_is_rewritten_by_itself_and_the_changed_row_leaves_it(
     commit(str(tmp_path), RECORD, [change], WriteMode.MERGE, Transaction("one", 2))
     numbers = read_table(str(tmp_path), RECORD.name).column("number").to_pylist()
     assert sorted(numbers) == [*range(4_999), *range(5_001, 5_010), 6_000]
+
+
+def test_files_without_any_of_the_times_of_the_rows_are_not_read(tmp_path: Path) -> None:
+    visit = Record(
+        "visits",
+        "one visit",
+        (Field("id", pa.string(), "id"), Field("began", TIMESTAMP, "when"), Field("pages", pa.int64(), "count")),
+        sort_by=("began",),
+        key=("id",),
+    )
+    place = Place(table_uri(str(tmp_path), visit.name), visit, ())
+
+    def visits(pages: int, *hours: int) -> pa.Table:
+        times = [datetime(2026, 4, 12, tzinfo=UTC) + timedelta(hours=hour, microseconds=1) for hour in hours]
+        columns = {"id": [f"at {hour}" for hour in hours], "began": times, "pages": [pages] * len(hours)}
+        return pa.table(columns, schema=visit.schema)
+
+    # the middle one has the hours 4 and 6 alone, and is read for the hour 5 too
+    early, middle, late = (write_files(place, [visits(1, *hours)])[0] for hours in ((1, 2), (4, 6), (8, 9)))
+    first = [PartitionWrite((), (early, middle, late))]
+    commit(str(tmp_path), visit, first, WriteMode.APPEND, Transaction("one", 1))
+    table = open_table(str(tmp_path), visit)
+    content = (tmp_path / "visits" / early.path).read_bytes()
+    (tmp_path / "visits" / early.path).unlink()
+    bounds = FileBounds("began", file_bounds(table, "began"))
+    gone = visits(1, 8).select(["id", "began"])
+    change = replace_changed(place, live_files(table)[()], visits(2, 5, 6), gone, bounds=bounds)
+    assert set(change.removed) == {middle.path, late.path}
+    (tmp_path / "visits" / early.path).write_bytes(content)
+    commit(str(tmp_path), visit, [change], WriteMode.MERGE, Transaction("two", 1))
+    found = {row["id"]: row["pages"] for row in read_table(str(tmp_path), visit.name).to_pylist()}
+    assert found == {"at 1": 1, "at 2": 1, "at 4": 1, "at 5": 2, "at 6": 2, "at 9": 1}
