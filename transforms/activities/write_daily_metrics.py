@@ -18,7 +18,7 @@ from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit
 
 REFRESH_SECONDS = 30
-"""Of an endless input the metrics are refreshed this often, and no more than a twentieth of the time."""
+"""Of an endless input the metrics are refreshed this often, and take no more than a twentieth of a processor."""
 _REST = 19
 
 
@@ -122,7 +122,7 @@ class _Beside:
     def _run(self) -> None:
         while self._asked.wait() and not self._ended.is_set():
             self._asked.clear()
-            began = time.monotonic()
+            began = time.thread_time()
             try:
                 result = refresh_daily_metrics(self._lake, self._rules)
                 with self._lock:
@@ -130,4 +130,4 @@ class _Beside:
             except ClickstreamError:  # another run's commit, or a file that was compacted away: the next will do
                 with self._lock:
                     self._failed += 1
-            self._ended.wait(_REST * (time.monotonic() - began))
+            self._ended.wait(_REST * (time.thread_time() - began))
