@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.daily_metrics import DAILY_METRICS, UNKNOWN
+from schemas.errors import StoreError
 from schemas.event_types import Catalogue
 from schemas.sketches import Sketch
+from stores.lake_files import first_line
 from stores.sql_text import literal, quoted
 from transforms.events.pages import PageRules, categories, normalise
 
@@ -35,7 +37,8 @@ _TEXTS_AT_ONCE = 4_096
 _TABLES = """
     CREATE SEQUENCE numbers;
     CREATE TABLE groups (number INTEGER, segment VARCHAR, category VARCHAR, event_type VARCHAR);
-    CREATE TABLE sums (number INTEGER, events BIGINT, purchases BIGINT, revenue DECIMAL(18, 4), milliseconds BIGINT);
+    CREATE TABLE sums
+        (number INTEGER, events BIGINT, purchases BIGINT, revenue DECIMAL(38, 4), watch_time DECIMAL(38, 3));
     CREATE TABLE events (number INTEGER, device_id VARCHAR, user_key VARCHAR, event_time TIMESTAMPTZ);
     CREATE TABLE sessions
         (session_id VARCHAR, device_id VARCHAR, session_start TIMESTAMPTZ, session_end TIMESTAMPTZ);
@@ -45,14 +48,14 @@ _ADD_PIECE = """
     INSERT INTO groups SELECT nextval('numbers'), * FROM (SELECT DISTINCT segment, category, event_type FROM piece)
         ANTI JOIN groups USING (segment, category, event_type);
     INSERT INTO sums
-        SELECT number, count(*), count(*) FILTER (event_type = 'purchase'), coalesce(sum(revenue), 0), sum(milliseconds)
+        SELECT number, count(*), count(*) FILTER (event_type = 'purchase'), coalesce(sum(revenue), 0), sum(watch_time)
         FROM piece JOIN groups USING (segment, category, event_type) GROUP BY number;
     INSERT INTO events SELECT number, device_id, user_key, event_time
         FROM piece JOIN groups USING (segment, category, event_type);
 """
 _SUMS = """
     SELECT number, segment, category, event_type, sum(events) AS events, sum(purchases) AS purchases,
-        sum(revenue) AS revenue, CAST(sum(milliseconds) AS DECIMAL(18, 3)) / 1000 AS watch_time
+        sum(revenue) AS revenue, sum(watch_time) AS watch_time
     FROM sums JOIN groups USING (number) GROUP BY ALL ORDER BY segment, category, event_type
 """
 _SETS = {
@@ -65,9 +68,9 @@ _SETS = {
     """,
 }
 _TEXT = "CASE json_type(properties, {0}) WHEN 'VARCHAR' THEN nullif(properties ->> {0}, '') END"
-_MILLISECONDS = """
-    CAST(coalesce(CASE WHEN json_type(properties, {0}) IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(properties ->> {0} AS DECIMAL(15, 3)) END, 0) * 1000 AS BIGINT)
+_SECONDS = """
+    coalesce(CASE WHEN json_type(properties, {0}) IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(properties ->> {0} AS DECIMAL(15, 3)) END, 0)
 """
 
 _LAYOUT = "1"
@@ -127,6 +130,9 @@ def daily_metrics(day: date, events: Iterable[Piece], sessions: Iterable[pa.Tabl
 
     Returns:
         Rows of DAILY_METRICS, by its order.
+
+    Raises:
+        StoreError: There is no room to spill.
     """
     with _tables() as tables:
         for piece in events:
@@ -154,7 +160,10 @@ def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
         duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection,
     ):
         connection.execute(f"SET preserve_insertion_order = false; {_TABLES}")
-        yield connection
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise StoreError(f"{DAILY_METRICS.name}: cannot count: {first_line(error)}") from error
 
 
 def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) -> None:
@@ -178,7 +187,7 @@ def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) ->
         SELECT coalesce({quoted(rules.segment)}, {literal(UNKNOWN)}) AS segment,
             coalesce({told(_TEXT, rules.category, "page_category")}, {literal(UNKNOWN)}) AS category,
             event_type, device_id, user_key, event_time, revenue,
-            {told(_MILLISECONDS, rules.watch_time, "0")} AS milliseconds
+            {told(_SECONDS, rules.watch_time, "0.000")} AS watch_time
         FROM given
     """
     tables.execute(_ADD_PIECE.format(piece=selected))
