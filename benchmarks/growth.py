@@ -7,7 +7,6 @@ the next 20,000 events, and what they change. At a steady rate that is what each
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -189,7 +188,7 @@ def lakes(work: Path) -> Iterator[dict[int, tuple[Path, Path]]]:
         with open(folder / "delivery.jsonl", "wb") as out:
             out.writelines(islice(lines, DELIVERY))
         stores = [f"--lake={folder / 'lake'}", f"--devices=rocksdb:{folder / 'devices'}"]
-        command = [*settings, "run", f"--input={folder / 'history.jsonl'}", *stores, "--json"]
+        command = [*settings, "run", "--layers=raw", f"--input={folder / 'history.jsonl'}", *stores, "--json"]
         subprocess.run(command, cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
         found[count] = folder / "lake", folder / "delivery.jsonl"
     yield found
@@ -233,5 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONPATH", str(HERE.parent))
     main()
