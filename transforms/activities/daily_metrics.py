@@ -53,9 +53,11 @@ _ADD_PIECE = """
     INSERT INTO events SELECT number, device_id, user_key, event_time
         FROM piece JOIN groups USING (segment, category, event_type);
 """
+# A sum beyond a column's 18 digits is of a broken producer, and must not stop the rest
 _SUMS = """
     SELECT number, segment, category, event_type, sum(events) AS events, sum(purchases) AS purchases,
-        sum(revenue) AS revenue, sum(watch_time) AS watch_time
+        greatest(least(sum(revenue), 99999999999999.9999), -99999999999999.9999) AS revenue,
+        greatest(least(sum(watch_time), 999999999999999.999), -999999999999999.999) AS watch_time
     FROM sums JOIN groups USING (number) GROUP BY ALL ORDER BY segment, category, event_type
 """
 _SETS = {

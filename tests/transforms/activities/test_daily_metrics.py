@@ -173,6 +173,18 @@ def test_a_property_of_another_type_counts_for_nothing() -> None:
         assert (row["watch_time"], row["category"]) == (0, "unknown")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_beyond_the_digits_of_a_column_are_the_most_it_holds(sign: int) -> None:
+    most_money, most_seconds = Decimal("99999999999999.9999"), Decimal("999999999999999.999")
+    rows = [
+        click(at(seconds=second), event_type="video_view", revenue=sign * most_money,
+              properties=json.dumps({"view_duration_sec": sign * 999_999_999_999}))
+        for second in range(1_001)
+    ]  # fmt: skip
+    (row,) = computed(rows, sessions_of([])).to_pylist()
+    assert (row["events"], row["revenue"], row["watch_time"]) == (1_001, sign * most_money, sign * most_seconds)
+
+
 def test_a_date_without_events_has_no_rows() -> None:
     assert computed([], sessions_of([])).equals(DAILY_METRICS.empty())
 
