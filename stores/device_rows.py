@@ -10,9 +10,9 @@ twice the bytes.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from schemas.events import EVENT
 from schemas.records import Field, Record
 from schemas.sessions import SESSION, SESSION_PANE
+from stores.parquet_files import sorted_order
 
 EARLIEST = -(2**63)
 LATEST = 2**63 - 1
@@ -101,11 +102,16 @@ class RowCodec:
         return tuple(field for field in self.record if field.name not in in_key)
 
     def encode(self, table: pa.Table) -> tuple[pa.Array, pa.Array]:
-        """Keys and values of a table's rows, in key order; columns that are not of the record are ignored."""
-        keys = self.encode_keys(table)
+        """Keys and values of a table's rows, in key order; columns that are not of the record are ignored.
+
+        Texts may be dictionary-encoded, here as in the other methods.
+        """
+        table = table.select(self.record.names).combine_chunks()
         # writing in key order is worth far more than the sort: each put lands beside the one before it
-        order = pc.sort_indices(keys)
-        return keys.take(order), self.encode_values(table).take(order)
+        newest_first = np.invert(table.column(self.time).cast(pa.int64()).to_numpy())
+        places = pa.table([table.column("device_id"), newest_first, table.column(self.row_id)], ["device", "time", "id"])
+        table = table.take(pa.array(sorted_order(places, places.column_names)))
+        return self.encode_keys(table), self.encode_values(table)
 
     def encode_keys(self, table: pa.Table) -> pa.Array:
         """The key of each row."""
@@ -113,16 +119,14 @@ class RowCodec:
         # LATEST − t, big-endian; 2^64 − 1 − (t + 2^63) is the same number
         flipped = (LATEST - micros).view(np.uint64).astype(">u8")
         times = pa.Array.from_buffers(pa.binary(_TIME_BYTES), len(flipped), [None, pa.py_buffer(flipped)])
-        devices = _whole(table.column("device_id")).cast(pa.large_binary())
-        if _holds_below(devices, 1):
-            devices = pc.replace_substring(devices, b"\x00", b"\x00\xff")
+        devices = _of_each(table.column("device_id"), _escape_device)
         heads = pc.binary_join_element_wise(devices, times.cast(pa.large_binary()), _large(_DEVICE_END))
-        ids = _whole(table.column(self.row_id)).cast(pa.large_binary())
+        ids = _of_each(table.column(self.row_id), lambda texts: texts.cast(pa.large_binary()))
         return pc.binary_join_element_wise(heads, ids, _large(b""))
 
     def encode_values(self, table: pa.Table) -> pa.Array:
         """The value of each row."""
-        texts = [_as_bytes(_whole(table.column(field.name)), field.type) for field in self.value_fields]
+        texts = [_of_each(table.column(field.name), partial(_as_bytes, kind=field.type)) for field in self.value_fields]
         return pc.binary_join_element_wise(
             _large(_LAYOUT), *texts, _large(_SEPARATOR), null_handling="replace", null_replacement=_NULL
         )
@@ -175,8 +179,22 @@ def _large(value: bytes) -> pa.Scalar:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        # to combine it would copy it
+        return column.chunk(0)
     combined = column.combine_chunks()
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _of_each(column: pa.ChunkedArray, rule: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """What the rule makes of the values; where the column is dictionary-encoded, of each text once."""
+    values = _whole(column)
+    return rule(values.dictionary).take(values.indices) if pa.types.is_dictionary(values.type) else rule(values)
+
+
+def _escape_device(ids: pa.Array) -> pa.Array:
+    devices = ids.cast(pa.large_binary())
+    return pc.replace_substring(devices, b"\x00", b"\x00\xff") if _holds_below(devices, 1) else devices
 
 
 def _as_bytes(column: pa.Array, kind: pa.DataType) -> pa.Array:

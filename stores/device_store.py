@@ -26,7 +26,10 @@ class DeviceStore(Protocol):
     """
 
     def write_events(self, events: pa.Table) -> int:
-        """Write events: EVENT's columns (others are ignored), in any order. Returns their number."""
+        """Write events: EVENT's columns (others are ignored), in any order, texts dictionary-encoded or not.
+
+        Returns their number.
+        """
 
     def write_sessions(self, panes: pa.Table) -> int:
         """Apply session panes, a table with SESSION_PANE's columns: each is the session's state from now on.

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from schemas.errors import StoreError
 from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, RowCodec, last_panes
+from stores.encoded_texts import plain
 
 PATIENCE = 10.0
 """Seconds for which a store that does not answer is waited for before that is an error."""
@@ -42,7 +43,7 @@ class NetworkedDeviceStore(ABC):
     def write_events(self, events: pa.Table) -> int:
         """See `DeviceStore.write_events`."""
         self._check_writable()
-        for piece in _pieces(events):
+        for piece in _pieces(plain(events)):
             self.put_events(piece)
         return int(events.num_rows)
 

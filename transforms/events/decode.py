@@ -21,6 +21,10 @@ from transforms.tables import at_earliest
 
 DEAD_LETTERS = "dead_letters"
 
+_LARGE_BUNDLE = 16
+"""Batches of a bundle from which it is worth to end the threads with it: what plans they have are made anew for the next
+one, which takes as long as to decode a batch."""
+
 Output = Any
 """A windowed table, or one with a tag."""
 
@@ -58,7 +62,8 @@ class Decode(beam.PTransform):
 class _DecodeBatch(beam.DoFn):
     """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag.
 
-    Several are decoded at a time. Results leave in the order of the batches, the last ones when the bundle ends.
+    Several are decoded at a time. Results leave in the order of the batches, the last ones when the bundle ends. With a
+    large bundle the threads end too: their connections to DuckDB would keep 150 MB each from the steps to come.
     """
 
     def __init__(self, secret: UserKeySecret, now: datetime) -> None:
@@ -70,14 +75,20 @@ class _DecodeBatch(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._ahead.reset()
+        self._batches = 0
 
     def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
+        self._batches += 1
         for decoded in self._ahead.start(self._decode, element, timestamp):
             yield from self._emit(*decoded)
 
     def finish_bundle(self) -> Iterator[Output]:
         for decoded in self._ahead.finish():
             yield from self._emit(*decoded)
+        if self._batches >= _LARGE_BUNDLE:
+            self._ahead.close()
+            self._ahead = Ahead("decode")
+            pa.default_memory_pool().release_unused()
 
     def teardown(self) -> None:
         self._ahead.close()

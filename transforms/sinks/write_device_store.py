@@ -9,7 +9,6 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from stores.device_store import DeviceStore, open_device_store
-from stores.encoded_texts import plain
 from transforms.background import Background
 from transforms.metrics import count
 
@@ -104,7 +103,7 @@ class _Write(beam.DoFn):
 
 
 def _write_together(write: Callable[[pa.Table], int], tables: list[pa.Table]) -> int:
-    return write(plain(pa.concat_tables(tables)))
+    return write(pa.concat_tables(tables))
 
 
 class _WriteEvents(_Write):
