@@ -7,16 +7,19 @@ an id, HMAC-SHA-256 where the input must stay secret.
 import hashlib
 import hmac
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import whole
 from schemas.records import TIMESTAMP
 from schemas.table_query import TableQuery
 
 _USED_BITS = np.array([(1 << 8 * used) - 1 for used in range(9)], np.uint64)
+_USERS_KNOWN = 1 << 16
 _MURMUR3 = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 
 
@@ -35,7 +38,7 @@ def shards_of(device_ids: pa.Array | pa.ChunkedArray, shards: int) -> np.ndarray
     [14, 6, 14]
     """
     if isinstance(device_ids, pa.ChunkedArray):
-        device_ids = device_ids.combine_chunks()
+        device_ids = whole(device_ids)
     offsets = np.frombuffer(device_ids.buffers()[1], np.int32)[device_ids.offset :][: len(device_ids) + 1]
     text = device_ids.buffers()[2] or pa.py_buffer(b"")
     padded = np.frombuffer(memoryview(text)[offsets[0] : offsets[-1]].tobytes() + bytes(8), np.uint8)
@@ -60,9 +63,10 @@ _SESSION_IDS = TableQuery(f"SELECT {session_id_sql('device_id', 'start')} FROM g
 def session_ids(device_ids: pa.Array | pa.ChunkedArray, starts: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Session id of each (device, start) pair; starts are timestamps in microseconds, UTC."""
     table = pa.table({"device_id": device_ids, "start": pc.cast(starts, TIMESTAMP).cast(pa.int64())})
-    return _SESSION_IDS.run(table).column(0).combine_chunks()
+    return whole(_SESSION_IDS.run(table).column(0))
 
 
+@lru_cache(_USERS_KNOWN)
 def user_key(user_id: str, secret: str) -> str:
     """Keyed hash of a user id: the first 128 bits of HMAC-SHA-256, 32 hexadecimal digits.
 

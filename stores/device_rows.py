@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import whole
 from schemas.events import EVENT
 from schemas.records import Field, Record
 from schemas.sessions import SESSION, SESSION_PANE
@@ -109,13 +110,13 @@ class RowCodec:
         table = table.select(self.record.names).combine_chunks()
         # writing in key order is worth far more than the sort: each put lands beside the one before it
         newest_first = np.invert(table.column(self.time).cast(pa.int64()).to_numpy())
-        places = pa.table([table.column("device_id"), newest_first, table.column(self.row_id)], ["device", "time", "id"])
+        places = table.select(["device_id", self.row_id]).add_column(1, "newest_first", [newest_first])
         table = table.take(pa.array(sorted_order(places, places.column_names)))
         return self.encode_keys(table), self.encode_values(table)
 
     def encode_keys(self, table: pa.Table) -> pa.Array:
         """The key of each row."""
-        micros = _whole(table.column(self.time)).cast(pa.int64()).to_numpy()
+        micros = whole(table.column(self.time)).cast(pa.int64()).to_numpy()
         # LATEST − t, big-endian; 2^64 − 1 − (t + 2^63) is the same number
         flipped = (LATEST - micros).view(np.uint64).astype(">u8")
         times = pa.Array.from_buffers(pa.binary(_TIME_BYTES), len(flipped), [None, pa.py_buffer(flipped)])
@@ -163,7 +164,7 @@ def last_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
         Two tables of SESSION_PANE: sessions as they now are, and retracted ones.
     """
     panes = panes.select(SESSION_PANE.names).combine_chunks()
-    ids = _whole(panes.column("session_id")).dictionary_encode()
+    ids = whole(panes.column("session_id")).dictionary_encode()
     # NumPy sorts 16 bits by counting, in a quarter of the time
     sessions = ids.indices.to_numpy().astype(np.min_scalar_type(len(ids.dictionary)))
     retractions = panes.column("is_retraction").to_numpy()
@@ -178,17 +179,9 @@ def _large(value: bytes) -> pa.Scalar:
     return pa.scalar(value, pa.large_binary())
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    if column.num_chunks == 1:
-        # to combine it would copy it
-        return column.chunk(0)
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
-
-
 def _of_each(column: pa.ChunkedArray, rule: Callable[[pa.Array], pa.Array]) -> pa.Array:
     """What the rule makes of the values; where the column is dictionary-encoded, of each text once."""
-    values = _whole(column)
+    values = whole(column)
     return rule(values.dictionary).take(values.indices) if pa.types.is_dictionary(values.type) else rule(values)
 
 

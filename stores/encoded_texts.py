@@ -8,13 +8,15 @@ from collections.abc import Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import whole
+
 _SAMPLE_ROWS = 8 << 10
 
 
 def encode_columns(table: pa.Table, names: Collection[str]) -> pa.Table:
     """Dictionary-encode some columns, whatever they hold; a chunk a column."""
     columns = [
-        (pc.dictionary_encode(column) if name in names else column).combine_chunks()
+        whole(pc.dictionary_encode(column) if name in names else column)
         for name, column in zip(table.column_names, table.columns, strict=True)
     ]
     fields = [field.with_type(column.type) for field, column in zip(table.schema, columns, strict=True)]
@@ -35,8 +37,8 @@ def encode_text(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         sample = column.slice(0, _SAMPLE_ROWS)
         if 2 * pc.count_distinct(sample).as_py() <= len(sample):
-            return pc.dictionary_encode(column).combine_chunks()
-    return column.combine_chunks()
+            return whole(pc.dictionary_encode(column))
+    return whole(column)
 
 
 def plain(table: pa.Table) -> pa.Table:

@@ -51,8 +51,8 @@ class PartitionBuffer:
         self._tables_added += 1
         for partition, part in split_by_partition(table.select(self._record.names), self._record):
             held = self._held.setdefault(partition, _Held())
-            if part.num_rows < table.num_rows:
-                # the texts of the whole table may be more than the rows
+            if 2 * part.num_rows < table.num_rows:
+                # the texts of the whole table may be many more than the rows
                 part = plain(part)  # noqa: PLW2901
             size = held.add(encode_rows(part, self._record))
             self.held_bytes += size

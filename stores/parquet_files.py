@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.columns import whole
 from stores.encoded_texts import encode_text, plain_type
 
 ROW_GROUP_ROWS = 128 << 10
@@ -55,7 +56,7 @@ def sorted_order(table: pa.Table, sort_by: Sequence[str]) -> npt.NDArray[np.int6
     key = np.zeros(table.num_rows, np.int64)
     width, used = 0, 0
     for name in sort_by:
-        codes = _codes(table.column(name).combine_chunks(), first=used == 0)
+        codes = _codes(whole(table.column(name)), first=used == 0)
         bits = int(codes.max(initial=0)).bit_length() if codes is not None else _KEY_BITS + 1
         if codes is None or width + bits > _KEY_BITS:
             break

@@ -22,8 +22,8 @@ from transforms.tables import at_earliest
 DEAD_LETTERS = "dead_letters"
 
 _LARGE_BUNDLE = 16
-"""Batches of a bundle from which it is worth to end the threads with it: what plans they have are made anew for the next
-one, which takes as long as to decode a batch."""
+"""Batches of a bundle from which its threads end with it: for the next one each plans anew, which takes as long as to
+decode a batch."""
 
 Output = Any
 """A windowed table, or one with a tag."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import whole
 from schemas.table_query import TableQuery
 
 Digests = npt.NDArray[np.uint64]
@@ -55,7 +56,7 @@ def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
     high, low = digests_of(events)
     arrival = events.column("arrival_time").cast(pa.int64()).fill_null(_LAST).to_numpy()
     # a batch comes from one source or a few: their names are moved once
-    source = events.column("source").combine_chunks().dictionary_encode()
+    source = whole(events.column("source")).dictionary_encode()
     partition, offset = events.column("partition").to_numpy(), events.column("offset").to_numpy()
     content = hashlib.sha256("\0".join([str(len(high)), *source.dictionary.to_pylist()]).encode())
     for values in (high, low, arrival, source.indices.to_numpy(), partition, offset):

@@ -104,12 +104,12 @@ class EnvelopeDecoder:
         if len(mended):
             untouched = judged.filter(pc.invert(pc.is_in(judged["row"], mended["row"])))
             judged = pa.concat_tables([untouched, self._judge(mended, now)])
-        accepted = pc.is_null(judged["reason"])
-        refused = judged.filter(pc.invert(accepted)).select(["row", "reason", "field"])
-        refused = pa.concat_tables([unreadable, refused])
+        refused = np.flatnonzero(judged["reason"].is_valid())
+        accepted = _without(judged, refused.tolist()).combine_chunks()
+        refused = pa.concat_tables([unreadable, judged.select(["row", "reason", "field"]).take(refused)])
         rows = raw.take(refused["row"])
         return Decoded(
-            events=self._finish(judged.filter(accepted)),
+            events=self._finish(accepted),
             dead_letters=dead_letters(rows, refused["reason"], refused["field"], "decode", now.date()),
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from schemas.columns import whole
 from schemas.dimensions import PAGE
 from schemas.errors import OptionError
 from transforms.frames import to_arrow
@@ -138,7 +139,7 @@ def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
         urls: Of each column of keys, the name of the column with the URLs.
     """
     for name, url in urls.items():
-        encoded = table.column(url).combine_chunks().dictionary_encode()
+        encoded = whole(table.column(url)).dictionary_encode()
         texts = pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)
         keys = page_keys(normalise(texts)["url"]).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         distinct = keys.dictionary_encode()
@@ -158,7 +159,7 @@ def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
     Returns:
         Rows of PAGE, one a page.
     """
-    urls = events.column("page_url").combine_chunks().dictionary_encode()
+    urls = whole(events.column("page_url")).dictionary_encode()
     times = pl.Series(pl.from_arrow(events.column("event_time"))).alias("first_seen_at")
     first = pl.DataFrame([pl.Series(pl.from_arrow(urls.indices)).alias("url"), times]).drop_nulls("url")
     first = first.group_by("url").agg(pl.col("first_seen_at").min())

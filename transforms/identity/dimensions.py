@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import whole
 from schemas.dimensions import KEYS_KEPT, Dimension
 from schemas.records import TIMESTAMP, Record
 from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
@@ -44,7 +45,7 @@ def _combined(events: pa.Table, names: Sequence[str]) -> Integers:
     """A number for each combination of values."""
     combined, distinct = np.zeros(events.num_rows, np.int64), 1
     for name in names:
-        encoded = events.column(name).combine_chunks().dictionary_encode()
+        encoded = whole(events.column(name)).dictionary_encode()
         count = len(encoded.dictionary) + 1
         if distinct * count > np.iinfo(np.int64).max:
             combined = np.unique(combined, return_inverse=True)[1]
@@ -177,7 +178,7 @@ def _any_valid(valid: Flags, runs: Runs) -> Integers:
 
 def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
     """The union of the sets of each run, as text and number."""
-    encoded = keys.combine_chunks().dictionary_encode()
+    encoded = whole(keys).dictionary_encode()
     pairs = pl.DataFrame({"run": runs.of_place, "set": pl.Series(pl.from_arrow(encoded.indices))[runs.order]})
     texts = pl.DataFrame({"key": pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)}).with_row_index("set")
     each = pairs.drop_nulls().unique().join(texts.cast({"set": pairs.schema["set"]}), on="set").drop("set")
