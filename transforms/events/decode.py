@@ -63,7 +63,7 @@ class _DecodeBatch(beam.DoFn):
     """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag.
 
     Several are decoded at a time. Results leave in the order of the batches, the last ones when the bundle ends. With a
-    large bundle the threads end too: their connections to DuckDB would keep 150 MB each from the steps to come.
+    large bundle the threads end too: their connections to DuckDB would keep some 130 MB from the steps to come.
     """
 
     def __init__(self, secret: UserKeySecret, now: datetime) -> None:

@@ -120,7 +120,9 @@ class _ChainBounded(beam.DoFn):
 
     def _chain(self, cells: list[pa.Table]) -> pa.Table:
         try:
-            return panes_of_bounded(merge_cells(cells), self._policy)
+            merged = merge_cells(cells)
+            cells.clear()  # the task is not done with its arguments before it ends
+            return panes_of_bounded(merged, self._policy)
         finally:
             # what this thread has freed serves no other until it is given back
             pa.default_memory_pool().release_unused()
