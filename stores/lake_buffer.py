@@ -119,11 +119,11 @@ class _Held:
 
     def add(self, part: pa.Table) -> int:
         """Hold a table; returns its bytes."""
-        size = int(part.get_total_buffer_size())
-        if size > 2 * part.nbytes:
+        size = int(part.nbytes)
+        if part.get_total_buffer_size() > 2 * size:
             # a slice keeps all of the table alive that it was cut from
             part = part.take(pa.array(range(part.num_rows), pa.int64()))
-            size = part.nbytes
         self.tables.append(part)
+        # as the writer counts: what fills a file here is one file there
         self.bytes += size
         return size
