@@ -1,7 +1,6 @@
 """daily_metrics, kept by the main graph: refreshed once a bounded run, and beside an endless one."""
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from schemas.errors import ClickstreamError
 from stores.lake_commit import CommitResult
 from transforms.activities.daily_metrics import MetricRules
 from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
+from transforms.background import run_apart
 from transforms.metrics import count
 from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit
@@ -27,8 +27,8 @@ class WriteDailyMetrics(beam.PTransform):
     """Keeps daily_metrics up to the facts.
 
     Input elements: what was committed of the facts. Output: what was committed of the metrics. A bounded run refreshes
-    once, after all commits. An endless one does so every now and then in a thread beside the bundles, so that no
-    checkpoint waits for it, and once more when the input has ended. A refresh that is lost is made up for by the next.
+    once, after all commits. An endless one does so every now and then in a process beside the bundles, so that none
+    waits for it, and once more when the input has ended. A refresh that is lost is made up for by the next.
 
     Counters: those of a commit; ``daily_metrics_failed``, refreshes that another run or a lost file has kept from it.
 
@@ -88,7 +88,7 @@ class _Refresh(beam.DoFn):
 
 
 class _Beside:
-    """Refreshes in a thread: one at a time, once more for all that is asked for meanwhile, with rests between."""
+    """Refreshes apart: one at a time, once more for all that is asked for meanwhile, with rests between."""
 
     def __init__(self, lake: str, rules: MetricRules) -> None:
         self._lake, self._rules = lake, rules
@@ -122,12 +122,12 @@ class _Beside:
     def _run(self) -> None:
         while self._asked.wait() and not self._ended.is_set():
             self._asked.clear()
-            began = time.thread_time()
+            seconds = 0.0
             try:
-                result = refresh_daily_metrics(self._lake, self._rules)
+                result, seconds = run_apart(refresh_daily_metrics, self._lake, self._rules)
                 with self._lock:
                     self._results.append(result)
             except ClickstreamError:  # another run's commit, or a file that was compacted away: the next will do
                 with self._lock:
                     self._failed += 1
-            self._ended.wait(_REST * (time.thread_time() - began))
+            self._ended.wait(_REST * seconds)
