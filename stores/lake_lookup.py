@@ -20,7 +20,7 @@ from stores.lake_files import first_line, open_location
 from stores.lake_merge import without_keys
 
 REFRESH_SECONDS = 10
-APART_US = 60_000_000
+APART_US = 1_000_000
 """Times in a file that are further apart, with none between them, belong to different stretches."""
 _PRECISION_US = 1_000
 """Of the greatest time in a file's bounds: some writers keep milliseconds."""
@@ -111,8 +111,8 @@ class StoredRows:
         """The files that may hold a row of one of the sorted times."""
         fresh = [path for path in _holding(self._bounds, times) if path not in self._looked_into]
         for path in fresh:
-            column = pq.read_table(path, columns=[self.time], filesystem=filesystem, partitioning=None)[self.time]
-            self._looked_into[path] = _stretches_of(column)
+            with pq.ParquetFile(path, filesystem=filesystem) as file:
+                self._looked_into[path] = _stretches_of(file.read([self.time], use_threads=False)[self.time])
         return _holding(self._looked_into, times)
 
 

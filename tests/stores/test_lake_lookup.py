@@ -83,13 +83,13 @@ def test_file_that_was_looked_into_is_not_opened_for_a_time_between_its_rows(tmp
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), min_size=1, unique=True), st.integers(0, 40))
 def test_row_of_any_stretch_of_any_file_is_found(placed: list[tuple[int, int]], asked: int) -> None:
     with tempfile.TemporaryDirectory() as lake:
-        files = [[minute for file, minute in placed if file == number] for number in range(3)]
-        # 50 s apart: neighbours share a stretch, others do not
-        store(Path(lake), *(rows(*(50 * minute for minute in file)) for file in files if file))
+        files = [[second for file, second in placed if file == number] for number in range(3)]
+        # a second apart: neighbours share a stretch, others do not
+        store(Path(lake), *(rows(*file) for file in files if file))
         stored = StoredRows(lake, RECORD, "at")
         for _ in range(2):
-            there = any(minute == asked for _, minute in placed)
-            assert numbers(stored.without_stored(rows(50 * asked))) == ([] if there else [50 * asked])
+            there = any(second == asked for _, second in placed)
+            assert numbers(stored.without_stored(rows(asked))) == ([] if there else [asked])
 
 
 def test_row_that_was_asked_for_and_never_stored_is_not_taken_for_stored(tmp_path: Path) -> None:
