@@ -2,6 +2,7 @@
 
     python benchmarks/live.py                      # what `make bench-live` runs; writes live.json and live.md
     python benchmarks/live.py --events 500000 --seconds 20 --dry-run   # a trial; writes nothing
+    python benchmarks/live.py --state-backend rocksdb --dry-run
     python benchmarks/live.py soak --minutes 15    # memory, state and files each minute at a steady rate
 
 The highest rate is that at which the job reads a backlog: nothing but the broker, Flink and the job has the machine
@@ -190,14 +191,14 @@ def latency(job: LiveJob, rate: int, seconds: float) -> dict[str, dict[str, floa
     return {"devices": probes.devices.summary(), "lake": probes.lake.summary()}
 
 
-def measure(events: int, rate: int, seconds: float) -> dict[str, object]:
+def measure(events: int, rate: int, seconds: float, job_options: list[str]) -> dict[str, object]:
     """The backlog first, then live traffic on stores that hold it."""
     folder = Path(tempfile.mkdtemp(prefix="bench-live-"))
     kafka = KafkaService(folder / "services")
     kafka.up()
     try:
         load = os.getloadavg()[0]
-        job = LiveJob(folder, kafka)
+        job = LiveJob(folder, kafka, job_options)
         job.produce(events).wait()
         with job.running():
             reached = capacity(job, events, load)
@@ -210,7 +211,7 @@ def measure(events: int, rate: int, seconds: float) -> dict[str, object]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def soak(minutes: float, rate: int) -> dict[str, object]:
+def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]:
     """Memory, state, files and lag each minute at a steady rate, with a reader and `clickstream compact` beside it.
 
     Raises:
@@ -220,7 +221,7 @@ def soak(minutes: float, rate: int) -> dict[str, object]:
     kafka = KafkaService(folder / "services")
     kafka.up()
     try:
-        with LiveJob(folder, kafka).running() as job, job.compacting() as compact:
+        with LiveJob(folder, kafka, job_options).running() as job, job.compacting() as compact:
             began, samples = time.monotonic(), []
             with job.produce(int(rate * minutes * 60), rate) as traffic:
                 while traffic.poll() is None:
@@ -356,16 +357,18 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of the latency")
     parser.add_argument("--minutes", type=float, default=15.0, help="of the soak")
+    parser.add_argument("--state-backend", default="hashmap", help="of the job; hashmap or rocksdb")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
+    job_options = [f"--state-backend={given.state_backend}"]
     path = HERE / "live.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     if given.what == "soak":
         about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "processors": os.cpu_count()}
-        results["soak"] = about | soak(given.minutes, given.rate)
+        results["soak"] = about | soak(given.minutes, given.rate, job_options)
     else:
         about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "processors": os.cpu_count(), "backlog": given.events}
-        results |= about | measure(given.events, given.rate, given.seconds)
+        results |= about | measure(given.events, given.rate, given.seconds, job_options)
     print(report(results))
     if not given.dry_run:
         path.write_text(json.dumps(results, indent=1) + "\n")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,10 +24,10 @@ START_SECONDS, END_SECONDS = 120.0, 60.0
 
 
 class LiveJob:
-    """A topic of a real broker, and the job that follows it."""
+    """A topic of a real broker, and the job that follows it, with more options where they are given."""
 
-    def __init__(self, folder: Path, kafka: KafkaService) -> None:
-        self.folder, self.kafka = folder, kafka
+    def __init__(self, folder: Path, kafka: KafkaService, options: Sequence[str] = ()) -> None:
+        self.folder, self.kafka, self._options = folder, kafka, options
         self.topic = f"clicks-{folder.name}"
         self.lake, self.devices = folder / "lake", folder / "devices"
         self.settings = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
@@ -42,6 +42,7 @@ class LiveJob:
             sys.executable, "-m", "pipelines.cli", "run", "--runner=flink", f"--kafka={self.kafka.address}",
             f"--topic={self.topic}", f"--lake={self.lake}", f"--devices=rocksdb:{self.devices}",
             f"--archive={self.folder / 'raw'}", f"--checkpoints={self.folder / 'checkpoints'}", "--json",
+            *self._options,
         ]  # fmt: skip
         with open(self.folder / "run.log", "wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.settings, stdout=log, stderr=log)
