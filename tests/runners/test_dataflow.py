@@ -100,7 +100,7 @@ def test_live_graph_keeps_its_steps_states_and_timers(job: DataflowJob) -> None:
         if spec.urn == "beam:transform:pardo:v1"
     }
     assert {name for name, pardo in pardos.items() if pardo.state_specs} == {
-        "Deduplicate/OfStream/DropSeen",
+        "Deduplicate/OfStream/DropSeen/ParDo(_DropSeen)",
         "Sessionize/TickSessions",
         "EventsToLake/StreamToLake/CommitInOrder/Sequence",
         "SessionsToLake/WriteLake/StreamToLake/CommitInOrder/Sequence",
