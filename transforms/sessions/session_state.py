@@ -23,6 +23,7 @@ from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessions import CUT_REASONS, UTC, Spans, closing_ticks, describe, spans_of
 
 TICKS_AHEAD = 24
+"""Ticks after the next one that a shard has timers for at most while it catches up."""
 KEY = ["device_id", "session_start"]
 """What tells sessions apart; their id is a hash of it."""
 
@@ -122,6 +123,10 @@ def look_ahead(pending: pa.Table, marks: Marks, policy: SessionPolicy) -> tuple[
         pending: The cells whose slot has not ended.
         marks: The marks after the tick.
         policy: The rules.
+
+    Returns:
+        The ticks after the one that is armed, up to the newest cell's and without those asked for before; and the marks
+        that say so.
     """
     if marks.armed is None or pending.num_rows == 0:
         return range(0), marks

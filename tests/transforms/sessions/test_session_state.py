@@ -14,7 +14,7 @@ from tests.transforms.sessions.session_scripts import at, batch, brute_force_ses
 from tests.transforms.sessions.session_strategies import clicks, policies, scripts
 from transforms.sessions.cells import CELL, cells_of
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.session_state import EMPTY, Kept, Marks, accept, expect, fire, idle, needs_cold
+from transforms.sessions.session_state import EMPTY, Kept, Marks, accept, expect, fire, idle, look_ahead, needs_cold
 from transforms.sessions.sessions import panes_of_bounded
 
 
@@ -237,6 +237,22 @@ def test_shard_with_nothing_due_ticks_ever_more_seldom_and_misses_nothing():
     steps = [later - earlier for earlier, later in itertools.pairwise(idle[:-1])]
     assert steps == [2 ** (n + 1) * 5 * MINUTE for n in range(len(steps))]
     assert len(ticks) < 15
+
+
+def test_ticks_that_lie_behind_are_asked_for_together_and_each_once():
+    policy = SessionPolicy()
+
+    def ahead(newest: int, marks: Marks) -> tuple[list[int], Marks]:
+        ticks, after = look_ahead(cells_of(batch([click(at(minutes=newest))]), policy), marks, policy)
+        return [(tick - at(0)) // MINUTE for tick in ticks], after
+
+    ticks, marks = ahead(600, Marks(last=at(minutes=5), armed=at(minutes=10)))
+    assert ticks == list(range(15, 135, 5))
+    assert ahead(600, marks._replace(armed=at(minutes=15)))[0] == [135]
+    # no further than time has come, and nothing where it has not come further than the next tick
+    assert ahead(22, Marks(last=at(minutes=5), armed=at(minutes=10)))[0] == [15, 20]
+    waits = Marks(last=at(minutes=10), armed=at(minutes=15))
+    assert ahead(12, waits) == ([], waits)
 
 
 def test_event_far_ahead_waits_without_ticks():
