@@ -21,8 +21,6 @@ from stores.lake_schema import check_evolution, delta_schema, evolve
 LOG_FOLDER = "_delta_log"
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 """What deltalake takes for an escape, also in the path of a local folder: it would make its log in another."""
-_PRECISION = timedelta(milliseconds=1)
-"""Of the greatest time in a file's bounds: some writers keep milliseconds."""
 CONFIGURATION = {
     # a run's (application id, version) outlives any retry of that run, not the table
     "delta.setTransactionRetentionDuration": "interval 30 days",
@@ -156,35 +154,6 @@ def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
     for partition, *fields in sorted(zip(partitions, *columns, strict=True), key=lambda row: row[1]):
         files.setdefault(partition, []).append(LiveFile(*fields))
     return files
-
-
-def file_bounds(table: DeltaTable, column: str) -> dict[str, tuple[Any, Any]]:
-    """The least and the greatest value of a column in each live file, by its path; no file whose log does not say."""
-    actions = pa.table(table.get_add_actions(flatten=True))
-    if f"max.{column}" not in actions.column_names:
-        return {}
-    names = ("path", f"min.{column}", f"max.{column}")
-    rows = zip(*(actions.column(name).to_pylist() for name in names), strict=True)
-    return {unquote(path): (least, most) for path, least, most in rows if most is not None}
-
-
-class FileBounds(NamedTuple):
-    """The bounds of a column in a table's files, by their paths; of those whose log says them."""
-
-    column: str
-    of: Mapping[str, tuple[Any, Any]]
-
-    def files_with(self, files: Sequence[LiveFile], times: pa.ChunkedArray) -> list[LiveFile]:
-        """The files that may have a row with one of some times in the column."""
-        found = []
-        for file in files:
-            least, most = self.of.get(file.path, (None, None))
-            if (
-                most is None
-                or pc.any(pc.and_(pc.greater_equal(times, least), pc.less(times, most + _PRECISION))).as_py()
-            ):
-                found.append(file)
-        return found
 
 
 def file_path(lake_uri: str, name: str, file: LiveFile) -> str:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +15,13 @@ from deltalake.exceptions import DeltaError
 from schemas.errors import StoreError
 from schemas.records import Record
 from stores.lake import find_table, table_uri
+from stores.lake_bounds import TimeBounds
 from stores.lake_files import first_line, open_location
 from stores.lake_merge import without_keys
 
 REFRESH_SECONDS = 10
 APART_US = 1_000_000
 """Times in a file that are further apart, with none between them, belong to different stretches."""
-_PRECISION_US = 1_000
-"""Of the greatest time in a file's bounds: some writers keep milliseconds."""
-_EARLIEST, _LATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 Stretches = npt.NDArray[np.int64]
 """Two rows: the first and the last time of each stretch."""
 
@@ -76,7 +73,9 @@ class StoredRows:
             else:
                 self._table.update_incremental()
             if self._table is not None:
-                self._bounds = _bounds_of_files(self._lake, self.record.name, self._table, self.time)
+                folder = open_location(table_uri(self._lake, self.record.name))[1]
+                bounds = TimeBounds.read(self._table, self.time).of
+                self._bounds = {f"{folder}/{path}": np.array(both).reshape(2, 1) for path, both in bounds.items()}
                 self._looked_into = {path: self._looked_into[path] for path in self._bounds.keys() & self._looked_into}
         except (DeltaError, OSError) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
@@ -134,17 +133,3 @@ def _stretches_of(column: pa.ChunkedArray) -> Stretches:
         return np.empty((2, 0), np.int64)
     breaks = np.flatnonzero(np.diff(times) > APART_US)
     return np.stack([times[np.append(0, breaks + 1)], times[np.append(breaks, -1)]])
-
-
-def _bounds_of_files(lake: str, name: str, table: DeltaTable, column: str) -> dict[str, Stretches]:
-    """The least and the greatest of a time in each of a table's live files, by its path; unknown bounds hold all."""
-    actions = pa.table(table.get_add_actions(flatten=True))
-    root = open_location(table_uri(lake, name))[1]
-    found = {}
-    for side, unknown in (("min", _EARLIEST), ("max", _LATEST)):
-        known = f"{side}.{column}" in actions.column_names
-        values = actions[f"{side}.{column}"].cast(pa.int64()) if known else pa.nulls(len(actions), pa.int64())
-        found[side] = values.fill_null(unknown).to_numpy()
-    most = np.where(found["max"] == _LATEST, _LATEST, found["max"] + _PRECISION_US)
-    paths = [f"{root}/{unquote(path)}" for path in actions["path"].to_pylist()]
-    return {path: np.array([[low], [high]]) for path, low, high in zip(paths, found["min"], most, strict=True)}

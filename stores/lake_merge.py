@@ -9,7 +9,8 @@ import polars as pl
 import pyarrow as pa
 
 from stores.encoded_texts import plain_type
-from stores.lake import FileBounds, LiveFile
+from stores.lake import LiveFile
+from stores.lake_bounds import TimeBounds
 from stores.lake_commit import PartitionWrite, fingerprint
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
 
@@ -115,7 +116,7 @@ def replace_changed(
     withdrawn: pa.Table,
     target_bytes: int = TARGET_FILE_BYTES,
     merge: MergeRows | None = None,
-    bounds: FileBounds | None = None,
+    bounds: TimeBounds | None = None,
 ) -> PartitionWrite:
     """Put rows in the place of those with the same key, and take withdrawn ones out.
 

@@ -16,7 +16,8 @@ from deltalake.transaction import Transaction
 
 from schemas.errors import BrokenStreamError, StoreError
 from schemas.records import Record
-from stores.lake import FileBounds, file_bounds, live_files, table_uri
+from stores.lake import live_files, table_uri
+from stores.lake_bounds import TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, delete_files, read_files
 from stores.lake_merge import MergeRows, replace_changed
@@ -146,7 +147,7 @@ def _merge(
     lake_uri: str, record: Record, table: DeltaTable, writes: Iterable[PartitionWrite], changes: Changes
 ) -> list[PartitionWrite]:
     live = live_files(table)
-    bounds = FileBounds(changes.time, file_bounds(table, changes.time)) if changes.time else None
+    bounds = TimeBounds.read(table, changes.time) if changes.time else None
     staged: dict[Partition, list[str]] = {}
     for write in writes:
         staged.setdefault(write.partition, []).extend(file.path for file in write.added)

@@ -50,6 +50,8 @@ SELECT source, line_number, payload, text, is_json, is_object, event, json_keys(
     ) AS user_id,
     CASE
         WHEN timestamp_type IN ('BIGINT', 'UBIGINT') THEN make_timestamptz(CAST(stamp AS BIGINT) * 1000)
+        WHEN timestamp_type = 'DOUBLE' AND CAST(stamp AS DOUBLE) = floor(CAST(stamp AS DOUBLE))
+            THEN make_timestamptz(CAST(CAST(stamp AS DOUBLE) AS BIGINT) * 1000)
         WHEN regexp_matches(stamp, '(Z|[+-]\d\d:\d\d)$') THEN try_cast(stamp AS TIMESTAMPTZ)
     END AS event_time
 FROM typed;
@@ -63,7 +65,7 @@ SELECT *, CASE
     WHEN event_id_type IS NULL OR event_type_type IS NULL OR timestamp_type IS NULL THEN 'field_missing'
     WHEN 'NULL' IN (event_id_type, event_type_type, timestamp_type) THEN 'field_null'
     WHEN event_id_type <> 'VARCHAR' OR event_type_type <> 'VARCHAR' THEN 'field_wrong_type'
-    WHEN timestamp_type NOT IN ('VARCHAR', 'BIGINT', 'UBIGINT') THEN 'field_wrong_type'
+    WHEN timestamp_type NOT IN ('VARCHAR', 'BIGINT', 'UBIGINT', 'DOUBLE') THEN 'field_wrong_type'
     WHEN device_id_type NOT IN ('VARCHAR', 'NULL') THEN 'field_wrong_type'
     WHEN properties_type NOT IN ('OBJECT', 'NULL') THEN 'field_wrong_type'
     WHEN context_type NOT IN ('OBJECT', 'NULL') THEN 'field_wrong_type'

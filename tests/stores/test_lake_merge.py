@@ -8,7 +8,8 @@ import pytest
 from deltalake.transaction import Transaction
 
 from schemas.records import TIMESTAMP, Field, Record
-from stores.lake import FileBounds, file_bounds, live_files, open_table, read_table, table_uri
+from stores.lake import live_files, open_table, read_table, table_uri
+from stores.lake_bounds import TimeBounds
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, encode_rows, write_files
 from stores.lake_merge import KnownKeys, replace_changed
@@ -117,7 +118,7 @@ def test_files_without_any_of_the_times_of_the_rows_are_not_read(tmp_path: Path)
     table = open_table(str(tmp_path), visit)
     content = (tmp_path / "visits" / early.path).read_bytes()
     (tmp_path / "visits" / early.path).unlink()
-    bounds = FileBounds("began", file_bounds(table, "began"))
+    bounds = TimeBounds.read(table, "began")
     gone = visits(1, 8).select(["id", "began"])
     change = replace_changed(place, live_files(table)[()], visits(2, 5, 6), gone, bounds=bounds)
     assert set(change.removed) == {middle.path, late.path}

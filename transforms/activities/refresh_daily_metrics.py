@@ -7,7 +7,7 @@ them the fingerprint of the rules: under other rules nothing is up to date.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -19,12 +19,14 @@ from schemas.errors import StoreError
 from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION
-from stores.lake import file_bounds, find_table, live_files, table_uri
+from stores.lake import find_table, live_files, table_uri
+from stores.lake_bounds import ALL_TIME, TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
 from stores.lake_files import Place, file_pieces, read_files, write_files
 from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, Piece, daily_metrics
 
 _DAY = timedelta(days=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RULES = f"{DAILY_METRICS.name}:rules"
 
 
@@ -148,15 +150,14 @@ def _earlier(table: DeltaTable, version: int) -> DeltaTable | None:
 def _files(lake: str, record: Record, table: DeltaTable | None) -> Iterator[_File]:
     if table is None:
         return
-    ends = file_bounds(table, "session_end") if record is FACT_SESSION else {}
+    ends = TimeBounds.read(table, "session_end").of if record is FACT_SESSION else {}
     for partition, found in live_files(table).items():
         first = date.fromisoformat(str(partition[0]))
         for file in found:
             last = first
-            if record is FACT_SESSION:
+            if bounds := ends.get(file.path):
                 # of a file without bounds: a session that is not cut at a day's length is not worth reading all for
-                bounds = ends.get(file.path)
-                last = bounds[1].date() if bounds else first + _DAY
+                last = first + _DAY if bounds == ALL_TIME else (_EPOCH + timedelta(microseconds=bounds[1])).date()
             yield _File(Place(table_uri(lake, record.name), record, partition), file.path, file.rows, first, last)
 
 

@@ -262,7 +262,10 @@ def _decode_query() -> str:
 
 
 def time_sql(column: str, json_type: str) -> str:
-    """SQL for microseconds since 1970 of an RFC 3339 text or integer epoch milliseconds; null where it is neither."""
+    """SQL for microseconds since 1970 of an RFC 3339 text or integer epoch milliseconds; null where it is neither.
+
+    What is an integer is told by a number's value: some writers print each number with a fraction or an exponent.
+    """
     # Nothing here fails on any text: of what stands in a query twice DuckDB computes parts before it looks which rows a
     # CASE lets through.
     # Most stamps are plain: they need no look at their case and no leap second, which has no place in Unix time and is
@@ -275,7 +278,7 @@ def time_sql(column: str, json_type: str) -> str:
              WHEN {column}[18:19] = '60'
              THEN epoch_us(TRY_CAST(upper({column}[1:17] || '59' || {column}[20:]) AS TIMESTAMPTZ)) + 1000000
              ELSE epoch_us(TRY_CAST(upper({column}) AS TIMESTAMPTZ)) END
-      WHEN {json_type} = 'DOUBLE' THEN NULL
+      WHEN {json_type} = 'DOUBLE' AND TRY_CAST({column} AS DOUBLE) % 1 <> 0 THEN NULL
       ELSE CASE WHEN TRY_CAST({column} AS BIGINT) BETWEEN {YEAR_1_MS} AND {YEAR_10000_MS - 1}
            THEN TRY_CAST(TRY_CAST({column} AS BIGINT) * 1000::HUGEINT AS BIGINT) END END"""
 

@@ -28,6 +28,8 @@ _DIGIT_PLACES = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
 _SEPARATORS = {4: b"-", 7: b"-", 10: b"Tt ", 13: b":", 16: b":"}
 _DECIMALS = 9
 _EPOCH_DIGITS = 14
+_NUMBER = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
+"""A number of JSON (RFC 8259)."""
 
 
 def event_times(payloads: pa.Array) -> Ints:
@@ -130,6 +132,18 @@ def _epoch_millis(text: Bytes) -> Ints:
         value = np.where(more, value * 10 + digit, value)
         count += more
     end = text[rows, negative + count]
-    # a fraction, an exponent or one digit more, and it is not what the envelope allows
     good = (count > 0) & np.isin(end, np.frombuffer(b",} \t\r\n", np.uint8))
-    return np.where(good, np.where(negative, -value, value) * MILLISECOND, NO_TIME)
+    times = np.where(good, np.where(negative, -value, value) * MILLISECOND, NO_TIME)
+    others = np.flatnonzero(~good)
+    if len(others):
+        times[others] = _double_millis(text[others])
+    return times
+
+
+def _double_millis(text: Bytes) -> Ints:
+    """Times of integers that are written with a fraction or an exponent, as some write every number."""
+    texts = pa.array(np.ascontiguousarray(text).view(f"S{text.shape[1]}").ravel())
+    numbers = pc.struct_field(pc.extract_regex(texts, rf"^(?P<number>{_NUMBER})[,}} \t\r\n]"), "number")
+    values = numbers.cast(pa.string()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    whole = (values == np.floor(values)) & (np.abs(values) < 10**_EPOCH_DIGITS)
+    return np.where(whole, np.where(whole, values, 0).astype(np.int64) * MILLISECOND, NO_TIME)

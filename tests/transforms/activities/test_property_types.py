@@ -76,8 +76,8 @@ TAKEN: dict[PropertyType, list[tuple[str, object]]] = {
         ("true", True), ("false", False), ("null", None), ("1", WRONG), ("0", WRONG), ('"true"', WRONG), ("[]", WRONG),
     ],
     PropertyType.TIMESTAMP: [
-        ('"1970-01-01T00:00:01Z"', 10**6), ('"1970-01-01T01:00:00.000001+01:00"', 1), ("1000", 10**6), ("null", None),
-        ('"1970-01-01"', WRONG), ('"1970-01-01T00:00:01"', WRONG), ('"1000"', WRONG), ("1000.5", WRONG),
+        ('"1970-01-01T00:00:01Z"', 10**6), ('"1970-01-01T01:00:00.000001+01:00"', 1), ("1000", 10**6), ("1e3", 10**6),
+        ("null", None), ('"1970-01-01"', WRONG), ('"1970-01-01T00:00:01"', WRONG), ('"1000"', WRONG), ("1000.5", WRONG),
         ("true", WRONG), ("99999999999999999", WRONG), ("{}", WRONG),
     ],
     PropertyType.JSON: [
@@ -119,8 +119,8 @@ def plain(type_: PropertyType, value: Any) -> object:
         return money if abs(money) < 10**14 else WRONG
     if type_ is PropertyType.JSON:
         return value
-    if type_ is PropertyType.TIMESTAMP and isinstance(value, int) and not isinstance(value, bool):
-        return value * 1000 if YEAR_1_MS <= value < YEAR_10000_MS else WRONG
+    if type_ is PropertyType.TIMESTAMP and number:
+        return int(value) * 1000 if YEAR_1_MS <= value < YEAR_10000_MS and value == int(value) else WRONG
     if type_ is PropertyType.TIMESTAMP and isinstance(value, str):
         try:
             time = datetime.fromisoformat(value)

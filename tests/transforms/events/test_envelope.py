@@ -60,7 +60,7 @@ NO_TIMES = (
     "yesterday", "2026-04-12", "2026-04-12T00:00:00", "2026-02-30T00:00:00Z", "2026-04-12T24:00:00Z",
     "2026-04-12T00:60:00Z", "2026-04-12T00:00:61Z", "2026-04-12T00:00:00+24:00", "2026-04-12T00:00:00+0200",
     "2026-04-12T00:00Z", "0000-01-01T00:00:00Z", " 2026-04-12T00:00:00Z", "1775952000000", "infinity",
-    1775952000000.5, 1775952000000.0, 1e300, 10**30, -(10**17), "٢٠٢٦-04-12T00:00:00Z",
+    1775952000000.5, 1e300, 10**30, -(10**17), "٢٠٢٦-04-12T00:00:00Z",
 )  # fmt: skip
 
 BROKEN = [
@@ -149,6 +149,7 @@ def test_broken_events_beside_good_ones_lose_nothing(decoder: EnvelopeDecoder) -
         ("1990-12-31T15:59:60-08:00", datetime(1991, 1, 1, tzinfo=UTC)),
         ("1937-01-01T12:00:27.87+00:20", datetime(1937, 1, 1, 11, 40, 27, 870_000, tzinfo=UTC)),
         (1775952000123, datetime(2026, 4, 12, 0, 0, 0, 123_000, tzinfo=UTC)),
+        (1775952000123.0, datetime(2026, 4, 12, 0, 0, 0, 123_000, tzinfo=UTC)),
         (0, datetime(1970, 1, 1, tzinfo=UTC)),
         (-1, datetime(1969, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)),
     ],
@@ -157,6 +158,12 @@ def test_timestamp_of_each_form_is_read_as_meant(decoder: EnvelopeDecoder, writt
     found = event(decoder, envelope(timestamp=written))
     assert found["event_time"] == found["client_time"] == meant
     assert found["event_date"] == meant.date()
+
+
+@pytest.mark.parametrize("number", ["1.775952000123E12", "1775952000123.000", "17759520001230e-1"])
+def test_number_is_the_same_time_however_it_is_written(decoder: EnvelopeDecoder, number: str) -> None:
+    payload = envelope(timestamp=1775952000123).replace(b"1775952000123", number.encode())
+    assert event(decoder, payload)["event_time"] == datetime(2026, 4, 12, 0, 0, 0, 123_000, tzinfo=UTC)
 
 
 def test_timestamp_an_hour_ahead_is_still_taken(decoder: EnvelopeDecoder) -> None:
