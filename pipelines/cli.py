@@ -87,7 +87,12 @@ def run_command() -> None:
     # An import makes many objects and no garbage: to look for some after every 700 of them takes a fifth of a second
     gc.set_threshold(50_000)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        # of a command that is not named there is no message: its help is printed already
+        if message := " ".join(error.format_message().split()):
+            print_error(f"{message.removesuffix('.')} (--help shows what there is)")
+        sys.exit(2)
     except OptionError as error:
         print_error(error)
         sys.exit(2)

@@ -103,6 +103,19 @@ class LakeConnection:
             raise InputError("the query gives no rows")
         return relation
 
+    @contextmanager
+    def rows(self, query: str) -> Iterator[pa.RecordBatchReader]:
+        """Run one SELECT and stream its rows.
+
+        Raises:
+            InputError: As `sql`, or it meets a value that it cannot work with.
+        """
+        relation = self.sql(query)
+        try:
+            yield relation.to_arrow_reader()
+        except duckdb.Error as error:  # met only as the rows are computed
+            raise InputError(f"the query cannot be run: {_message(error)}") from error
+
     def close(self) -> None:
         """Close, and remove what spilled."""
         self._duckdb.close()
@@ -172,12 +185,8 @@ def query(lake_uri: str, sql: str) -> Iterator[pa.RecordBatchReader]:
         InputError: The query is not one valid SELECT, or meets a value that it cannot work with.
         StoreError: There is no table, or one cannot be read.
     """
-    with connect(lake_uri) as lake:
-        relation = lake.sql(sql)
-        try:
-            yield relation.to_arrow_reader()
-        except duckdb.Error as error:  # met only as the rows are computed
-            raise InputError(f"the query cannot be run: {_message(error)}") from error
+    with connect(lake_uri) as lake, lake.rows(sql) as reader:
+        yield reader
 
 
 def _message(error: Exception) -> str:

@@ -63,6 +63,11 @@ def cohort(
         sys.stdout.write(text + "\n")
         return
 
-    from pipelines.ask import show_query
+    from pipelines.ask import show_rows
+    from pipelines.unknown_names import warn_of_unknown_activities
+    from stores.lake_sql import connect
 
-    show_query(known(uri), text, form_of(as_json, as_csv), OUT)
+    with connect(known(uri)) as connection:
+        warn_of_unknown_activities(connection, [activity, *(item.activity for item in question.appended)])
+        with connection.rows(text) as reader:
+            show_rows(reader, form_of(as_json, as_csv), OUT)

@@ -58,10 +58,13 @@ def funnel(
         return
 
     from pipelines.ask import show_rows
-    from stores.lake_sql import query as ask_lake
+    from pipelines.unknown_names import warn_of_unknown_activities
+    from stores.lake_sql import connect
 
-    with ask_lake(known(uri), known(query)) as reader:
-        table = reader.read_all()
+    with connect(known(uri)) as connection:
+        warn_of_unknown_activities(connection, steps)
+        with connection.rows(known(query)) as reader:
+            table = reader.read_all()
     show_rows(table.to_reader(), form_of(as_json, as_csv), OUT)
     if plot is not None:
         from pipelines.funnel_picture import draw_funnel

@@ -26,8 +26,11 @@ def story(
 
     from pipelines.ask import show_rows
     from pipelines.story import snapshot_sql
+    from pipelines.unknown_names import warn_of_unknown
     from stores.lake_sql import connect
 
     with connect(known(uri)) as connection:
-        rows = connection.sql(snapshot_sql(connection, episode)).to_arrow_reader()
-        show_rows(rows, form_of(as_json, as_csv), OUT)
+        if episode is not None:
+            warn_of_unknown(connection, "episode", [episode], "SELECT DISTINCT episode_id FROM story_activities")
+        with connection.rows(snapshot_sql(connection, episode)) as reader:
+            show_rows(reader, form_of(as_json, as_csv), OUT)

@@ -319,7 +319,27 @@ def test_story_has_a_column_for_each_decision(command_line: CommandLine, lake: P
     expected = {who: {r["feature_1"]: r["feature_2"] for r in own} for who, own in in_order("choice_selected").items()}
     nodes = ("n1", "n2", "n3")
     assert {who: {node: row[node] for node in nodes if row[node]} for who, row in rows.items()} == expected
-    assert command_line("story", "it's another", f"--lake={lake}", "--json").out == "[]\n"
+    code, out, err = command_line("story", "pilto", f"--lake={lake}", "--json")
+    assert (code, out, err) == (0, "[]\n", "warning: the lake has no episode 'pilto', but 'pilot'\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["funnel", "page_view", "purchse", "zzz", "--by=country"],
+        ["cohort", "purchse", "--append=ever_done zzz"],
+        ["cohort", "page_view", "--append=ever_done purchse", "--append=first_ever zzz"],
+    ],
+)
+def test_activity_that_the_lake_has_not_is_named_in_one_line_beside_those_near_it(
+    command_line: CommandLine, lake: Path, arguments: list[str]
+) -> None:
+    code, _, err = command_line(*arguments, f"--lake={lake}", "--json")
+    assert code == 0
+    assert err.splitlines() == [
+        "warning: the lake has no activity 'purchse', but 'purchase'",
+        "warning: the lake has no activity 'zzz'",
+    ]
 
 
 def test_story_of_a_node_with_an_odd_name_is_shown(command_line: CommandLine, tmp_path: Path) -> None:

@@ -386,7 +386,23 @@ def test_no_command_shows_the_commands_and_is_an_error(command_line: CommandLine
         assert command in out + err
 
 
-def test_unknown_option_of_a_command_is_refused(command_line: CommandLine) -> None:
-    code, out, err = command_line("recent", "d", "--bogus")
-    assert (code, out) == (2, "")
-    assert "--bogus" in err
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["recent", "d", "--bogus"], "--bogus"),
+        (["recent", "d", "--jsn"], "--json"),
+        (["recent"], "device"),
+        (["rebuild", "--config"], "--config"),
+        (["recnt"], "recnt"),
+        (["--bogus"], "--bogus"),
+        (["services", "start"], "start"),
+        (["sql", "SELECT 1", "SELECT 2"], "SELECT 2"),
+    ],
+)
+def test_what_the_command_line_has_not_is_refused_in_one_line(
+    command_line: CommandLine, arguments: list[str], named: str
+) -> None:
+    code, out, err = command_line(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert named in err
