@@ -56,7 +56,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     dead_letters = [raw.dead_letters, decoded.dead_letters]
     if options.catalogue:
         # After Deduplicate, as everything that counts; what it refuses stays in fact_events
-        layers = unique | "Layers" >> WriteLayers(options.catalogue, options.started_at.date(), into_lake)
+        layers = unique | "Layers" >> WriteLayers(options.catalogue, options.started_at.date(), **into_lake)
         dead_letters.append(layers.dead_letters)
     all_letters: Any = dead_letters | "AllDeadLetters" >> beam.Flatten()
     # A raw log may hold a record twice

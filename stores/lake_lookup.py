@@ -50,7 +50,11 @@ class StoredRows:
         self._looked_into: dict[str, Stretches] = {}
 
     def without_stored(self, rows: pa.Table) -> pa.Table:
-        """The rows that the table has not, in their order.
+        """The rows that the table has not, in their order; see `keys_of`."""
+        return without_keys(rows, self.keys_of(rows), self.record.key)
+
+    def keys_of(self, rows: pa.Table) -> pa.Table:
+        """The keys that the table has of the rows' first key columns, at the rows' times: those of the rows among them.
 
         Args:
             rows: Rows with the columns of the key and the time.
@@ -59,9 +63,13 @@ class StoredRows:
             StoreError: The table cannot be read.
         """
         if rows.num_rows == 0:
-            return rows
+            return self._no_keys
         self._renew()
-        return without_keys(rows, self._keys(rows), self.record.key)
+        return self._keys(rows)
+
+    @property
+    def _no_keys(self) -> pa.Table:
+        return pa.schema([self.record.schema.field(name) for name in self.record.key]).empty_table()
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -82,9 +90,7 @@ class StoredRows:
         self._read_at = now
 
     def _keys(self, rows: pa.Table) -> pa.Table:
-        """The keys that the table has of the rows' first key columns, at the rows' times."""
-        key = self.record.key
-        schema = pa.schema([self.record.schema.field(name) for name in key])
+        key, none = self.record.key, self._no_keys
         times = np.sort(pc.cast(rows[self.time], pa.int64()).to_numpy())
         filesystem = open_location(self._lake)[0]
         types = {name: self.record.schema.field(name).type for name in (*key, self.time)}
@@ -101,10 +107,10 @@ class StoredRows:
             paths = self._that_hold(times, filesystem)
             if paths:
                 paths = look(paths, ["__filename"]).column(0).unique().to_pylist()
-            found = look(paths, list(key)) if paths else schema.empty_table()
+            found = look(paths, list(key)) if paths else none
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
-        return found.cast(schema)
+        return found.cast(none.schema)
 
     def _that_hold(self, times: npt.NDArray[np.int64], filesystem: pa.fs.FileSystem) -> list[str]:
         """The files that may hold a row of one of the sorted times."""

@@ -7,12 +7,15 @@ from typing import Literal
 
 import polars as pl
 import pyarrow as pa
+from deltalake import DeltaTable
 
+from schemas.records import Record
 from stores.encoded_texts import plain_type
-from stores.lake import LiveFile
+from stores.lake import LiveFile, live_files, table_uri
 from stores.lake_bounds import TimeBounds
-from stores.lake_commit import PartitionWrite, fingerprint
+from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
+from stores.patience import Patience
 
 MergeRows = Callable[[pa.Table, pa.Table], pa.Table]
 """From rows that are there and new ones, those of the same keys, to the rows that are to be there."""
@@ -160,6 +163,37 @@ def replace_changed(
         files += write_files(place, [kept(file)], target_bytes)
     removed = tuple(file.path for file in touched)
     return PartitionWrite(place.partition, tuple(files), removed, fingerprint(live), rows.num_rows - fresh.num_rows)
+
+
+def merge_into_table(
+    lake_uri: str,
+    record: Record,
+    rows: pa.Table,
+    merge: MergeRows,
+    patience: Patience = Patience(),  # noqa: B008
+) -> CommitResult:
+    """Merge rows into a table without partitions, in one transaction; rows that change nothing make none.
+
+    Args:
+        lake_uri: The lake's root.
+        record: The table's record; the table is made if there is none.
+        rows: New rows, unique by key.
+        merge: What a new row and the one that is there come to. To merge a row again changes nothing.
+        patience: How long a table that cannot be read or written is tried.
+
+    Raises:
+        StoreError: The table cannot be read or written, and patience has run out.
+    """
+    place = Place(table_uri(lake_uri, record.name), record, ())
+
+    def plan(table: DeltaTable, done: int) -> Planned:
+        live = live_files(table).get((), [])
+        return Planned(done + 1, [replace_changed(place, live, rows, rows.slice(0, 0), merge=merge)])
+
+    result, failures = patience.attempt(
+        lambda: commit_planned(lake_uri, record, WriteMode.MERGE, f"{record.name}:merged", plan)
+    )
+    return result._replace(failures=failures)
 
 
 def _rows_with_keys(place: Place, file: LiveFile, keys: pa.Table) -> pa.Table:

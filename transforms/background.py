@@ -6,7 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -135,11 +137,59 @@ def run_apart(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[
     return returned, seconds
 
 
-def _run_and_tell(sender: Connection, task: Callable[..., Any], args: Any, kwargs: Any) -> None:
+class Beside:
+    """A process that stays beside this one for tasks in turns, of a lower priority and with a lock of its own.
+
+    It starts with the first task, and anew with the next after it has died. It does not outlive this one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a task run once those before it are done; does not wait.
+
+        Args:
+            task: A function of a module, which the process imports.
+            args: What to call it with.
+            kwargs: What to call it with, by name.
+        """
+        with self._lock:
+            if self._pool is not None:
+                with suppress(BrokenProcessPool):
+                    return self._pool.submit(task, *args, **kwargs)
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _give_way)
+            return self._pool.submit(task, *args, **kwargs)
+
+    @staticmethod
+    def result(future: Future[T]) -> T:
+        """Wait for a task; what it returned.
+
+        Raises:
+            ProcessDiedError: The process was killed.
+            Exception: What the task raised.
+        """
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise ProcessDiedError("the process beside the bundles died while it was at work") from error
+
+
+BESIDE = Beside()
+"""The one that the steps of this process share: one more copy of the libraries, whatever there is to do."""
+
+
+def _give_way() -> None:
+    """Let this process have a lower priority than the one that started it, and end with it."""
     os.nice(_GIVES_WAY)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _run_and_tell(sender: Connection, task: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    _give_way()
     returned, raised = None, None
     try:
         returned = task(*args, **kwargs)

@@ -40,6 +40,12 @@ class TypedEvents(NamedTuple):
     stream: pa.Table
     dead_letters: pa.Table
 
+    def rows(self) -> Iterator[tuple[str, pa.Table]]:
+        """The rows of each table that has any, by its name."""
+        for name, rows in (*self.silver.items(), (USER_STREAM.name, self.stream)):
+            if rows.num_rows:
+                yield name, rows
+
 
 class _Typing(NamedTuple):
     """A silver table, and the declaration of its events; None for those of undeclared types."""

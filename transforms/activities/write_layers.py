@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -12,21 +12,20 @@ import pyarrow.compute as pc
 from apache_beam.typehints.decorators import no_annotations
 
 from schemas.event_types import Catalogue
-from schemas.silver import silver_records
 from schemas.user_stream import USER_STREAM
 from stores.encoded_texts import plain
 from stores.lake import table_uri
-from stores.lake_commit import CommitResult
+from stores.lake_commit import CommitResult, WriteMode
 from stores.lake_stream import STAGING
 from transforms.activities.typed_events import EventTyper, TypedEvents
+from transforms.activities.typed_files import GATHERED_ROWS, Described, TypedFiles, TypeToFiles, layer_records
 from transforms.metrics import count
-from transforms.sinks.hold_back import HoldBack
+from transforms.sinks.hold_back import HoldBack, Worked
+from transforms.sinks.stream_lake import CommitInOrder
 from transforms.sinks.write_tables import NamedTable, WriteTables
 from transforms.tables import Gathered, at_the_end
 
 DEAD_LETTERS = "dead_letters"
-GATHERED_ROWS = 50_000
-"""Events that are typed together: a query a type costs a millisecond or two, however few its events are."""
 COMMIT_SECONDS = 10
 """Of an endless input, how long events wait: a file a type would else be a few rows."""
 
@@ -45,27 +44,44 @@ class WriteLayers(beam.PTransform):
     Attributes:
         catalogue: The declared event types.
         first_met: Stands for the arrival date of a dead letter where the input does not say it.
-        into_lake: Options of `WriteTables`: lake, mode and the others.
+        lake: The lake's root, a path or URI.
+        mode: As of `WriteTables`; an endless run knows by its numbers what is in, and reads no table's rows.
+        onto_existing: As of `WriteLake`.
+        stable_input: As of `WriteLake`.
     """
 
     catalogue: Catalogue
     first_met: date
-    into_lake: dict[str, Any] = field(default_factory=dict)
+    lake: str
+    mode: WriteMode = WriteMode.MERGE
+    onto_existing: bool = False
+    stable_input: bool = False
 
     @no_annotations
     def expand(self, events: "beam.PCollection[pa.Table]") -> WrittenLayers:
-        """Type, write."""
-        if not events.is_bounded:
-            staging = f"{table_uri(self.into_lake['lake'], USER_STREAM.name)}/{STAGING}"
-            stable_input = self.into_lake.get("stable_input", False)
-            events = events | "HoldBack" >> HoldBack(staging, COMMIT_SECONDS, stable_input)
-        typed = events | "TypeEvents" >> (
-            beam.ParDo(_TypeEvents(self.catalogue, self.first_met))
-            .with_output_types(NamedTable, **{DEAD_LETTERS: pa.Table})
-            .with_outputs(DEAD_LETTERS, main="tables")
-        )
-        records = (USER_STREAM, *silver_records(self.catalogue))
-        commits = typed["tables"] | "WriteTables" >> WriteTables(records, **self.into_lake)
+        """Type, write; of an endless input every few seconds, beside the bundles."""
+        records = layer_records(self.catalogue)
+        if events.is_bounded:
+            typed = events | "TypeEvents" >> (
+                beam.ParDo(_TypeEvents(self.catalogue, self.first_met))
+                .with_output_types(NamedTable, **{DEAD_LETTERS: pa.Table})
+                .with_outputs(DEAD_LETTERS, main="tables")
+            )
+            commits = typed["tables"] | "WriteTables" >> WriteTables(records, self.lake, self.mode)
+        else:
+            folder = f"{table_uri(self.lake, USER_STREAM.name)}/{STAGING}"
+            work = TypeToFiles(self.catalogue, self.lake, self.first_met)
+            typed = (
+                events
+                | "HoldBack" >> HoldBack(folder, COMMIT_SECONDS, work, self.stable_input)
+                | "TellTyped"
+                >> beam.ParDo(_TellTyped())
+                .with_output_types(Described, **{DEAD_LETTERS: pa.Table})
+                .with_outputs(DEAD_LETTERS, main="files")
+            )
+            commits = typed["files"] | "CommitInOrder" >> CommitInOrder(
+                records, self.lake, onto_existing=self.onto_existing, stable_input=self.stable_input
+            )
         return WrittenLayers(commits, typed[DEAD_LETTERS])
 
 
@@ -110,10 +126,23 @@ class _TypeEvents(beam.DoFn):
         if self._running is None:
             return
         typed, self._running = self._running.result(), None
-        for reason in pc.value_counts(typed.dead_letters["reason"]).to_pylist():
-            count(f"dead_{reason['values']}", reason["counts"])
-        if typed.dead_letters.num_rows:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, at_the_end(typed.dead_letters))
-        for named in (*typed.silver.items(), (USER_STREAM.name, typed.stream)):
-            if named[1].num_rows:
-                yield at_the_end(named)
+        yield from _tell_refused(typed.dead_letters)
+        for named in typed.rows():
+            yield at_the_end(named)
+
+
+class _TellTyped(beam.DoFn):
+    """What became of events that were held back, to the descriptions of files, and dead letters by their tag."""
+
+    def process(self, worked: Worked) -> Iterator[Any]:
+        typed: TypedFiles = worked.result
+        yield from _tell_refused(typed.dead_letters)
+        for described in typed.described:
+            yield at_the_end(described)
+
+
+def _tell_refused(letters: pa.Table) -> Iterator[Any]:
+    for reason in pc.value_counts(letters["reason"]).to_pylist():
+        count(f"dead_{reason['values']}", reason["counts"])
+    if letters.num_rows:
+        yield beam.pvalue.TaggedOutput(DEAD_LETTERS, at_the_end(letters))

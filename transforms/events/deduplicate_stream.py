@@ -16,8 +16,9 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.events import FACT_EVENT
+from stores.held_tables import read_held
 from stores.lake import table_uri
-from stores.lake_lookup import StoredRows
+from stores.lake_merge import without_keys
 from stores.lake_stream import STAGING
 from transforms.events.seen_events import (
     Expiries,
@@ -30,8 +31,9 @@ from transforms.events.seen_events import (
     unpack,
     without_seen,
 )
+from transforms.events.stored_events import StoredKeys
 from transforms.metrics import count
-from transforms.sinks.hold_back import HoldBack
+from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.tables import Gathered, ShardedTable, at_earliest, at_the_end, split_by_shard
 
 # a batch of this size is worth its way through the runner; a larger one only waits
@@ -71,9 +73,10 @@ class DeduplicateStream(beam.PTransform):
         )
         late = dropped[_LATE]
         if self.lake is not None:
-            staging = f"{table_uri(self.lake, FACT_EVENT.name)}/{STAGING}"
-            late = late | "HoldBack" >> HoldBack(staging, LOOK_UP_SECONDS, self.stable_input)
-        late = late | "DropStored" >> beam.ParDo(_DropStored(self.lake)).with_output_types(pa.Table)
+            folder = f"{table_uri(self.lake, FACT_EVENT.name)}/{STAGING}"
+            found = late | "LookUp" >> HoldBack(folder, LOOK_UP_SECONDS, StoredKeys(self.lake), self.stable_input)
+            late = found | "DropStored" >> beam.ParDo(_DropStored(folder)).with_output_types(pa.Table)
+        late = late | "CountLate" >> beam.ParDo(_CountUnique()).with_output_types(pa.Table)
         return (dropped["unique"], late) | "Unique" >> beam.Flatten()
 
 
@@ -211,20 +214,26 @@ class _DropSeen(beam.DoFn):
 
 
 class _DropStored(beam.DoFn):
-    """Tables of events → those events that the lake has not; without a lake, all of them."""
+    """The keys that the lake has of tables in files, and their names → the events of the others."""
 
-    def __init__(self, lake: str | None) -> None:
-        self._lake = lake
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
-    def setup(self) -> None:
-        self._stored = StoredRows(self._lake, FACT_EVENT, "client_time") if self._lake else None
+    def process(self, looked_up: Worked) -> Iterator[pa.Table]:
+        for name in looked_up.names:
+            events = read_held(self._folder, name)
+            unique = without_keys(events, looked_up.result, FACT_EVENT.key)
+            count("duplicates", events.num_rows - unique.num_rows)
+            if unique.num_rows:
+                yield unique
+
+
+class _CountUnique(beam.DoFn):
+    """Tables as they are, and how many events are in them."""
 
     def process(self, events: pa.Table) -> Iterator[pa.Table]:
-        unique = self._stored.without_stored(events) if self._stored else events
-        count("duplicates", events.num_rows - unique.num_rows)
-        count("events_unique", unique.num_rows)
-        if unique.num_rows:
-            yield unique
+        count("events_unique", events.num_rows)
+        yield events
 
 
 def _name_anew(token: Any) -> bytes:

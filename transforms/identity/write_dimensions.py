@@ -1,6 +1,6 @@
 """The dimensions, kept by the main graph: each bundle's events summed up, and merged into the lake's rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,18 +14,24 @@ from stores.encoded_texts import plain
 from stores.lake import table_uri
 from stores.lake_commit import CommitResult, Wins, WriteMode
 from stores.lake_stream import STAGING, Changes
-from transforms.events.pages import PageRules, merge_pages, page_rows
-from transforms.identity.devices import device_rows, merge_devices
-from transforms.identity.dimensions import deciding_events
-from transforms.identity.users import merge_users, user_rows
-from transforms.sinks.hold_back import HoldBack
+from transforms.events.pages import PageRules, merge_pages
+from transforms.identity.devices import merge_devices
+from transforms.identity.merge_dimensions import (
+    GATHERED_ROWS,
+    Merge,
+    MergeDimensions,
+    deciding,
+    into_existing,
+    rows_of,
+)
+from transforms.identity.users import merge_users
+from transforms.sinks.hold_back import HoldBack, Worked
+from transforms.sinks.stream_lake import count_commit
 from transforms.sinks.write_lake import WriteLake
 from transforms.tables import at_the_end
 
-_GATHERED_ROWS = 150_000
 _HELD_ROWS = 200_000
 """Rows that decide and are held, of a bundle with many devices: more are summed up, for they merge in any parts."""
-_DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
 COMMIT_SECONDS = 30
 """Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
 
@@ -50,14 +56,16 @@ class WriteDimensions(beam.PTransform):
     commit_seconds: int = COMMIT_SECONDS
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Sum up, merge, commit each table."""
+        """Sum up, merge, commit each table; of an endless input every few seconds, beside the bundles."""
         if not events.is_bounded:
-            # each commit reads the tables: what decides is held back a few seconds, and summed up once
-            staging = f"{table_uri(self.lake, DEVICE.record.name)}/{STAGING}"
-            events = (
+            # each commit reads the tables: what decides is held back a while, and summed up once
+            folder = f"{table_uri(self.lake, DEVICE.record.name)}/{STAGING}"
+            work = MergeDimensions(self.lake, self.page_rules)
+            return (
                 events
                 | "KeepDeciding" >> beam.ParDo(_KeepDeciding())
-                | "HoldBack" >> HoldBack(staging, self.commit_seconds, self.stable_input)
+                | "HoldBack" >> HoldBack(folder, self.commit_seconds, work, self.stable_input)
+                | "TellCommits" >> beam.ParDo(_TellCommits())
             )
         summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
             USER.record.name, PAGE.name, main=DEVICE.record.name
@@ -70,27 +78,18 @@ class WriteDimensions(beam.PTransform):
         ]
         return commits | "AllCommits" >> beam.Flatten()
 
-    def _write(self, record: Record, merge: "_Merge") -> WriteLake:
+    def _write(self, record: Record, merge: Merge) -> WriteLake:
         return WriteLake(
             record,
             self.lake,
             WriteMode.MERGE,
             wins=Wins.NEW,
-            changes=Changes(record, partial(_fold, merge), partial(_into_existing, merge)),
-            onto_existing=True,
-            stable_input=self.stable_input,
+            changes=Changes(record, partial(_fold, merge), partial(into_existing, merge)),
         )
 
 
-_Merge = Callable[[pa.Table], pa.Table]
-
-
-def _fold(merge: _Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+def _fold(merge: Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     return merge(rows), rows.slice(0, 0)
-
-
-def _into_existing(merge: _Merge, existing: pa.Table, rows: pa.Table) -> pa.Table:
-    return merge(pa.concat_tables([existing, rows]))
 
 
 @beam.typehints.with_output_types(pa.Table)
@@ -102,33 +101,29 @@ class _SumUp(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._gathered: list[pa.Table] = []
-        self._rows, self._most_rows = 0, _GATHERED_ROWS
+        self._rows, self._most_rows = 0, GATHERED_ROWS
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
         self._gathered.append(events.select(EVENT_COLUMNS))
         self._rows += events.num_rows
         if self._rows >= self._most_rows:
-            deciding = _deciding(pa.concat_tables(self._gathered))
+            left = deciding(pa.concat_tables(self._gathered))
             # Of what decided before, most still does: it is looked at again when there is twice as much
-            self._gathered, self._rows = [deciding], deciding.num_rows
-            self._most_rows = max(_GATHERED_ROWS, 2 * self._rows)
+            self._gathered, self._rows = [left], left.num_rows
+            self._most_rows = max(GATHERED_ROWS, 2 * self._rows)
             if self._rows >= _HELD_ROWS:
                 yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if not self._gathered:
             return
-        events = plain(_deciding(pa.concat_tables(self._gathered)))
+        events = plain(deciding(pa.concat_tables(self._gathered)))
         self.start_bundle()
-        for name, rows in (
-            (None, device_rows(events)),
-            (USER.record.name, user_rows(events)),
-            (PAGE.name, page_rows(events, self._page_rules)),
-        ):
+        for name, rows in rows_of(events, self._page_rules).items():
             if rows.num_rows:
                 # the end of time: a dimension is never late, and holds no watermark back
                 value = at_the_end(rows)
-                yield value if name is None else beam.pvalue.TaggedOutput(name, value)
+                yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
 
 
 @beam.typehints.with_output_types(pa.Table)
@@ -136,8 +131,14 @@ class _KeepDeciding(beam.DoFn):
     """Of a batch of events those that decide a row of a dimension."""
 
     def process(self, events: pa.Table) -> Iterator[pa.Table]:
-        yield _deciding(events.select(EVENT_COLUMNS))
+        yield deciding(events.select(EVENT_COLUMNS))
 
 
-def _deciding(events: pa.Table) -> pa.Table:
-    return deciding_events(events, _DECIDED_BY, ("page_url",))
+@beam.typehints.with_output_types(CommitResult)
+class _TellCommits(beam.DoFn):
+    """What was committed beside the bundles, counted."""
+
+    def process(self, worked: Worked) -> Iterator[CommitResult]:
+        for result in worked.result:
+            count_commit(result)
+            yield result

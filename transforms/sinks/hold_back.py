@@ -1,56 +1,88 @@
-"""Tables of an endless input, held back for what costs by the table and not by the row."""
+"""Tables of an endless input, held back for what costs by the table and not by the row, and done beside the bundles."""
 
+import pickle
+import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.coders import StrUtf8Coder
 from apache_beam.transforms import trigger, window
-from apache_beam.utils.windowed_value import WindowedValue
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
 
-from stores.held_tables import delete_held, read_held, write_held
+from stores.held_tables import delete_held, write_held
+from transforms.background import BESIDE
+from transforms.sinks.held_work import Work, work_on
 from transforms.sinks.stable_input import BreakFusion, stable_par_do
 from transforms.tables import at_the_end
 
-_READ = "read"
+
+class Worked(NamedTuple):
+    """What became of tables that were held back.
+
+    Attributes:
+        result: What the work has returned.
+        names: Of their files, which are there until a checkpoint has what follows.
+    """
+
+    result: Any
+    names: tuple[str, ...]
+
+
+LOOK_SECONDS = 0.5
+"""How often is looked whether a work is done."""
+_DONE = "done"
 
 
 @dataclass(eq=False)
 class HoldBack(beam.PTransform):
-    """Tables → the same tables, those of a few seconds of the processing time together.
+    """Tables → `Worked`, what a work makes of those of a few seconds of the processing time together.
 
-    They wait in files, one a bundle: the runner has only their names, to move and to write with each checkpoint. A file
-    goes once a checkpoint has what its rows became. The end of the input lets all go.
+    They wait in files, one a bundle: the runner has only their names, to move and to write with each checkpoint. The
+    work is begun once a checkpoint has the names, in a process beside this one, so that no bundle is as long as it
+    takes, and no checkpoint waits for it. The names leave the state in the bundle that the result goes on in: what a
+    crash leaves half done is done again, on the same files. A file goes once a checkpoint has what its rows became.
+    The end of the input lets all go, and waits for it.
+
+    Beam's own `transforms.async_dofn` works in threads of the steps' process, and leaves out the end of the input.
 
     Attributes:
         folder: Of the files, a path or URI. What a lost attempt leaves there is never read.
-        seconds: How long a table waits at most.
+        seconds: How long a table waits at most before it is worked on.
+        work: Bears to be done again: of two results one goes on.
         stable_input: As of `WriteLake`.
     """
 
     folder: str
     seconds: int
+    work: Work
     stable_input: bool = False
 
-    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Write, wait, read; delete."""
-        read = (
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[Worked]:
+        """Write, wait, work; delete."""
+        worked = (
             tables
             | "Write" >> beam.ParDo(_Write(self.folder)).with_output_types(tuple[str, str])
             | "NowAndThen" >> now_and_then(self.seconds)
             | "Together" >> beam.GroupByKey()
-            | "Read"
-            >> beam.ParDo(_Read(self.folder))
-            .with_output_types(pa.Table, **{_READ: tuple[str, str]})
-            .with_outputs(_READ, main="tables")
+            | "OnceHeld" >> stable_par_do(_GoOn(), self.stable_input).with_output_types(tuple[str, list[str]])
+            | "Work"
+            >> beam.ParDo(_WorkBeside(self.work, self.folder))
+            .with_output_types(Worked, **{_DONE: tuple[str, str]})
+            .with_outputs(_DONE, main="results")
         )
         _ = (
-            read[_READ]
+            worked[_DONE]
             | "AfterCheckpoint" >> BreakFusion()
             | "Delete" >> stable_par_do(_Delete(self.folder), self.stable_input)
         )
-        return read["tables"]
+        return worked["results"]
 
 
 def now_and_then(seconds: int) -> beam.WindowInto:
@@ -83,16 +115,106 @@ class _Write(beam.DoFn):
             yield at_the_end(("", name))
 
 
-class _Read(beam.DoFn):
-    """Names of files to their tables, one at a time; and each name when its table has gone on."""
+class _GoOn(beam.DoFn):
+    """A group of names as it is."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def process(self, group: tuple[str, Iterable[str]]) -> Iterator[tuple[str, list[str]]]:
+        yield group[0], list(group[1])
 
-    def process(self, group: tuple[str, Iterable[str]]) -> Iterator[Any]:
+
+class _Running(NamedTuple):
+    """A work that was begun, and the names of its files."""
+
+    names: tuple[str, ...]
+    future: Future[Any]
+
+
+_RUNNING: dict[str, _Running] = {}
+"""By step: the instances of a DoFn take turns, and what one has begun another goes on with."""
+
+# Of files whose rows have not gone on; it is cleared of those that have.
+_NAMES = beam.DoFn.StateParam(BagStateSpec("names", StrUtf8Coder()))
+_LOOK = TimerSpec("look", TimeDomain.REAL_TIME)
+_LOOK_TIMER = beam.DoFn.TimerParam(_LOOK)
+_END = TimerSpec("end", TimeDomain.WATERMARK)
+_END_TIMER = beam.DoFn.TimerParam(_END)
+
+
+class _WorkBeside(beam.DoFn):
+    """Names of files → the result of the work on them, when it is there; and each name by its tag.
+
+    One work at a time, on all names that wait. While one runs one more group may wait; a third holds up its bundle.
+    """
+
+    def __init__(self, work: Work, folder: str) -> None:
+        self._work, self._folder = pickle.dumps(work), folder
+        self._step = uuid.uuid4().hex
+
+    def process(
+        self,
+        group: tuple[str, list[str]],
+        pane: Any = beam.DoFn.PaneInfoParam,
+        names: Any = _NAMES,
+        look: Any = _LOOK_TIMER,
+        end: Any = _END_TIMER,
+    ) -> Iterator[Any]:
+        running = self._running(names)
+        if running is not None and len(list(names.read())) > len(running.names):
+            yield from self._finish(running, names)
         for name in group[1]:
-            yield read_held(self._folder, name)
-            yield beam.pvalue.TaggedOutput(_READ, ("", name))
+            names.add(name)
+        if pane.timing == PaneInfoTiming.EARLY:
+            end.set(window.GlobalWindow().max_timestamp())
+            yield from self._go_on(names, look)
+        else:
+            yield from self._finish_all(names)
+
+    @on_timer(_LOOK)
+    def look(self, names: Any = _NAMES, look: Any = _LOOK_TIMER) -> Iterator[Any]:
+        yield from self._go_on(names, look)
+
+    @on_timer(_END)
+    def end(self, names: Any = _NAMES) -> Iterator[Any]:
+        yield from self._finish_all(names)
+
+    def _go_on(self, names: Any, look: Any) -> Iterator[Any]:
+        running = self._running(names)
+        if running is not None and running.future.done():
+            yield from self._finish(running, names)
+            running = None
+        if running or self._begin(names):
+            look.set(Timestamp.now() + Duration(seconds=LOOK_SECONDS))
+
+    def _finish_all(self, names: Any) -> Iterator[Any]:
+        while running := self._running(names) or self._begin(names):
+            yield from self._finish(running, names)
+
+    def _running(self, names: Any) -> _Running | None:
+        """The work that runs, if it is of names that wait: not one from before the runner went back to a checkpoint."""
+        running = _RUNNING.get(self._step)
+        if running is None or not set(running.names) <= set(names.read()):
+            return None
+        return running
+
+    def _begin(self, names: Any) -> _Running | None:
+        """Begin the work on all that waits, if anything does."""
+        waiting = tuple(names.read())
+        if not waiting:
+            return None
+        running = _Running(waiting, BESIDE.start(work_on, self._work, self._folder, waiting))
+        _RUNNING[self._step] = running
+        return running
+
+    def _finish(self, running: _Running, names: Any) -> Iterator[Any]:
+        """Let the result of a work go on, and its names; waits for it."""
+        _RUNNING.pop(self._step)
+        yield at_the_end(Worked(BESIDE.result(running.future), running.names))
+        left = [name for name in names.read() if name not in running.names]
+        names.clear()
+        for name in left:
+            names.add(name)
+        for name in running.names:
+            yield beam.pvalue.TaggedOutput(_DONE, at_the_end(("", name)))
 
 
 class _Delete(beam.DoFn):

@@ -14,7 +14,6 @@ from stores.lake_buffer import TableBuffers
 from stores.lake_commit import CommitResult, PartitionWrite, WriteMode
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, write_files
 from transforms.background import Background
-from transforms.sinks.stream_lake import CommitInOrder
 from transforms.sinks.write_lake import CommitOnce, MergeRows, join_writes
 from transforms.tables import Table, at_the_end
 
@@ -31,17 +30,15 @@ _LARGE = 16 << 20
 class WriteTables(beam.PTransform):
     """Writes rows that stand for themselves into the tables of their names, as `WriteLake` does into one.
 
-    Input elements: `NamedTable`. Output: what was committed, one `CommitResult` a transaction; a table of which there
-    are no rows has no commit.
+    Input elements: `NamedTable`, bounded. Output: what was committed, one `CommitResult` a transaction; a table of
+    which there are no rows has no commit.
 
     Attributes:
         records: The tables' records.
         lake: The lake's root, a path or URI.
-        mode: merge, overwrite or append; of an endless input each bundle's rows are appended exactly once.
+        mode: merge, overwrite or append.
         target_file_bytes: Size of a file, roughly.
-        run_id: Names a bounded run.
-        onto_existing: As of `WriteLake`.
-        stable_input: As of `WriteLake`.
+        run_id: Names a run.
     """
 
     records: tuple[Record, ...]
@@ -49,27 +46,19 @@ class WriteTables(beam.PTransform):
     mode: WriteMode = WriteMode.MERGE
     target_file_bytes: int = TARGET_FILE_BYTES
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    onto_existing: bool = False
-    stable_input: bool = False
 
     def expand(self, tables: beam.PCollection[NamedTable]) -> beam.PCollection[CommitResult]:
         """Write files, commit each table's."""
-        # An endless run knows by its numbers what is in; a table's rows are never read
-        mode = self.mode if tables.is_bounded else WriteMode.APPEND
-        written = tables | "WriteFiles" >> beam.ParDo(_WriteFiles(self, mode))
-        if tables.is_bounded:
-            return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode, self.run_id)
-        return written | "CommitInOrder" >> CommitInOrder(
-            self.records, self.lake, onto_existing=self.onto_existing, stable_input=self.stable_input
-        )
+        written = tables | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
+        return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode, self.run_id)
 
 
 @beam.typehints.with_output_types(Described)
 class _WriteFiles(beam.DoFn):
     """Rows to files, in a thread of its own, described when the bundle ends and keyed by table."""
 
-    def __init__(self, write: WriteTables, mode: WriteMode) -> None:
-        self._lake, self._records, self._mode = write.lake, write.records, mode
+    def __init__(self, write: WriteTables) -> None:
+        self._lake, self._records, self._mode = write.lake, write.records, write.mode
         self._target_bytes = write.target_file_bytes
 
     def setup(self) -> None:

@@ -45,7 +45,7 @@ EVENTS = [event(number) for number in range(60)]
 
 
 def compose(events: Any, lake: Path, catalogue: Catalogue, **options: Any) -> None:
-    layers = events | "Layers" >> WriteLayers(catalogue, TODAY, {"lake": str(lake), **options})
+    layers = events | "Layers" >> WriteLayers(catalogue, TODAY, lake=str(lake), **options)
     _ = layers.dead_letters | "DeadLetters" >> WriteLake(DEAD_LETTER, str(lake), onto_existing=True)
 
 

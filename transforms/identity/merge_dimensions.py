@@ -1,0 +1,86 @@
+"""Events into the dimensions of the lake, without Beam: the work of a live run beside its bundles."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
+from schemas.records import Record
+from stores.encoded_texts import plain
+from stores.lake_commit import CommitResult
+from stores.lake_merge import merge_into_table
+from transforms.events.pages import PageRules, merge_pages, page_rows
+from transforms.identity.devices import device_rows, merge_devices
+from transforms.identity.dimensions import deciding_events
+from transforms.identity.users import merge_users, user_rows
+from transforms.sinks.held_work import put_together
+
+GATHERED_ROWS = 150_000
+_DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
+
+Merge = Callable[[pa.Table], pa.Table]
+"""Rows of a dimension, each key's merged into one."""
+
+
+def deciding(events: pa.Table) -> pa.Table:
+    """The events that decide rows of a dimension, of the columns that they are made of."""
+    return deciding_events(events.select(EVENT_COLUMNS), _DECIDED_BY, ("page_url",))
+
+
+def rows_of(events: pa.Table, page_rules: PageRules) -> dict[str, pa.Table]:
+    """The rows of each dimension of some events, by its name.
+
+    Args:
+        events: A table with the columns of `EVENT_COLUMNS`, or those that decide.
+        page_rules: Which URLs are one page, and the categories.
+    """
+    return {
+        DEVICE.record.name: device_rows(events),
+        USER.record.name: user_rows(events),
+        PAGE.name: page_rows(events, page_rules),
+    }
+
+
+def into_existing(merge: Merge, existing: pa.Table, rows: pa.Table) -> pa.Table:
+    """What rows that are there and new ones come to."""
+    return merge(pa.concat_tables([existing, rows]))
+
+
+@dataclass(frozen=True)
+class MergeDimensions:
+    """Sums events up, and merges what they come to into the tables: to do it again changes nothing.
+
+    Attributes:
+        lake: The lake's root, a path or URI.
+        page_rules: Which URLs are one page, and the categories.
+    """
+
+    lake: str
+    page_rules: PageRules
+
+    def __call__(self, tables: Iterator[pa.Table]) -> list[CommitResult]:
+        """Sum up, merge, commit each table of which there are rows.
+
+        Args:
+            tables: Rows with the columns of `EVENT_COLUMNS`.
+
+        Raises:
+            StoreError: A table cannot be read or written.
+        """
+        dimensions: dict[str, tuple[Record, Merge]] = {
+            DEVICE.record.name: (DEVICE.record, merge_devices),
+            USER.record.name: (USER.record, merge_users),
+            PAGE.name: (PAGE, partial(merge_pages, rules=self.page_rules)),
+        }
+        summed: dict[str, list[pa.Table]] = {name: [record.empty()] for name, (record, _) in dimensions.items()}
+        for events in put_together(tables, GATHERED_ROWS):
+            for name, rows in rows_of(plain(deciding(events)), self.page_rules).items():
+                summed[name].append(rows)
+        merged = {name: merge(pa.concat_tables(summed[name])) for name, (_, merge) in dimensions.items()}
+        return [
+            merge_into_table(self.lake, record, merged[name], partial(into_existing, merge))
+            for name, (record, merge) in dimensions.items()
+            if merged[name].num_rows
+        ]
