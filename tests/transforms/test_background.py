@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from transforms.background import Ahead, Background, ProcessDiedError, run_apart
+from transforms.background import Ahead, Background, Beside, ProcessDiedError, run_apart
 
 
 @pytest.fixture
@@ -95,6 +95,29 @@ def test_death_of_a_task_apart_is_told():
 
 def test_task_apart_does_not_outlive_a_process_that_is_killed():
     code = "import time; from transforms.background import run_apart; run_apart(time.sleep, 600)"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until(lambda: not Path(f"/proc/{child}").exists() or state_of(child) == "Z")
+
+
+def test_tasks_beside_share_a_process_of_a_lower_priority_that_is_replaced_when_it_dies():
+    beside = Beside()
+    tasks = [beside.start(os.getpid), beside.start(os.getpid), beside.start(os.nice, 0)]
+    first, second, priority = map(beside.result, tasks)
+    assert first == second != os.getpid()
+    assert priority > os.nice(0)
+    with pytest.raises(ZeroDivisionError):
+        beside.result(beside.start(operator.floordiv, 1, 0))
+    assert beside.result(beside.start(os.getpid)) == first
+    with pytest.raises(ProcessDiedError, match="died while it was at work"):
+        beside.result(beside.start(os._exit, 3))
+    assert beside.result(beside.start(os.getpid)) != first
+
+
+def test_process_beside_does_not_outlive_one_that_is_killed():
+    code = "import time; from transforms.background import BESIDE; BESIDE.result(BESIDE.start(time.sleep, 600))"
     parent = subprocess.Popen([sys.executable, "-c", code])
     child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
     parent.send_signal(signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Tables of an endless input, held back for what costs by the table and not by the row, and done beside the bundles."""
 
 import pickle
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -37,6 +38,8 @@ class Worked(NamedTuple):
 
 LOOK_SECONDS = 0.5
 """How often is looked whether a work is done."""
+LONGEST_WORK = 60.0
+"""Seconds of a work after which the next group waits for it in its bundle, so that the input is no faster than that."""
 _DONE = "done"
 
 
@@ -123,10 +126,11 @@ class _GoOn(beam.DoFn):
 
 
 class _Running(NamedTuple):
-    """A work that was begun, and the names of its files."""
+    """A work that was begun, the names of its files, and when it began, on this process' clock."""
 
     names: tuple[str, ...]
     future: Future[Any]
+    began: float
 
 
 _RUNNING: dict[str, _Running] = {}
@@ -143,7 +147,7 @@ _END_TIMER = beam.DoFn.TimerParam(_END)
 class _WorkBeside(beam.DoFn):
     """Names of files → the result of the work on them, when it is there; and each name by its tag.
 
-    One work at a time, on all names that wait. While one runs one more group may wait; a third holds up its bundle.
+    One work at a time, on all names that wait.
     """
 
     def __init__(self, work: Work, folder: str) -> None:
@@ -159,7 +163,7 @@ class _WorkBeside(beam.DoFn):
         end: Any = _END_TIMER,
     ) -> Iterator[Any]:
         running = self._running(names)
-        if running is not None and len(list(names.read())) > len(running.names):
+        if running is not None and time.monotonic() - running.began > LONGEST_WORK:
             yield from self._finish(running, names)
         for name in group[1]:
             names.add(name)
@@ -201,8 +205,8 @@ class _WorkBeside(beam.DoFn):
         waiting = tuple(names.read())
         if not waiting:
             return None
-        running = _Running(waiting, BESIDE.start(work_on, self._work, self._folder, waiting))
-        _RUNNING[self._step] = running
+        future = BESIDE.start(work_on, self._work, self._folder, waiting)
+        _RUNNING[self._step] = running = _Running(waiting, future, time.monotonic())
         return running
 
     def _finish(self, running: _Running, names: Any) -> Iterator[Any]:
