@@ -29,7 +29,7 @@ from stores.held_tables import delete_held, read_held, write_held
 from stores.lake_files import Place, split_by_partition, write_files
 from stores.raw_log_buffer import RawLogBuffer
 from transforms.activities.typed_events import EventTyper
-from transforms.activities.write_layers import GATHERED_ROWS
+from transforms.activities.typed_files import GATHERED_ROWS
 from transforms.events.envelope import EnvelopeDecoder
 from transforms.events.seen_events import Seen, drop_seen
 from transforms.identity.devices import device_rows

@@ -16,10 +16,11 @@ MAY_IMPORT = {
     "pipelines": {"schemas", "stores", "transforms", "runners"},
 }
 RULES = (
-    "activities.property_types", "activities.refused_events", "activities.typed_events", "events.duplicates",
-    "events.envelope", "events.pages", "identity.devices", "identity.dimensions", "identity.stitching",
-    "identity.users", "relationships", "runs", "sessions.cells", "sessions.panes", "sessions.policy",
-    "sessions.session_state", "sessions.sessions", "sources.compact_archive", "sources.raw_files",
+    "activities.property_types", "activities.refused_events", "activities.typed_events", "activities.typed_files",
+    "events.duplicates", "events.envelope", "events.pages", "events.stored_events", "identity.devices",
+    "identity.dimensions", "identity.merge_dimensions", "identity.stitching", "identity.users", "relationships", "runs",
+    "sessions.cells", "sessions.panes", "sessions.policy", "sessions.session_state", "sessions.sessions",
+    "sinks.held_work", "sources.compact_archive", "sources.raw_files",
 )  # fmt: skip
 
 
