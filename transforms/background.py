@@ -20,6 +20,8 @@ P = ParamSpec("P")
 MOST_WORKERS = 4
 """Each holds what it works on and what becomes of it, some 100 MB."""
 _GIVES_WAY = 10
+_GIVES_SOME_WAY = 5
+"""Of a process that others wait for, if not at once: it must keep up."""
 
 
 class Background(Generic[T]):
@@ -159,7 +161,7 @@ class Beside:
             if self._pool is not None:
                 with suppress(BrokenProcessPool):
                     return self._pool.submit(task, *args, **kwargs)
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _give_way)
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _give_way, (_GIVES_SOME_WAY,))
             return self._pool.submit(task, *args, **kwargs)
 
     @staticmethod
@@ -180,16 +182,16 @@ BESIDE = Beside()
 """The one that the steps of this process share: one more copy of the libraries, whatever there is to do."""
 
 
-def _give_way() -> None:
+def _give_way(how_much: int) -> None:
     """Let this process have a lower priority than the one that started it, and end with it."""
-    os.nice(_GIVES_WAY)
+    os.nice(how_much)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _run_and_tell(sender: Connection, task: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    _give_way()
+    _give_way(_GIVES_WAY)
     returned, raised = None, None
     try:
         returned = task(*args, **kwargs)
