@@ -12,7 +12,7 @@ from stores.lake import live_files, open_table, read_table, table_uri
 from stores.lake_bounds import TimeBounds
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, encode_rows, write_files
-from stores.lake_merge import KnownKeys, replace_changed
+from stores.lake_merge import KnownKeys, merge_into_table, replace_changed
 
 DAYS = ["2026-04-12", "2026-04-13"]
 RECORD = Record(
@@ -57,27 +57,50 @@ def test_rows_of_two_dates_with_known_keys_are_left_out_whether_keys_are_held_or
                 assert left.column("number").to_pylist() == list(range(max(start, 100), start + 60))
 
 
+TOTAL = Record("totals", "one name", (Field("name", pa.string(), "name"), Field("n", pa.int64(), "sum")), key=("name",))
+
+
+def totals(**counts: int) -> pa.Table:
+    return pa.table({"name": list(counts), "n": list(counts.values())}, schema=TOTAL.schema)
+
+
+def greatest(existing: pa.Table, new: pa.Table) -> pa.Table:
+    grouped = pa.concat_tables([existing, new]).group_by("name").aggregate([("n", "max")])
+    return grouped.rename_columns(["name", "n"]).cast(TOTAL.schema)
+
+
 def test_rows_merge_with_those_of_their_keys_and_only_files_that_change_are_rewritten(tmp_path: Path) -> None:
-    total = Record(
-        "totals", "one name", (Field("name", pa.string(), "name"), Field("n", pa.int64(), "sum")), key=("name",)
-    )
-    place = Place(table_uri(str(tmp_path), total.name), total, ())
-
-    def totals(**counts: int) -> pa.Table:
-        return pa.table({"name": list(counts), "n": list(counts.values())}, schema=total.schema)
-
-    def greatest(existing: pa.Table, new: pa.Table) -> pa.Table:
-        grouped = pa.concat_tables([existing, new]).group_by("name").aggregate([("n", "max")])
-        return grouped.rename_columns(["name", "n"]).cast(total.schema)
-
+    place = Place(table_uri(str(tmp_path), TOTAL.name), TOTAL, ())
     written = [write_files(place, [table])[0] for table in (totals(a=1, b=9), totals(c=3), totals(d=4))]
-    commit(str(tmp_path), total, [PartitionWrite((), tuple(written))], WriteMode.APPEND, Transaction("one", 1))
-    live = live_files(open_table(str(tmp_path), total))[()]
+    commit(str(tmp_path), TOTAL, [PartitionWrite((), tuple(written))], WriteMode.APPEND, Transaction("one", 1))
+    live = live_files(open_table(str(tmp_path), TOTAL))[()]
     change = replace_changed(place, live, totals(a=2, b=5, c=3, e=1), totals().select(["name"]), merge=greatest)
-    commit(str(tmp_path), total, [change], WriteMode.MERGE, Transaction("two", 1))
+    commit(str(tmp_path), TOTAL, [change], WriteMode.MERGE, Transaction("two", 1))
     assert (change.removed, change.skipped) == ((written[0].path,), 2)
-    found = {row["name"]: row["n"] for row in read_table(str(tmp_path), total.name).to_pylist()}
+    found = {row["name"]: row["n"] for row in read_table(str(tmp_path), TOTAL.name).to_pylist()}
     assert found == {"a": 2, "b": 9, "c": 3, "d": 4, "e": 1}
+
+
+def test_rows_merged_into_a_table_again_commit_nothing(tmp_path: Path) -> None:
+    assert merge_into_table(str(tmp_path), TOTAL, totals(a=1, b=2), greatest).rows_written == 2
+    assert not merge_into_table(str(tmp_path), TOTAL, totals(a=1, b=1), greatest).committed
+
+
+def test_rows_merged_into_a_table_that_another_run_commits_to_meanwhile_merge_with_its_rows(tmp_path: Path) -> None:
+    lake = str(tmp_path)
+    merge_into_table(lake, TOTAL, totals(a=1, b=2), greatest)
+    raced = []
+
+    def slow(existing: pa.Table, new: pa.Table) -> pa.Table:
+        if not raced:
+            raced.append(merge_into_table(lake, TOTAL, totals(a=5, c=3), greatest).version)
+        return greatest(existing, new)
+
+    result = merge_into_table(lake, TOTAL, totals(a=4, b=7), slow)
+    assert result.committed
+    assert result.version > raced[0]
+    found = read_table(lake, TOTAL.name).to_pylist()
+    assert {row["name"]: row["n"] for row in found} == {"a": 5, "b": 7, "c": 3}
 
 
 def test_file_of_some_size_is_rewritten_by_itself_and_the_changed_row_leaves_it(tmp_path: Path) -> None:
