@@ -19,6 +19,7 @@ from pyarrow.fs import FileSystem
 from schemas.errors import OptionError, StoreError
 from schemas.records import Field, Record
 from stores.encoded_texts import encode_texts, plain_type
+from stores.object_store import check_reachable
 from stores.parquet_files import ROW_GROUP_ROWS, parquet_bytes, sort_encoded
 
 TARGET_FILE_BYTES = 32 << 20
@@ -66,12 +67,15 @@ def open_location(uri: str) -> tuple[FileSystem, str]:
     """The file system of a path or URI, and the absolute path in it.
 
     Raises:
-        StoreError: The scheme is unknown, or the URI malformed.
+        StoreError: The scheme is unknown, or the URI malformed, or an object store does not answer.
     """
+    check_reachable(uri)
     try:
         filesystem, path = FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise StoreError(f"{uri} is not a location of a lake: {first_line(error)}") from error
+    except OSError as error:  # where a bucket of S3 lies is asked at once
+        raise StoreError(f"{uri} cannot be reached: {first_line(error)}") from error
     return filesystem, path
 
 

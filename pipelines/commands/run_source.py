@@ -1,6 +1,5 @@
 """Where the events of `run` come from: files, a topic of Kafka, or a subscription of Pub/Sub."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,12 +117,12 @@ class SourceArguments:
         return Source(source, None)
 
     def _files(self, began: datetime, stores: Sequence[str]) -> Source:
-        from transforms.sources.read_files import ReadFiles, list_files
+        from transforms.sources.read_files import ReadFiles, absolute, list_files
 
         files = list_files(known(self.input))
         for store in stores:
-            folder = store if "://" in store else os.path.abspath(store)
-            own = next((path for path in files if path.startswith(f"{folder.rstrip('/')}/")), None)
+            folder = absolute(store).rstrip("/")
+            own = next((path for path in files if path.startswith(f"{folder}/")), None)
             if own is not None:
                 raise OptionError(f"{own} is of {store}, which this run writes to: keep events and stores apart")
         return Source(ReadFiles(files, began), sum(files.values()))

@@ -415,17 +415,18 @@ def test_option_of_another_input_is_refused_not_passed_over(command_line: Callab
         assert f"error: {option} goes with --" in errors
 
 
-@pytest.mark.parametrize("store", ["lake", "devices"])
+@pytest.mark.parametrize(("store", "scheme"), [("lake", ""), ("lake", "file://"), ("devices", "rocksdb:")])
 def test_input_that_holds_a_store_of_the_run_is_refused(
-    command_line: Callable[..., Any], tmp_path: Path, store: str
+    command_line: Callable[..., Any], tmp_path: Path, store: str, scheme: str
 ) -> None:
-    places = {"lake": "elsewhere/lake", "devices": "elsewhere/devices", store: f"in/{store}"}
+    places = {"lake": f"{tmp_path}/elsewhere/lake", "devices": f"{tmp_path}/elsewhere/devices"}
+    places[store] = f"{scheme}{tmp_path}/in/{store}"
     (tmp_path / "in" / store).mkdir(parents=True)
     (tmp_path / "in" / store / "x").touch()
-    stores = (f"--{name}={tmp_path}/{place}" for name, place in places.items())
+    stores = (f"--{name}={place}" for name, place in places.items())
     code, _, errors = command_line("run", f"--input={tmp_path}/in", *stores)
     assert (code, errors.count("\n")) == (2, 1)
-    assert f"{tmp_path}/in/{store}/x is of {tmp_path}/in/{store}, which this run writes to" in errors
+    assert f"{tmp_path}/in/{store}/x is of {places[store].removeprefix('rocksdb:')}, which this run writes to" in errors
 
 
 def test_files_and_beam_options_and_stores_are_checked_together(stores: Stores, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.dead_letters import Reason
-from schemas.errors import InputError
+from schemas.errors import InputError, StoreError
+from stores.object_store import check_reachable
 from transforms.events.envelope import dead_letters
 from transforms.metrics import count
 from transforms.sources.raw_files import CHUNK_BYTES, Damage, FileFormat, FileSlice, read_slice, sniff
@@ -28,6 +29,7 @@ SLICE_BYTES = 128 << 20
 """A plain file is cut into slices of this size, so that several workers can read it."""
 
 DEAD_LETTERS = "dead_letters"
+_SCHEMES = (None, "gs")
 _GLOB_CHARACTER = re.compile(r"[*?\[]")
 
 
@@ -54,18 +56,21 @@ def list_files(patterns: list[str]) -> dict[str, int]:
         if not pattern:
             problems.append("a name of no characters is no file")
             continue
-        path = unquote(pattern.removeprefix("file://")) if pattern.startswith("file://") else pattern
-        path = path if "://" in path else os.path.abspath(path)
+        path = absolute(pattern)
         if os.path.isfile(path):
             found[path] = os.path.getsize(path)
             continue
         folder = os.path.isdir(path) or pattern.endswith("/")
         fixed = path.rstrip("/") if folder else _GLOB_CHARACTER.split(path)[0].rpartition("/")[0]
+        if FileSystems.get_scheme(path) not in _SCHEMES:
+            problems.append(f"{pattern}: events are read from local files and from gs://")
+            continue
         try:
+            check_reachable(fixed)
             # Beam has no escape for a character of a glob: any one is matched, and what it should not be left out
             glob = _GLOB_CHARACTER.sub("?", fixed) + "/**" if folder else path
             matched = FileSystems.match([glob])[0].metadata_list
-        except (BeamIOError, ValueError) as error:  # the latter for a scheme that Beam does not know
+        except (BeamIOError, StoreError) as error:
             problems.append(f"cannot list {pattern}: {error}")
             continue
         files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path, fixed)}
@@ -75,6 +80,12 @@ def list_files(patterns: list[str]) -> dict[str, int]:
     if problems:
         raise InputError("; ".join(problems))
     return dict(sorted(found.items()))
+
+
+def absolute(path: str) -> str:
+    """A local path, which may be a file:// URI, from the root; the URI of another file system as it is."""
+    local = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
+    return local if "://" in local else os.path.abspath(local)
 
 
 def _is_input(path: str, folder: str) -> bool:
