@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
@@ -43,43 +43,69 @@ class RawInput(NamedTuple):
 def list_files(patterns: list[str]) -> dict[str, int]:
     """Files that the globs match, with their sizes in bytes, in order of their names.
 
-    A folder stands for all files below it. Files and folders whose name starts with ``_`` or ``.`` are not input, as
-    everywhere in lakes. A local path, which may be a file:// URI, comes back absolute, so that a file has one name
-    wherever the job is started; a file or folder that is there is meant itself, whatever characters its name has.
+    A folder stands for all files below it, those behind links too. Files and folders whose name starts with ``_`` or
+    ``.`` are not input, as everywhere in lakes. A local path, which may be a file:// URI, comes back absolute, so that
+    a file has one name wherever the job is started; a file or folder that is there is meant itself, whatever characters
+    its name has.
 
     Raises:
-        InputError: A glob matches nothing, or its file system refuses; every such glob is named.
+        InputError: A glob matches nothing, or its file system refuses, or what it matches cannot be read; every such
+            glob and file is named.
     """
     found: dict[str, int] = {}
     problems = []
     for pattern in patterns:
+        path = absolute(pattern)
         if not pattern:
             problems.append("a name of no characters is no file")
-            continue
-        path = absolute(pattern)
-        if os.path.isfile(path):
-            found[path] = os.path.getsize(path)
-            continue
-        folder = os.path.isdir(path) or pattern.endswith("/")
-        fixed = path.rstrip("/") if folder else _GLOB_CHARACTER.split(path)[0].rpartition("/")[0]
-        if FileSystems.get_scheme(path) not in _SCHEMES:
+        elif FileSystems.get_scheme(path) not in _SCHEMES:
             problems.append(f"{pattern}: events are read from local files and from gs://")
-            continue
-        try:
-            check_reachable(fixed)
-            # Beam has no escape for a character of a glob: any one is matched, and what it should not be left out
-            glob = _GLOB_CHARACTER.sub("?", fixed) + "/**" if folder else path
-            matched = FileSystems.match([glob])[0].metadata_list
-        except (BeamIOError, StoreError) as error:
-            problems.append(f"cannot list {pattern}: {error}")
-            continue
-        files = {file.path: file.size_in_bytes for file in matched if _is_input(file.path, fixed)}
-        if not files:
-            problems.append(f"no file matches {pattern}")
-        found |= files
+        else:
+            try:
+                files = _matching(path, pattern.endswith("/"))
+            except (OSError, StoreError) as error:  # an error of Beam's is the former
+                problems.append(f"cannot list {pattern}: {error}")
+                continue
+            problems += [] if files else [f"no file matches {pattern}"]
+            found |= files
+    local = [path for path in found if "://" not in path]
+    problems += [f"{path} is no regular file" for path in local if not os.path.isfile(path)]
+    problems += [f"{path} cannot be read: permission denied" for path in local if not os.access(path, os.R_OK)]
     if problems:
         raise InputError("; ".join(problems))
     return dict(sorted(found.items()))
+
+
+def _matching(path: str, folder: bool) -> dict[str, int]:
+    """The files that a file's or folder's path, or a glob, stands for, with their sizes."""
+    if os.path.isfile(path):
+        return {path: os.path.getsize(path)}
+    if os.path.isdir(path):
+        return {below: os.path.getsize(below) for below in _below(path)}
+    fixed = path.rstrip("/") if folder else _GLOB_CHARACTER.split(path)[0].rpartition("/")[0]
+    check_reachable(fixed)
+    # Beam has no escape for a character of a glob: any one is matched, and what it should not be left out
+    glob = _GLOB_CHARACTER.sub("?", fixed) + "/**" if folder else path
+    matched = FileSystems.match([glob])[0].metadata_list
+    below = [file for file in matched if file.path.startswith(fixed) and _is_input(file.path.removeprefix(fixed))]
+    return {file.path: file.size_in_bytes for file in below}
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The input below a local folder. Links are followed, and as they may lead back, each folder is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    read = set()
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        itself = os.stat(parent)
+        if (itself.st_dev, itself.st_ino) in read:
+            folders.clear()
+            continue
+        read.add((itself.st_dev, itself.st_ino))
+        folders[:] = sorted(filter(_is_input, folders))
+        yield from (os.path.join(parent, name) for name in filter(_is_input, files))
 
 
 def absolute(path: str) -> str:
@@ -88,10 +114,13 @@ def absolute(path: str) -> str:
     return local if "://" in local else os.path.abspath(local)
 
 
-def _is_input(path: str, folder: str) -> bool:
-    return path.startswith(folder) and not any(
-        part.startswith(("_", ".")) for part in path.removeprefix(folder).split("/")
-    )
+def _is_input(path: str) -> bool:
+    """Whether no part of a path, relative to what was asked for, is hidden.
+
+    >>> _is_input("day/part-0.jsonl"), _is_input("_truth/part-0.jsonl")
+    (True, False)
+    """
+    return not any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 @dataclass(eq=False)

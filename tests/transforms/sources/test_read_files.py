@@ -1,6 +1,7 @@
 """Files as a source: which files a glob means, and each of their lines read once."""
 
 import gzip
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,6 +78,39 @@ def test_file_uri_is_the_path_that_it_encodes(tmp_path: Path) -> None:
     (tmp_path / "a b%.jsonl").write_bytes(b"{}")
     assert names(list_files([f"file://{tmp_path}/a%20b%25.jsonl"]), tmp_path) == ["a b%.jsonl"]
     assert names(list_files([f"file://{tmp_path}/*.jsonl"]), tmp_path) == ["a b%.jsonl"]
+
+
+def test_folder_that_a_link_leads_to_is_read_once_also_where_links_lead_back(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.jsonl").write_bytes(b"12")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "e.jsonl").symlink_to(tmp_path / "elsewhere" / "d.jsonl")
+    (folder / "deep" / "back").symlink_to(folder)
+    files = list_files([str(folder)])
+    assert names(files, folder) == ["a.jsonl", "b.jsonl", "deep/er/c.gz", "e.jsonl", "linked/d.jsonl"]
+    assert (files[f"{folder}/e.jsonl"], files[f"{folder}/linked/d.jsonl"]) == (2, 2)
+
+
+def test_what_no_events_can_be_read_from_is_named_and_not_passed_over(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    for pattern in (folder, folder / "pi*", folder / "pipe"):
+        with pytest.raises(InputError, match=f"^{folder}/pipe is no regular file$"):
+            list_files([str(pattern)])
+    (tmp_path / "of links").mkdir()
+    (tmp_path / "of links" / "nowhere").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="nowhere"):
+        list_files([f"{tmp_path}/of links"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_or_folder_that_may_not_be_read_is_named_before_the_run(folder: Path) -> None:
+    (folder / "a.jsonl").chmod(0)
+    with pytest.raises(InputError, match=r"a\.jsonl cannot be read: permission denied"):
+        list_files([str(folder)])
+    (folder / "deep").chmod(0)
+    with pytest.raises(InputError, match=r"cannot list .*Permission denied.*deep"):
+        list_files([str(folder)])
+    (folder / "deep").chmod(0o700)
 
 
 def test_name_of_no_characters_is_not_the_folder_one_is_in() -> None:
