@@ -33,6 +33,7 @@ from transforms.events.seen_events import (
 )
 from transforms.events.stored_events import StoredKeys
 from transforms.metrics import count
+from transforms.sinks.held_work import put_together
 from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.tables import Gathered, ShardedTable, at_earliest, at_the_end, split_by_shard
 
@@ -214,14 +215,15 @@ class _DropSeen(beam.DoFn):
 
 
 class _DropStored(beam.DoFn):
-    """The keys that the lake has of tables in files, and their names → the events of the others."""
+    """The keys that the lake has of tables in files, and their names → the events of the others, together."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def process(self, looked_up: Worked) -> Iterator[pa.Table]:
-        for name in looked_up.names:
-            events = read_held(self._folder, name)
+        tables = (read_held(self._folder, name) for name in looked_up.names)
+        # a file a bundle holds a few rows, and each step behind has fixed costs a table
+        for events in put_together(tables, _GATHERED_ROWS):
             unique = without_keys(events, looked_up.result, FACT_EVENT.key)
             count("duplicates", events.num_rows - unique.num_rows)
             if unique.num_rows:
