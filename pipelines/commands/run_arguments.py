@@ -13,8 +13,8 @@ Input = Annotated[
     list[str] | None,
     typer.Option(
         metavar="GLOB",
-        help="Files of events: JSON lines (plain, gzip, zstd) or Avro raw logs; a folder means all files below it. "
-        "May be given more than once.",
+        help="Files of events: JSON lines (plain, gzip, zstd) or Avro raw logs; a folder means all files below it, "
+        "but for names that begin with _ or a dot. May be given more than once.",
         show_default=False,
     ),
 ]
