@@ -5,16 +5,19 @@ from pyarrow.fs import FileSystem
 from schemas.errors import StoreError
 
 PATIENCE_SECONDS = 5
+_GAVE_UP = "Retry policy exhausted"
+"""In what the client says where nothing answered it."""
 _answered: set[str] = set()
 
 
 def check_reachable(uri: str) -> None:
     """Find out whether Google Cloud Storage answers where a ``gs://`` URI points to, once a process and bucket.
 
-    Of other stores nothing is asked: the client of S3 gives up by itself.
+    A refusal is an answer: who may not ask for a bucket may still use what lies in it. Of other stores nothing is
+    asked: the client of S3 gives up by itself.
 
     Raises:
-        StoreError: There is no network, or there are no credentials, or it refuses.
+        StoreError: There is no network, or there are no credentials.
     """
     bucket = uri.split("/")[2] if uri.startswith("gs://") else None
     if bucket is None or bucket in _answered:
@@ -25,5 +28,6 @@ def check_reachable(uri: str) -> None:
         filesystem.get_file_info(path)
     except (OSError, ValueError) as error:
         reason = str(error).partition(" error_info=")[0]
-        raise StoreError(f"{uri} cannot be reached: {' '.join(reason.split())}") from error
+        if _GAVE_UP in reason:
+            raise StoreError(f"{uri} cannot be reached: {' '.join(reason.split())}") from error
     _answered.add(bucket)

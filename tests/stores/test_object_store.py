@@ -20,7 +20,7 @@ def test_bucket_out_of_reach_is_an_error_of_one_line_and_not_tried_for_long(monk
         assert "\n" not in str(caught.value)
 
 
-def test_bucket_that_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_that_answered_or_refused_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     class Bucket:
@@ -30,8 +30,17 @@ def test_bucket_that_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch
 
         def get_file_info(self, path: str) -> None:
             asked.append(path)
+            if path.startswith("gs://closed"):
+                raise PermissionError("google::cloud::Status(PERMISSION_DENIED: …")
 
     monkeypatch.setattr(object_store, "FileSystem", Bucket)
-    for uri in ("gs://one/lake", "gs://one/lake/fact_events", "gs://two/x", "/local", "file:///local"):
+    for uri in (
+        "gs://one/lake",
+        "gs://one/lake/fact_events",
+        "gs://closed",
+        "gs://closed/x",
+        "/local",
+        "file:///local",
+    ):
         check_reachable(uri)
-    assert asked == ["gs://one/lake", "gs://two/x"]
+    assert asked == ["gs://one/lake", "gs://closed"]

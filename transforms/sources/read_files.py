@@ -63,7 +63,7 @@ def list_files(patterns: list[str]) -> dict[str, int]:
         else:
             try:
                 files = _matching(path, pattern.endswith("/"))
-            except (OSError, StoreError) as error:  # an error of Beam's is the former
+            except (OSError, ValueError, StoreError) as error:  # Beam's own are of the first
                 problems.append(f"cannot list {pattern}: {error}")
                 continue
             problems += [] if files else [f"no file matches {pattern}"]
