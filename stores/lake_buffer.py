@@ -22,8 +22,27 @@ HELD_BYTES = 48 << 20
 _STRAGGLERS = 8
 """A partition that gets less than this part of a table has ended; these rows are late."""
 
+Part = tuple[Partition, pa.Table]
 Filled = tuple[Partition, list[pa.Table]]
 """Rows of one partition that are to be written."""
+
+
+def split_rows(table: pa.Table, record: Record) -> list[Part]:
+    """The rows of each partition, as they wait until they are written.
+
+    Args:
+        table: A table with at least the record's columns.
+        record: Names the columns and the partitions.
+    """
+    parts = []
+    for partition, part in split_by_partition(table.select(record.names), record):
+        # the texts of the whole table may be many more than the rows
+        rows = encode_rows(plain(part) if 2 * part.num_rows < table.num_rows else part, record)
+        if rows.get_total_buffer_size() > 2 * rows.nbytes:
+            # a slice keeps all of the table alive that it was cut from
+            rows = rows.take(pa.array(range(rows.num_rows), pa.int64()))
+        parts.append((partition, rows))
+    return parts
 
 
 class PartitionBuffer:
@@ -48,15 +67,16 @@ class PartitionBuffer:
 
     def add(self, table: pa.Table) -> Iterator[Filled]:
         """Take rows in, and give out what is to be written now."""
+        return self.hold(split_rows(table, self._record))
+
+    def hold(self, parts: list[Part]) -> Iterator[Filled]:
+        """As `add`, of what `split_rows` made of a table."""
         self._tables_added += 1
-        for partition, part in split_by_partition(table.select(self._record.names), self._record):
+        most = sum(rows.num_rows for _, rows in parts)
+        for partition, rows in parts:
             held = self._held.setdefault(partition, _Held())
-            if 2 * part.num_rows < table.num_rows:
-                # the texts of the whole table may be many more than the rows
-                part = plain(part)  # noqa: PLW2901
-            size = held.add(encode_rows(part, self._record))
-            self.held_bytes += size
-            if part.num_rows * _STRAGGLERS >= table.num_rows:
+            self.held_bytes += held.add(rows)
+            if rows.num_rows * _STRAGGLERS >= most:
                 held.grown_at = self._tables_added
             if held.bytes >= self._file_bytes:
                 yield self._release(partition)
@@ -117,13 +137,10 @@ class _Held:
         self.bytes = 0
         self.grown_at = 0
 
-    def add(self, part: pa.Table) -> int:
+    def add(self, rows: pa.Table) -> int:
         """Hold a table; returns its bytes."""
-        size = int(part.nbytes)
-        if part.get_total_buffer_size() > 2 * size:
-            # a slice keeps all of the table alive that it was cut from
-            part = part.take(pa.array(range(part.num_rows), pa.int64()))
-        self.tables.append(part)
+        size = int(rows.nbytes)
+        self.tables.append(rows)
         # as the writer counts: what fills a file here is one file there
         self.bytes += size
         return size

@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import Transaction
 
 from schemas.errors import BrokenStreamError, StoreError
+from schemas.keys import shards_of
 from schemas.records import Record
 from stores.lake import live_files, table_uri
 from stores.lake_bounds import TimeBounds
@@ -25,6 +26,8 @@ from stores.patience import Patience
 
 STAGING = "changes"
 """Folder in a table's for files of changes (session panes) between being written and merged. In no version of it."""
+
+_FOLDED_ROWS = 25_000
 
 Fold = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
 """From changes to the rows they leave (of the record) and the keys of rows that are no more."""
@@ -61,6 +64,21 @@ class Changes(NamedTuple):
     fold: Fold
     merge: MergeRows | None = None
     time: str | None = None
+
+    def fold_by_key(self, changes: pa.Table, key: str) -> tuple[pa.Table, pa.Table]:
+        """As `fold`, a part of the keys after the other: what it takes beside its input and output stays bounded.
+
+        Args:
+            changes: Rows of `record`.
+            key: A column of text; changes of one row have the same value.
+        """
+        parts = -(-changes.num_rows // _FOLDED_ROWS)
+        if parts < 2:
+            return self.fold(changes)
+        part_of = shards_of(changes.column(key), parts)
+        folded = [self.fold(changes.filter(pa.array(part_of == part))) for part in range(parts)]
+        rows, gone = zip(*folded, strict=True)
+        return pa.concat_tables(rows), pa.concat_tables(gone)
 
     def place(self, lake_uri: str, record: Record, partition: Partition) -> Place:
         """Where changes of a partition of a record's table are staged."""
@@ -154,7 +172,8 @@ def _merge(
     uri = table_uri(lake_uri, record.name)
     merged: list[PartitionWrite] = []
     for partition, paths in staged.items():
-        rows, gone = changes.fold(read_files(changes.place(lake_uri, record, partition), paths))
+        read = read_files(changes.place(lake_uri, record, partition), paths)
+        rows, gone = changes.fold_by_key(read, record.key[0])
         place = Place(uri, record, partition)
         files = live.get(partition, [])
         merged.append(replace_changed(place, files, rows, gone, merge=changes.merge, bounds=bounds))

@@ -12,6 +12,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import apache_beam as beam
+from apache_beam.utils.windowed_value import WindowedValue
+
 from schemas.errors import ClickstreamError
 
 T = TypeVar("T")
@@ -72,10 +75,11 @@ class Ahead(Generic[T]):
 
     Args:
         name: Of the threads.
+        workers: How many tasks at a time, at most.
     """
 
-    def __init__(self, name: str) -> None:
-        self._workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    def __init__(self, name: str, workers: int = MOST_WORKERS) -> None:
+        self._workers = min(os.cpu_count() or 1, workers)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix=name)
         self._running: deque[Future[T]] = deque()
 
@@ -98,6 +102,41 @@ class Ahead(Generic[T]):
     def close(self) -> None:
         """Wait for the tasks that run, and end the threads."""
         self._pool.shutdown(cancel_futures=True)
+
+
+class WorkAhead(beam.DoFn):
+    """A step with work outside of Python's lock for the most part: several elements at a time, results in their order.
+
+    Attributes:
+        workers: How many elements at a time, at most.
+    """
+
+    workers = MOST_WORKERS
+
+    def work(self, *work: Any) -> Any:
+        """What is done with an element, in a thread."""
+        raise NotImplementedError
+
+    def tell(self, result: Any) -> Iterator[WindowedValue]:
+        """What goes on of a result, in the bundle."""
+        raise NotImplementedError
+
+    def setup(self) -> None:
+        self._ahead = Ahead[Any](type(self).__name__, self.workers)
+
+    def start_bundle(self) -> None:
+        self._ahead.reset()
+
+    def process(self, *element: Any) -> Iterator[WindowedValue]:
+        for result in self._ahead.start(self.work, *element):
+            yield from self.tell(result)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for result in self._ahead.finish():
+            yield from self.tell(result)
+
+    def teardown(self) -> None:
+        self._ahead.close()
 
 
 class ProcessDiedError(ClickstreamError):

@@ -19,6 +19,8 @@ from schemas.keys import shards_of
 
 Table = pa.Table
 ShardedTable = tuple[int, pa.Table]
+PackedTable = bytes
+"""A table as `TableCoder` encodes it: who takes it decides in which thread it is decoded, and when."""
 
 
 class TableCoder(Coder):

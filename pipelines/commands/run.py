@@ -123,7 +123,7 @@ def run(  # noqa: PLR0915
         problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")
     problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
     policy = parse_policy(problems, session_gap, max_session, allowed_lateness, early_firing)
-    shard_count = problems.attempt("--shards", lambda: parse_count(shards or source.default_shards))
+    shard_count = problems.attempt("--shards", lambda: parse_count(shards)) if shards else None
     for option, value, choices in (
         ("--session-engine", session_engine, SESSION_ENGINES),
         ("--write-mode", write_mode, WRITE_MODES),
@@ -147,11 +147,12 @@ def run(  # noqa: PLR0915
     from pipelines.watch import watch
     from runners.beam_options import parse_beam_options
 
+    opened = source.open(problems, began, (known(lake_uri), split_uri(known(devices_uri))[1]))
     options = RunOptions(
         lake=known(lake_uri),
         devices=known(devices_uri),
         policy=known(policy),
-        shards=known(shard_count),
+        shards=shard_count or source.default_shards(opened.input_bytes if opened else None),
         session_engine=session_engine,
         write_mode=write_mode,
         secret=secret,
@@ -162,8 +163,7 @@ def run(  # noqa: PLR0915
         catalogue=event_types if layers == "all" else None,
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
-    opened = source.open(problems, began, (options.lake, split_uri(options.devices)[1]))
-    open_runner = problems.attempt("", lambda: where.open(source.endless, known(shard_count)))
+    open_runner = problems.attempt("", lambda: where.open(source.endless, options.shards))
     if runner == "dataflow":
         from runners.dataflow.check import store_problems
 

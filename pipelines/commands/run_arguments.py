@@ -204,7 +204,7 @@ Shards = Annotated[
     typer.Option(
         metavar="N",
         help="Keys that devices are spread over; bounds the parallelism, and stays the same on --resume. "
-        "By default 16, or 4 of a topic that is followed: each costs every bundle a few milliseconds.",
+        "By default 16, more of files beyond 512 MiB, and 4 of a topic that is followed.",
         rich_help_panel=_RUNNER,
     ),
 ]

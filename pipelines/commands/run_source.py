@@ -14,6 +14,10 @@ from transforms.sources.kafka_positions import parse_start, parse_until
 if TYPE_CHECKING:
     import apache_beam as beam
 
+_LEAST_SHARDS, _MOST_SHARDS = 16, 1024
+_SHARD_BYTES = 32 << 20
+"""Of the input as it lies, plain or compressed."""
+
 
 class Source(NamedTuple):
     """A source of the graph, and how many bytes it will read where that is known."""
@@ -45,10 +49,14 @@ class SourceArguments:
         """Whether the input is followed until the run is stopped."""
         return bool(self.pubsub) or (bool(self.kafka) and self.until is None)
 
-    @property
-    def default_shards(self) -> str:
-        """Of a topic that is followed a few: each costs every bundle some milliseconds."""
-        return "4" if self.kafka and self.until is None else "16"
+    def default_shards(self, input_bytes: int | None) -> int:
+        """A shard's sessions are worked out at once, so there are more of them the larger the input is.
+
+        Of a topic that is followed there are a few: each costs every bundle some milliseconds.
+        """
+        if self.endless and self.kafka:
+            return 4
+        return min(max(_LEAST_SHARDS, (input_bytes or 0) // _SHARD_BYTES), _MOST_SHARDS)
 
     def check(self, problems: Problems) -> None:
         """Note what can be said of the options without a look at the input."""

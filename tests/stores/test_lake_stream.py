@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stores.lake_stream as lake_stream
 from schemas.errors import BrokenStreamError, StoreError
 from schemas.records import TIMESTAMP, Field, Record
 from stores.lake import read_table, table_uri
@@ -246,3 +247,20 @@ def test_what_waiting_does_not_mend_is_not_waited_for(tmp_path: Path, number: in
             str(tmp_path), VISIT, [described(tmp_path, number, run)], patience=Patience(sleep=waited.append)
         )
     assert waited == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=40))
+def test_fold_a_part_of_the_keys_at_a_time_comes_to_the_same(written: list[tuple[int, bool]]) -> None:
+    def last_of_each(changes: pa.Table) -> tuple[pa.Table, pa.Table]:
+        last = {row["visit_id"]: row for row in changes.to_pylist()}
+        return fold(pa.Table.from_pylist(list(last.values()), schema=VISIT_CHANGE.schema))
+
+    rows = [{"visit_id": f"v{number}", "gone": gone} for number, gone in written]
+    changes = pa.Table.from_pylist(rows, schema=VISIT_CHANGE.schema)
+    whole = last_of_each(changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lake_stream, "_FOLDED_ROWS", 3)
+        parts = Changes(VISIT_CHANGE, last_of_each).fold_by_key(changes, "visit_id")
+    for one, other in zip(whole, parts, strict=True):
+        assert one.schema == other.schema
+        assert sorted(one["visit_id"].to_pylist()) == sorted(other["visit_id"].to_pylist())

@@ -88,7 +88,6 @@ class _DecodeBatch(beam.DoFn):
         if self._batches >= _LARGE_BUNDLE:
             self._ahead.close()
             self._ahead = Ahead("decode")
-            pa.default_memory_pool().release_unused()
 
     def teardown(self) -> None:
         self._ahead.close()

@@ -6,23 +6,29 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.durations import HOUR
 from schemas.errors import OptionError
 from schemas.events import REPEATED
 from stores.encoded_texts import encode_columns
+from transforms.background import WorkAhead
 from transforms.events.deduplicate_stream import DeduplicateStream
-from transforms.events.duplicates import BatchId, drop_rows, find_copies, keys_of, split_keys
+from transforms.events.duplicates import BatchId, RowNumbers, drop_rows, find_copies, keys_of, split_keys
 from transforms.metrics import count
-from transforms.tables import ShardedTable, at_earliest
+from transforms.tables import PackedTable, ShardedTable, TableCoder, at_earliest
 
-NamedTable = tuple[BatchId, pa.Table]
-"""A batch of events, or rows to drop from it."""
+NamedBatch = tuple[BatchId, PackedTable]
+NamedRows = tuple[BatchId, RowNumbers]
+"""Rows to drop from a batch."""
 
 Output = Any
 """An element, or one with a tag."""
 
 _KEYS = "keys"
+_CELLS_TO_KEYS = 4
+"""The keys of a shard are few bytes beside the cells of its sessions, and each piece of a batch has a frame of its own."""
 
 
 @dataclass(eq=False)
@@ -36,7 +42,7 @@ class Deduplicate(beam.PTransform):
     events that come later are looked up in the lake. Counters: ``duplicates``, ``events_unique``.
 
     Attributes:
-        shards: Number of shards: of digests where the input is bounded, else of devices.
+        shards: Number of shards of devices; of a bounded input a part as many, of digests.
         gap: The sessions' inactivity gap, microseconds.
         allowed_lateness: How far behind the watermark an event is still in time, microseconds.
         tick: The sessions' cell, microseconds.
@@ -71,14 +77,14 @@ class Deduplicate(beam.PTransform):
         would encode every batch twice.
         """
         named = events | "NameBatches" >> (
-            beam.ParDo(_NameBatch(self.shards))
-            .with_output_types(NamedTable, **{_KEYS: ShardedTable})
+            beam.ParDo(_NameBatch(-(-self.shards // _CELLS_TO_KEYS)))
+            .with_output_types(NamedBatch, **{_KEYS: ShardedTable})
             .with_outputs(_KEYS, main="batches")
         )
         copies = (
             named[_KEYS]
             | "GroupByShard" >> beam.GroupByKey()
-            | "FindCopies" >> beam.ParDo(_FindCopies()).with_output_types(NamedTable)
+            | "FindCopies" >> beam.ParDo(_FindCopies()).with_output_types(NamedRows)
         )
         drop = beam.ParDo(_DropCopies(), beam.pvalue.AsMultiMap(copies)).with_output_types(pa.Table)
         return named["batches"] | "GroupByBatch" >> beam.GroupByKey() | "DropCopies" >> drop
@@ -87,33 +93,41 @@ class Deduplicate(beam.PTransform):
 class _NameBatch(beam.DoFn):
     def __init__(self, shards: int) -> None:
         self._shards = shards
+        self._coder = TableCoder()
 
     def process(self, events: pa.Table) -> Iterator[Output]:
         if events.num_rows:
             batch, keys = keys_of(events)
             # Half the bytes to hold, a third to move; and each text is hashed here once for all steps to come
-            yield batch, encode_columns(events, REPEATED)
+            yield batch, self._coder.encode(encode_columns(events, REPEATED))
             for piece in split_keys(keys, self._shards):
                 yield beam.pvalue.TaggedOutput(_KEYS, piece)
 
 
 class _FindCopies(beam.DoFn):
-    def process(self, shard: tuple[int, Iterable[pa.Table]]) -> Iterator[NamedTable]:
+    def process(self, shard: tuple[int, Iterable[pa.Table]]) -> Iterator[NamedRows]:
         return find_copies(shard[1])
 
 
-class _DropCopies(beam.DoFn):
+class _DropCopies(WorkAhead):
+    workers = 1  # as one of several steps that work side by side
+
+    def __init__(self) -> None:
+        self._coder = TableCoder()
+
     def process(
-        self, batch: tuple[BatchId, Iterable[pa.Table]], copies: Mapping[BatchId, Iterable[pa.Table]]
-    ) -> Iterator[beam.window.TimestampedValue]:
+        self, batch: tuple[BatchId, Iterable[PackedTable]], copies: Mapping[BatchId, Iterable[RowNumbers]]
+    ) -> Iterator[WindowedValue]:
         name, readings = batch
-        first, read = None, 0
-        for events in readings:
-            first = events if first is None else first
-            read += events.num_rows
-        assert first is not None
-        unique = drop_rows(first, copies[name])
+        yield from super().process(list(readings), list(copies[name]))
+
+    def work(self, readings: list[PackedTable], copies: list[RowNumbers]) -> tuple[pa.Table, int]:
+        events = self._coder.decode(readings[0])
+        return drop_rows(events, copies), len(readings) * events.num_rows
+
+    def tell(self, result: tuple[pa.Table, int]) -> Iterator[WindowedValue]:
+        unique, read = result
         count("duplicates", read - unique.num_rows)
         count("events_unique", unique.num_rows)
         if unique.num_rows:
-            yield at_earliest(unique)
+            yield WindowedValue(unique, at_earliest(unique).timestamp, [GlobalWindow()])

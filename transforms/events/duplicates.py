@@ -29,13 +29,15 @@ BatchId = bytes
 """Derived from what is in a batch: its identities, their positions and their order. Two batches with one id are one
 batch that was read twice."""
 
-ROWS = pa.schema([pa.field("row", pa.int32(), nullable=False)])
-"""Numbers of rows in a batch, in no order."""
+RowNumbers = bytes
+"""Numbers of rows in a batch, in no order, four bytes each: a few of each shard and batch, so that a table would be
+more of its frame than of them."""
 
 _IDENTITY = ["device_id", "event_id"]
 _LAST = np.iinfo(np.int64).max
 _BATCH = b"batch"
 _ID_BYTES = 16
+_NUMBER = np.dtype("<i4")
 # the length in front keeps the two ids apart, whatever they contain
 _DIGESTS = TableQuery("""
     SELECT CAST(digest >> 64 AS UBIGINT) AS high, CAST(digest & 18446744073709551615 AS UBIGINT) AS low
@@ -83,14 +85,14 @@ def split_keys(keys: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
         yield key, ordered.slice(start, end - start)
 
 
-def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, pa.Table]]:
+def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, RowNumbers]]:
     """The rows that are not the first copy of their event.
 
     Args:
         pieces: All keys of a shard, of `split_keys`, in any order. A batch that was read twice counts once.
 
     Returns:
-        Of each batch with such rows its id and a table of ROWS. Copies that are equal in all of DEDUPLICATION_ORDER
+        Of each batch with such rows its id and their numbers. Copies that are equal in all of DEDUPLICATION_ORDER
         were read from one place and are the same: one of them stays.
     """
     by_batch = {piece.schema.metadata[_BATCH]: piece for piece in pieces}
@@ -112,16 +114,16 @@ def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, pa.Table]
     copies = order[1:][(high[1:] == high[:-1]) & (low[1:] == low[:-1])]
     copies = copies[np.argsort(batch_of[copies], kind="stable")]
     for batch, (start, end) in _stretches(batch_of[copies]):
-        yield batches[batch], pa.table([row[copies[start:end]]], schema=ROWS)
+        yield batches[batch], row[copies[start:end]].astype(_NUMBER).tobytes()
 
 
-def drop_rows(events: pa.Table, rows: Iterable[pa.Table]) -> pa.Table:
-    """The table without some of its rows, given as tables of ROWS; the table itself where there are none."""
-    numbers = [table.column("row").to_numpy() for table in rows]
-    if not numbers:
+def drop_rows(events: pa.Table, rows: Iterable[RowNumbers]) -> pa.Table:
+    """The table without some of its rows; the table itself where there are none."""
+    numbers = np.frombuffer(b"".join(rows), _NUMBER)
+    if not len(numbers):
         return events
     kept = np.ones(events.num_rows, bool)
-    kept[np.concatenate(numbers)] = False
+    kept[numbers] = False
     return events.filter(pa.array(kept))
 
 

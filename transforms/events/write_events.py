@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.events import FACT_EVENT
 from stores.lake_commit import CommitResult, WriteMode
 from stores.lake_files import TARGET_FILE_BYTES
+from transforms.background import WorkAhead
 from transforms.events.pages import with_page_keys
 from transforms.sinks.write_lake import WriteLake
 
@@ -52,11 +57,19 @@ class WriteEvents(beam.PTransform):
 
 
 @beam.typehints.with_output_types(pa.Table)
-class _KeyPages(beam.DoFn):
+class _KeyPages(WorkAhead):
     """Rows of EVENT to rows of FACT_EVENT."""
 
-    def process(self, events: pa.Table) -> Iterator[pa.Table]:
-        yield fact_events(events)
+    workers = 1  # as one of several steps that work side by side
+
+    def process(self, events: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[WindowedValue]:
+        yield from super().process(events, timestamp)
+
+    def work(self, events: pa.Table, timestamp: Timestamp) -> WindowedValue:
+        return WindowedValue(fact_events(events), timestamp, [GlobalWindow()])
+
+    def tell(self, keyed: WindowedValue) -> Iterator[WindowedValue]:
+        yield keyed
 
 
 def fact_events(events: pa.Table) -> pa.Table:

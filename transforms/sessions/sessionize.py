@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION_PANE, PaneTiming
-from transforms.background import Ahead
+from transforms.background import WorkAhead
 from transforms.metrics import count
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
@@ -93,39 +93,23 @@ class _ToCells(beam.DoFn):
                 yield WindowedValue((shard, cells), stamped.timestamp, [beam.window.GlobalWindow()])
 
 
-class _ChainBounded(beam.DoFn):
-    """All the cells of a shard into its panes; several shards at a time."""
+class _ChainBounded(WorkAhead):
+    """All the cells of a shard into its panes."""
 
     def __init__(self, policy: SessionPolicy) -> None:
         self._policy = policy
 
-    def setup(self) -> None:
-        self._ahead = Ahead[pa.Table]("chain")
+    def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[WindowedValue]:
+        yield from super().process(list(element[1]))
 
-    def start_bundle(self) -> None:
-        self._ahead.reset()
+    def work(self, cells: list[pa.Table]) -> pa.Table:
+        merged = merge_cells(cells)
+        cells.clear()  # the task is not done with its arguments before it ends
+        return panes_of_bounded(merged, self._policy)
 
-    def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[pa.Table]:
-        for panes in self._ahead.start(self._chain, list(element[1])):
-            count_panes(panes)
-            yield panes
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for panes in self._ahead.finish():
-            count_panes(panes)
-            yield at_the_end(panes)
-
-    def teardown(self) -> None:
-        self._ahead.close()
-
-    def _chain(self, cells: list[pa.Table]) -> pa.Table:
-        try:
-            merged = merge_cells(cells)
-            cells.clear()  # the task is not done with its arguments before it ends
-            return panes_of_bounded(merged, self._policy)
-        finally:
-            # what this thread has freed serves no other until it is given back
-            pa.default_memory_pool().release_unused()
+    def tell(self, panes: pa.Table) -> Iterator[WindowedValue]:
+        count_panes(panes)
+        yield at_the_end(panes)
 
 
 # Four numbers a shard, never cleared: by them an event is too late even when nothing else is kept.

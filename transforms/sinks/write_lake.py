@@ -12,7 +12,7 @@ from deltalake.transaction import Transaction
 from schemas.errors import OptionError
 from schemas.records import Record
 from stores.lake import LiveFile, find_table, live_files, table_uri
-from stores.lake_buffer import PartitionBuffer
+from stores.lake_buffer import Part, PartitionBuffer, split_rows
 from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
 from stores.lake_files import (
     TARGET_FILE_BYTES,
@@ -26,12 +26,9 @@ from stores.lake_files import (
 )
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
-from transforms.background import Ahead, Background
+from transforms.background import Ahead, Background, WorkAhead
 from transforms.sinks.stream_lake import StreamToLake, count_commit
-from transforms.tables import TableCoder, at_the_end
-
-PackedTable = bytes
-"""A table as `TableCoder` encodes it. A group of them is read one at a time, not all before the first."""
+from transforms.tables import PackedTable, TableCoder, at_the_end
 
 
 @dataclass(eq=False)
@@ -110,7 +107,8 @@ class WriteLake(beam.PTransform):
 class _WriteRows(beam.DoFn):
     """Tables to files as they come, described when the bundle ends and keyed by table.
 
-    A thread of its own sorts and writes the files, outside of the interpreter's lock for the most part.
+    Tables are split by partition several at a time, and a thread of its own sorts and writes the files: all of it
+    outside of the interpreter's lock for the most part.
     """
 
     def __init__(self, write: WriteLake) -> None:
@@ -118,19 +116,23 @@ class _WriteRows(beam.DoFn):
         self._target_bytes = write.target_file_bytes
 
     def setup(self) -> None:
+        self._splitting = Ahead[list[Part]](f"split-{self._record.name}", workers=1)
         self._writer = Background[PartitionWrite](f"write-{self._record.name}")
 
     def start_bundle(self) -> None:
+        self._splitting.reset()
         self._writer.reset()
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
         self._merge = MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
 
     def process(self, table: pa.Table) -> None:
         self._writer.check()
-        for filled in self._buffer.add(table):
-            self._writer.start(self._write, *filled)
+        for parts in self._splitting.start(split_rows, table, self._record):
+            self._hold(parts)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        for parts in self._splitting.finish():
+            self._hold(parts)
         for filled in self._buffer.drain():
             self._writer.start(self._write, *filled)
         for write in join_writes(self._writer.finish()):
@@ -138,7 +140,12 @@ class _WriteRows(beam.DoFn):
             yield at_the_end(described)
 
     def teardown(self) -> None:
+        self._splitting.close()
         self._writer.close()
+
+    def _hold(self, parts: list[Part]) -> None:
+        for filled in self._buffer.hold(parts):
+            self._writer.start(self._write, *filled)
 
     def _write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
@@ -148,8 +155,6 @@ class _WriteRows(beam.DoFn):
             return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
         finally:
             tables.clear()
-            # what this thread has freed serves no other until it is given back
-            pa.default_memory_pool().release_unused()
 
 
 class MergeRows:
@@ -194,8 +199,8 @@ class _SplitByPartition(beam.DoFn):
 
 
 @beam.typehints.with_output_types(tuple[str, PartitionWrite])
-class _WriteFiles(beam.DoFn):
-    """The tables of one partition to files, described for the commit and keyed by table; several at a time."""
+class _WriteFiles(WorkAhead):
+    """The tables of one partition to files, described for the commit and keyed by table."""
 
     def __init__(self, write: WriteLake) -> None:
         self._lake, self._record, self._mode = write.lake, write.record, write.mode
@@ -203,42 +208,32 @@ class _WriteFiles(beam.DoFn):
         self._coder = TableCoder()
         self._live: dict[Partition, list[LiveFile]] = {}
 
-    def setup(self) -> None:
-        self._ahead = Ahead[PartitionWrite](f"write-{self._record.name}")
-
     def start_bundle(self) -> None:
-        self._ahead.reset()
+        super().start_bundle()
         if self._mode is WriteMode.MERGE:
             table = find_table(self._lake, self._record.name)
             self._live = live_files(table) if table is not None else {}
 
-    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[WindowedValue]:
         folder, packed = group
-        for write in self._ahead.start(self._write, parse_partition(folder), list(packed)):
-            yield self._record.name, write
+        yield from super().process(parse_partition(folder), list(packed))
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for write in self._ahead.finish():
-            described = (self._record.name, write)
-            yield at_the_end(described)
-
-    def teardown(self) -> None:
-        self._ahead.close()
-
-    def _write(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
-        try:
-            return self._write_changes(partition, pa.concat_tables(map(self._coder.decode, packed)))
-        finally:
-            # a dimension is one partition: what its merge has freed may be hundreds of megabytes
-            pa.default_memory_pool().release_unused()
-
-    def _write_changes(self, partition: Partition, changes: pa.Table) -> PartitionWrite:
+    def work(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        rows, gone = self._changes.fold(changes) if self._changes else (changes, changes.slice(0, 0))
+        rows, gone = self._fold(pa.concat_tables(map(self._coder.decode, packed)))
         if self._mode is WriteMode.MERGE:
             merge = self._changes.merge if self._changes else None
             return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes, merge)
         return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
+
+    def tell(self, write: PartitionWrite) -> Iterator[WindowedValue]:
+        described = (self._record.name, write)
+        yield at_the_end(described)
+
+    def _fold(self, changes: pa.Table) -> tuple[pa.Table, pa.Table]:
+        if self._changes is None:
+            return changes, changes.slice(0, 0)
+        return self._changes.fold_by_key(changes, self._record.key[0])
 
 
 @dataclass(eq=False)

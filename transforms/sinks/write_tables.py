@@ -22,9 +22,6 @@ NamedTable = tuple[str, Table]
 
 Described = tuple[str, PartitionWrite]
 
-_LARGE = 16 << 20
-"""Bytes of rows, held, after whose writing memory is given back."""
-
 
 @dataclass(eq=False)
 class WriteTables(beam.PTransform):
@@ -90,7 +87,6 @@ class _WriteFiles(beam.DoFn):
 
     def _write(self, record: Record, partition: Partition, tables: list[pa.Table]) -> Described:
         place = Place(table_uri(self._lake, record.name), record, partition)
-        is_large = sum(table.nbytes for table in tables) >= _LARGE
         try:
             if self._mode is WriteMode.MERGE:
                 merge = self._merges.get(record.name)
@@ -100,6 +96,3 @@ class _WriteFiles(beam.DoFn):
             return record.name, PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
         finally:
             tables.clear()
-            if is_large:
-                # what this thread has freed serves no other until it is given back; to do so is dear by the call
-                pa.default_memory_pool().release_unused()
