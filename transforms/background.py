@@ -122,20 +122,25 @@ class WorkAhead(beam.DoFn):
         raise NotImplementedError
 
     def setup(self) -> None:
+        """Start the threads."""
         self._ahead = Ahead[Any](type(self).__name__, self.workers)
 
     def start_bundle(self) -> None:
+        """Forget what a failed bundle has left."""
         self._ahead.reset()
 
     def process(self, *element: Any) -> Iterator[WindowedValue]:
+        """Start an element, and tell of those that are done; a subclass may make of it what `work` takes."""
         for result in self._ahead.start(self.work, *element):
             yield from self.tell(result)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Tell of the rest."""
         for result in self._ahead.finish():
             yield from self.tell(result)
 
     def teardown(self) -> None:
+        """End the threads."""
         self._ahead.close()
 
 

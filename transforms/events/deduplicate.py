@@ -28,7 +28,7 @@ Output = Any
 
 _KEYS = "keys"
 _CELLS_TO_KEYS = 4
-"""The keys of a shard are few bytes beside the cells of its sessions, and each piece of a batch has a frame of its own."""
+"""The keys of a shard are few bytes beside its sessions, and each piece of a batch has a frame of its own."""
 
 
 @dataclass(eq=False)
