@@ -142,7 +142,7 @@ def scripts():
             watermark = max((clock[device] + delay) // 5 * 5, 0)
             row = click(at(minutes=clock[device]), device, f"{number:02d}", page_url=f"/{number}")
             arrivals.setdefault(watermark, []).append(row)
-        # in every cell: a shard with nothing due ticks ever more seldom, and takes in what a tick meanwhile would refuse
+        # in every cell: a shard with nothing due ticks ever more seldom, and takes in what a tick would refuse
         pacemaker = [click(at(minutes=5 * n), "pacemaker") for n in range(-18, max(arrivals) // 5 + 2)]
         script = [pacemaker]
         for watermark, rows in sorted(arrivals.items()):
