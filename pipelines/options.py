@@ -70,6 +70,7 @@ class RunOptions:
         archive: URI of the raw log that a bus is kept in; None for none.
         onto_existing: Whether a fresh start on an endless input may add to the rows of another run.
         stable_input: Whether the runner has to be asked that a commit's input survives a retry.
+        two_workers: Whether what reads and what keeps the stores are to have a worker each; see `transforms.workers`.
         catalogue: The event types that silver and the activity stream are made of; None where neither is.
     """
 
@@ -84,6 +85,7 @@ class RunOptions:
     archive: str | None = None
     onto_existing: bool = False
     stable_input: bool = False
+    two_workers: bool = False
     catalogue: Catalogue | None = None
 
 

@@ -160,6 +160,7 @@ def run(  # noqa: PLR0915
         archive=archive,
         onto_existing=onto_existing or resume is not None,
         stable_input=source.endless and runner == "flink",
+        two_workers=source.endless and runner == "flink",
         catalogue=event_types if layers == "all" else None,
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
