@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,15 @@ def assert_live_equals_replay(live: Live, traffic: GenerateSummary, *options: st
     assert ids == sorted(zip(*map(pa.ChunkedArray.to_pylist, truth.columns), strict=True))
 
 
+def has_open(pid: int, folder: Path) -> bool:
+    """Whether a process has a file of a folder open."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):  # one that is closed meanwhile
+            found.add(os.readlink(descriptor))
+    return any(Path(path).is_relative_to(folder) for path in found)
+
+
 def processes_below(pid: int) -> dict[int, str]:
     """Processes that descend from one, with their command lines."""
     found: dict[int, str] = {}
@@ -284,9 +293,18 @@ def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_re
 def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
     live: Live, flink_cluster: FlinkCluster, traffic: GenerateSummary
 ) -> None:
-    def kill_worker() -> None:
-        (worker,) = (pid for pid, command in processes_below(job.pid).items() if "SdkHarness" in command)
-        os.kill(worker, signal.SIGKILL)
+    def workers() -> dict[bool, int]:
+        """The workers by whether they have the device store open; the other one reads."""
+        found = (pid for pid, command in processes_below(job.pid).items() if "SdkHarness" in command)
+        return {has_open(pid, live.folder / "live" / "devices"): pid for pid in found}
+
+    def kill_each_worker() -> None:
+        for keeps_stores in (True, False):
+            before = workers()
+            os.kill(before[keeps_stores], signal.SIGKILL)
+            live.wait_until(
+                lambda before=before: len(set(workers().values()) - set(before.values())) == 2, "other workers", job
+            )
 
     def kill_task_manager() -> None:
         flink_cluster.task_manager.kill()
@@ -301,7 +319,7 @@ def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
     with live.running(f"--flink-master={flink_cluster.up()}") as job:
         live.produce(f"--input={first}")
         live.wait_until(lambda: live.events() > 1_000, "the first events in the lake", job)
-        for path, kill in zip(others, (kill_worker, kill_task_manager, kill_broker), strict=True):
+        for path, kill in zip(others, (kill_each_worker, kill_task_manager, kill_broker), strict=True):
             seen = live.events()
             live.produce(f"--input={path}")
             kill()
