@@ -99,7 +99,7 @@ def run(  # noqa: PLR0915
     checkpoint_interval: CheckpointInterval = "2s",
     state_backend: StateBackend = "hashmap",
     resume: Resume = None,
-    parallelism: Parallelism = "2",
+    parallelism: Parallelism = "1",
     as_json: AsJson = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the runner's log, and tracebacks.")] = False,
 ) -> None:

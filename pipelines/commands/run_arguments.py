@@ -252,4 +252,11 @@ Resume = Annotated[
         rich_help_panel=_RUNNER,
     ),
 ]
-Parallelism = Annotated[str, typer.Option(metavar="N", help="Subtasks of each step on Flink.", rich_help_panel=_RUNNER)]
+Parallelism = Annotated[
+    str,
+    typer.Option(
+        metavar="N",
+        help="Subtasks of each step on Flink, for a cluster of several machines. One machine does not gain by them.",
+        rich_help_panel=_RUNNER,
+    ),
+]

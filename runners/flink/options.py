@@ -23,7 +23,8 @@ class FlinkOptions:
 
     Attributes:
         master: ``host:port`` of a cluster's REST address; None starts a cluster within the job server.
-        parallelism: Subtasks of each step.
+        parallelism: Subtasks of each step. On one machine more of them cost more than they bring: each has bundles,
+            timers and a part in every checkpoint of its own, and all share its two workers.
         checkpoints: Folder of the checkpoints, a path or URI that every worker of the cluster sees. They stay when
             the job ends in whatever way, so that a later run can resume; None takes none that outlives the run.
         resume_from: A checkpoint or savepoint to start from, of `newest_checkpoint` or `FlinkRest.savepoint`.
@@ -43,7 +44,7 @@ class FlinkOptions:
     """
 
     master: str | None = None
-    parallelism: int = 2
+    parallelism: int = 1
     checkpoints: str | Path | None = None
     resume_from: str | Path | None = None
     checkpoint_interval: int = 2 * SECOND

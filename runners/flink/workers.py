@@ -14,12 +14,17 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from runners.services.processes import STOP_SECONDS
 
-_HARNESS = """
-import os, sys, threading
+_ALLOCATIONS = 100_000
+"""New objects after which a worker looks for cycles among them. A batch of a topic is some ten thousand messages, which
+live as long as the batch: by default, at 700, each batch has all of the process looked through, 100 ms under the lock."""
+
+_HARNESS = f"""
+import gc, os, sys, threading
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from runners.memory import share_memory
 from runners.sampling import short_waits
 share_memory()
+gc.set_threshold({_ALLOCATIONS}, 10, 10)
 # The pipe closes when the pool's process ends, in whatever way; nobody else would end this one
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
 with short_waits():
