@@ -15,8 +15,8 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from runners.services.processes import STOP_SECONDS
 
 _ALLOCATIONS = 100_000
-"""New objects after which a worker looks for cycles among them. A batch of a topic is some ten thousand messages, which
-live as long as the batch: by default, at 700, each batch has all of the process looked through, 100 ms under the lock."""
+"""New objects after which a worker looks for cycles among them. By default, at 700, it does so often while a batch of
+some ten thousand messages is read, and now and then looks through all it holds: a tenth of a second under the lock."""
 
 _HARNESS = f"""
 import gc, os, sys, threading
