@@ -27,7 +27,7 @@ from transforms.sinks.write_device_store import WriteDeviceEvents, WriteDeviceSe
 from transforms.sinks.write_lake import WriteLake
 from transforms.sources.archive import Archive
 from transforms.sources.read_files import RawInput
-from transforms.workers import WORKER
+from transforms.workers import in_worker
 
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
@@ -39,13 +39,13 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         "onto_existing": options.onto_existing,
         "stable_input": options.stable_input,
     }
-    # Apart from what keeps the stores: under one interpreter's lock a processor would be idle
-    reading = {WORKER: "reading"} if options.two_workers else {}
-    raw: RawInput = pipeline | "Read" >> source.with_resource_hints(**reading)
+    # What goes before a shuffle, apart from what follows: under one interpreter's lock a processor would be idle
+    reading = "reading" if options.two_workers else None
+    raw: RawInput = pipeline | "Read" >> in_worker(source, reading)
     if options.archive:
         # Before anything can reject a payload: whatever is wrong with the rest of the graph, it can be derived again
-        _ = raw.batches | "Archive" >> Archive(options.archive).with_resource_hints(**reading)
-    decoded = raw.batches | "Decode" >> Decode(options.secret, options.started_at).with_resource_hints(**reading)
+        _ = raw.batches | "Archive" >> in_worker(Archive(options.archive), reading)
+    decoded = raw.batches | "Decode" >> in_worker(Decode(options.secret, options.started_at), reading)
     # Duplicates go before anything counts: a copy must not lengthen a session or stand twice in a store
     unique = decoded.events | "Deduplicate" >> Deduplicate(
         options.shards,
@@ -54,7 +54,8 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         tick=policy.cell,
         lake=options.lake,
         stable_input=options.stable_input,
-    ).with_resource_hints(**reading)
+        keying_worker=reading,
+    )
     columnar = options.session_engine == "columnar"
     dead_letters = [raw.dead_letters, decoded.dead_letters]
     if options.catalogue:

@@ -49,6 +49,7 @@ class Deduplicate(beam.PTransform):
         bucket: Length of a bucket of client time, microseconds.
         lake: Of a stream, the lake that its events go to; None for none.
         stable_input: Of a stream, as of `WriteLake`.
+        keying_worker: Of a stream, the worker that gave its events, which keys them too; see `in_worker`.
     """
 
     shards: int
@@ -58,6 +59,7 @@ class Deduplicate(beam.PTransform):
     bucket: int = HOUR
     lake: str | None = None
     stable_input: bool = False
+    keying_worker: str | None = None
 
     def __post_init__(self) -> None:
         if self.shards < 1 or self.bucket < 1 or min(self.gap, self.allowed_lateness, self.tick) < 0:
@@ -68,7 +70,9 @@ class Deduplicate(beam.PTransform):
         if events.is_bounded:
             return self._bounded(events)
         keep = self.allowed_lateness + self.gap + 2 * self.tick
-        return events | "OfStream" >> DeduplicateStream(self.shards, self.bucket, keep, self.lake, self.stable_input)
+        return events | "OfStream" >> DeduplicateStream(
+            self.shards, self.bucket, keep, self.lake, self.stable_input, self.keying_worker
+        )
 
     def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Group batches by id too: two readings of one batch meet there, and it goes on once.

@@ -36,6 +36,7 @@ from transforms.metrics import count
 from transforms.sinks.held_work import put_together
 from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.tables import Gathered, ShardedTable, at_earliest, at_the_end, split_by_shard
+from transforms.workers import in_worker
 
 # a batch of this size is worth its way through the runner; a larger one only waits
 _GATHERED_ROWS = 100_000
@@ -54,6 +55,7 @@ class DeduplicateStream(beam.PTransform):
         keep: How long after its end a stretch is remembered, microseconds.
         lake: The lake that the events go to: those of a forgotten stretch are looked up there too. None: they are not.
         stable_input: As of `WriteLake`.
+        keying_worker: As of `Deduplicate`.
     """
 
     shards: int
@@ -61,12 +63,14 @@ class DeduplicateStream(beam.PTransform):
     keep: int
     lake: str | None = None
     stable_input: bool = False
+    keying_worker: str | None = None
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Key by shard, and ask its state; then the lake, of what the state cannot know."""
+        split = beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
         dropped = (
             events
-            | "SplitByShard" >> beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
+            | "SplitByShard" >> in_worker(split, self.keying_worker)
             | "DropSeen"
             >> beam.ParDo(_DropSeen(self.length, self.keep))
             .with_output_types(pa.Table, **{_LATE: pa.Table})
