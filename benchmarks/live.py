@@ -158,10 +158,10 @@ def capacity(job: LiveJob, events: int, load: float) -> Capacity:
     deadline = time.monotonic() + BACKLOG_SECONDS
     first = time.monotonic(), 0, job.cpu()
     while True:
-        # the layers come some seconds later, and are a part of the work
-        stored, now = min(job.rows("fact_events"), job.rows("user_stream")), time.monotonic()
-        # the last come with a bundle that is not full
-        if stored >= 0.97 * events or (stored and now > deadline):
+        stored, now = job.rows("fact_events"), time.monotonic()
+        # The layers come later and are a part of the work: it is not done before them, and what they are behind at the
+        # start is not counted. The last come with a bundle that is not full
+        if min(stored, job.rows("user_stream")) >= 0.97 * events or (stored and now > deadline):
             break
         # of a small backlog all may come at once: the start counts then
         if first[1] == 0 and stored >= SETTLED * events:

@@ -82,7 +82,7 @@ class HoldBack(beam.PTransform):
         )
         _ = (
             worked[_DONE]
-            | "AfterCheckpoint" >> BreakFusion()
+            | "AfterCheckpoint" >> BreakFusion(from_timers=True)
             | "Delete" >> stable_par_do(_Delete(self.folder), self.stable_input)
         )
         return worked["results"]

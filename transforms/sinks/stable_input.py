@@ -11,7 +11,16 @@ _PAST_THE_END = 2 * 86_400
 
 
 class BreakFusion(beam.PTransform):
-    """Keyed elements → each at once and on its own, (key, one element): for the checkpoint between, not to gather."""
+    """Keyed elements → each at once and on its own, (key, one element): for the checkpoint between, not to gather.
+
+    Args:
+        from_timers: Whether elements come of timers at the end of the input, where they are late on a runner that holds
+            no watermark for them. What follows must not wait for them then.
+    """
+
+    def __init__(self, from_timers: bool = False) -> None:
+        super().__init__()
+        self._lateness = _PAST_THE_END if from_timers else 0
 
     def expand(self, keyed: beam.PCollection[tuple[str, Any]]) -> beam.PCollection[tuple[str, Any]]:
         """A grouping that keeps nothing waiting."""
@@ -22,8 +31,7 @@ class BreakFusion(beam.PTransform):
                 window.GlobalWindows(),
                 trigger=trigger.Repeatedly(trigger.AfterCount(1)),
                 accumulation_mode=trigger.AccumulationMode.DISCARDING,
-                # what a timer gives at the end of the input is late on a runner that holds no watermark for it
-                allowed_lateness=_PAST_THE_END,
+                allowed_lateness=self._lateness,
             )
             | "Group" >> beam.GroupByKey()
         )
