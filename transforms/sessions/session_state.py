@@ -24,6 +24,7 @@ from transforms.sessions.sessions import CUT_REASONS, UTC, Spans, closing_ticks,
 
 TICKS_AHEAD = 24
 """Ticks after the next one that a shard has timers for at most while it catches up."""
+_MERGED_ROWS = 10_000
 KEY = ["device_id", "session_start"]
 """What tells sessions apart; their id is a hash of it."""
 
@@ -53,6 +54,10 @@ class Marks(NamedTuple):
     """When the cold part is next swept; None while it is empty."""
     ahead: int | None = None
     """The last tick that a timer was set for ahead of its turn."""
+    merged: int = 0
+    """Pending cells that are one a device and slot."""
+    unmerged: int = 0
+    """Pending cells that came after those."""
 
 
 class Accepted(NamedTuple):
@@ -100,7 +105,15 @@ def expect(cells: pa.Table, marks: Marks, policy: SessionPolicy) -> Marks:
     shown = (slot if marks.last is None else max(slot, marks.last)) + policy.cell
     due = shown if marks.due is None else min(marks.due, shown)
     armed = shown if marks.armed is None else min(marks.armed, shown)
-    return marks._replace(due=due, armed=armed)
+    return marks._replace(due=due, armed=armed, unmerged=marks.unmerged + cells.num_rows)
+
+
+def is_scattered(marks: Marks) -> bool:
+    """Whether to merge the pending cells before the tick comes, which would else have all of it to do at once.
+
+    They are merged anew each time they have doubled, so that a cell is merged a few times at most.
+    """
+    return marks.unmerged > max(_MERGED_ROWS, marks.merged)
 
 
 def idle(tick: int, marks: Marks, policy: SessionPolicy) -> Marks:
@@ -183,7 +196,7 @@ def fire(tick: int, pending: pa.Table, hot: Kept, cold: Kept | None, marks: Mark
     sweep = _next_sweep(frozen, cold, marks, policy)
     due = min((mark for mark in [*dues, sweep] if mark is not None), default=None)
     keeps = hot.cells.num_rows > 0 or sweep is not None
-    marks = Marks(tick, tick + policy.cell if keeps else due, due, sweep, marks.ahead)
+    marks = Marks(tick, tick + policy.cell if keeps else due, due, sweep, marks.ahead, merged=pending.num_rows)
     return Fired(to_arrow(panes, SESSION_PANE.schema), pending, hot, frozen, cold, marks)
 
 

@@ -19,7 +19,17 @@ from transforms.background import WorkAhead
 from transforms.metrics import count
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.session_state import Kept, Marks, accept, expect, fire, idle, look_ahead, needs_cold
+from transforms.sessions.session_state import (
+    Kept,
+    Marks,
+    accept,
+    expect,
+    fire,
+    idle,
+    is_scattered,
+    look_ahead,
+    needs_cold,
+)
 from transforms.sessions.sessions import panes_of_bounded
 from transforms.tables import ShardedTable, TableCoder, at_earliest, at_the_end, split_by_shard
 
@@ -151,7 +161,12 @@ class _Tick(beam.DoFn):
         if accepted.cells.num_rows == 0:
             return
         pending.add(accepted.cells)
-        _write_marks(marks, timer, expect(accepted.cells, before, self._policy), before)
+        after = expect(accepted.cells, before, self._policy)
+        if is_scattered(after):
+            merged = merge_cells(pending.read())
+            _replace(pending, merged)
+            after = after._replace(merged=merged.num_rows, unmerged=0)
+        _write_marks(marks, timer, after, before)
 
     @on_timer(_TICK)
     def tick(

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schemas.durations import HOUR, MILLISECOND, MINUTE
 from tests.transforms.sessions.session_scripts import at, click, run_script
+from transforms.sessions import session_state
 from transforms.sessions.beam_sessions import BeamSessions
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessionize import Sessionize
@@ -181,3 +182,20 @@ def test_any_script_ends_in_the_sessions_of_beam(tmp_path_factory, script, laten
         reject()
     ours, _ = run_script(folder, script, columnar(policy))
     assert standing(ours) == standing_in_beam(theirs)
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(scripts())
+def test_cells_that_are_merged_before_the_tick_fire_the_same_panes(tmp_path_factory, script):
+    policy = SessionPolicy(cap=2 * HOUR, early_firing=10 * MINUTE)
+    folder = tmp_path_factory.mktemp("panes")
+    at_the_tick, counted = run_script(folder, script, columnar(policy))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_state, "_MERGED_ROWS", 0)
+        before, counted_before = run_script(folder, script, columnar(policy))
+    assert in_order(before) == in_order(at_the_tick)
+    assert counted_before == counted
+
+
+def in_order(panes):
+    return sorted(panes, key=lambda pane: (pane["device_id"], pane["session_start"], pane["pane_index"]))
