@@ -1,6 +1,7 @@
 """The job as the benchmarks run it: a broker and Flink on this machine, and what their processes use."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,12 +132,12 @@ class LiveJob:
         return found
 
     def memory(self) -> dict[str, float]:
-        """Resident megabytes of Flink and of the Python steps."""
+        """Resident megabytes of Flink and of the Python steps; pages that processes share count once."""
         found = {"flink": 0.0, "python": 0.0}
         for pid in below(self.process.pid):
             with suppress(OSError):  # one that ends meanwhile
-                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                found["flink" if "java" in command_of(pid) else "python"] += pages * 4096 / 1e6
+                shared = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+                found["flink" if "java" in command_of(pid) else "python"] += int(shared[1]) / 1e3 if shared else 0
         return {name: round(size) for name, size in found.items()}
 
 
