@@ -1,15 +1,8 @@
-import operator
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
-from transforms.background import Ahead, Background, Beside, ProcessDiedError, run_apart
+from transforms.background import Ahead, Background
 
 
 @pytest.fixture
@@ -72,71 +65,3 @@ def test_failure_ahead_is_raised_in_its_turn_and_forgotten_by_reset():
     ahead.reset()
     assert list(ahead.finish()) == []
     ahead.close()
-
-
-def test_task_apart_runs_in_another_process_of_a_lower_priority():
-    assert run_apart(os.getpid)[0] != os.getpid()
-    assert run_apart(os.nice, 0)[0] > os.nice(0)
-    result, seconds = run_apart(operator.pow, 7, 2)
-    assert result == 49
-    # its start alone takes more than a clock tick
-    assert seconds > 0
-
-
-def test_failure_of_a_task_apart_is_raised_as_it_was():
-    with pytest.raises(ZeroDivisionError):
-        run_apart(operator.floordiv, 1, 0)
-
-
-def test_death_of_a_task_apart_is_told():
-    with pytest.raises(ProcessDiedError, match="a process for _exit died with status 3"):
-        run_apart(os._exit, 3)
-
-
-def test_task_apart_does_not_outlive_a_process_that_is_killed():
-    code = "import time; from transforms.background import run_apart; run_apart(time.sleep, 600)"
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    until(lambda: not Path(f"/proc/{child}").exists() or state_of(child) == "Z")
-
-
-def test_tasks_beside_share_a_process_of_a_lower_priority_that_is_replaced_when_it_dies():
-    beside = Beside()
-    tasks = [beside.start(os.getpid), beside.start(os.getpid), beside.start(os.nice, 0)]
-    first, second, priority = map(beside.result, tasks)
-    assert first == second != os.getpid()
-    assert priority > os.nice(0)
-    with pytest.raises(ZeroDivisionError):
-        beside.result(beside.start(operator.floordiv, 1, 0))
-    assert beside.result(beside.start(os.getpid)) == first
-    with pytest.raises(ProcessDiedError, match="died while it was at work"):
-        beside.result(beside.start(os._exit, 3))
-    assert beside.result(beside.start(os.getpid)) != first
-
-
-def test_process_beside_does_not_outlive_one_that_is_killed():
-    code = "import time; from transforms.background import BESIDE; BESIDE.result(BESIDE.start(time.sleep, 600))"
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    until(lambda: not Path(f"/proc/{child}").exists() or state_of(child) == "Z")
-
-
-def until(found, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
-
-
-def children_that_run(parent: int, what: str) -> list[int]:
-    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in found if what in Path(f"/proc/{pid}/cmdline").read_text()]
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -12,7 +12,7 @@ from schemas.errors import ClickstreamError
 from stores.lake_commit import CommitResult
 from transforms.activities.daily_metrics import MetricRules
 from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
-from transforms.background import run_apart
+from transforms.apart import run_apart
 from transforms.metrics import count
 from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit

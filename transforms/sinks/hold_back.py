@@ -18,7 +18,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
 
 from stores.held_tables import delete_held, write_held
-from transforms.background import BESIDE
+from transforms.apart import BESIDE
 from transforms.sinks.held_work import Work, work_on
 from transforms.sinks.stable_input import BreakFusion, stable_par_do
 from transforms.tables import at_the_end
