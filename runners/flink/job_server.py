@@ -84,8 +84,8 @@ def job_server(options: FlinkOptions, folder: Path, notify: Notify = say) -> Ite
         port = free_port()
         _write_settings(Path(work), options, rest)
         command = [
-            *(java(), f"-Xmx{options.heap_mb}m", _QUICK_COMPILER, "-Dfile.encoding=UTF-8"),
-            *(f"-Djava.io.tmpdir={work}", *JAVA_17),
+            *(java(), f"-Xmx{options.heap_mb}m", "-XX:+ExitOnOutOfMemoryError", _QUICK_COMPILER),
+            *("-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={work}", *JAVA_17),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
             *("-cp", class_path(jars), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
             *("--job-host=127.0.0.1", f"--job-port={port}", "--artifact-port=0", "--expansion-port=-1"),

@@ -55,7 +55,7 @@ class FlinkOptions:
     restart_delay: int = 1 * SECOND
     bounded: bool = False
     state_backend: str = "hashmap"
-    heap_mb: int = 1_024
+    heap_mb: int = 2_048
 
     def __post_init__(self) -> None:
         """Raise OptionError, a line for each problem."""
