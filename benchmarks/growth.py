@@ -144,7 +144,7 @@ def late_events(lake: str, delivery: Path) -> Callable[[], object]:
     times = pc.cast(rows["client_time"], pa.int64())
     late = rows.filter(pc.less(times, pc.subtract(pc.max(times), 2 * HOUR)))
     stored = StoredRows(lake, FACT_EVENT, "client_time")
-    return lambda: stored.without_stored(late)
+    return lambda: stored.keys_of(late)
 
 
 STEPS = {

@@ -17,7 +17,6 @@ from schemas.records import Record
 from stores.lake import find_table, table_uri
 from stores.lake_bounds import TimeBounds
 from stores.lake_files import first_line, open_location
-from stores.lake_merge import without_keys
 
 REFRESH_SECONDS = 10
 APART_US = 1_000_000
@@ -48,10 +47,6 @@ class StoredRows:
         self._read_at = -refresh
         self._bounds: dict[str, Stretches] = {}
         self._looked_into: dict[str, Stretches] = {}
-
-    def without_stored(self, rows: pa.Table) -> pa.Table:
-        """The rows that the table has not, in their order; see `keys_of`."""
-        return without_keys(rows, self.keys_of(rows), self.record.key)
 
     def keys_of(self, rows: pa.Table) -> pa.Table:
         """The keys that the table has of the rows' first key columns, at the rows' times: those of the rows among them.

@@ -147,6 +147,7 @@ def run(  # noqa: PLR0915
     from pipelines.watch import watch
     from runners.beam_options import parse_beam_options
 
+    live_on_flink = source.endless and runner == "flink"
     opened = source.open(problems, began, (known(lake_uri), split_uri(known(devices_uri))[1]))
     options = RunOptions(
         lake=known(lake_uri),
@@ -159,8 +160,8 @@ def run(  # noqa: PLR0915
         started_at=began,
         archive=archive,
         onto_existing=onto_existing or resume is not None,
-        stable_input=source.endless and runner == "flink",
-        two_workers=source.endless and runner == "flink",
+        stable_input=live_on_flink,
+        two_workers=live_on_flink,
         catalogue=event_types if layers == "all" else None,
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))

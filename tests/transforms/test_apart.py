@@ -38,8 +38,11 @@ def test_death_of_a_task_apart_is_told():
         run_apart(os._exit, 3)
 
 
-def test_task_apart_does_not_outlive_a_process_that_is_killed():
-    code = "import time; from transforms.apart import run_apart; run_apart(time.sleep, 600)"
+@pytest.mark.parametrize(
+    "waits", ["run_apart(time.sleep, 600)", "BESIDE.result(BESIDE.start(time.sleep, 600))"], ids=["apart", "beside"]
+)
+def test_task_does_not_outlive_a_process_that_is_killed(waits):
+    code = f"import time; from transforms.apart import BESIDE, run_apart; {waits}"
     parent = subprocess.Popen([sys.executable, "-c", code])
     child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
     parent.send_signal(signal.SIGKILL)
@@ -59,15 +62,6 @@ def test_tasks_beside_share_a_process_of_a_lower_priority_that_is_replaced_when_
     with pytest.raises(ProcessDiedError, match="died while it was at work"):
         beside.result(beside.start(os._exit, 3))
     assert beside.result(beside.start(os.getpid)) != first
-
-
-def test_process_beside_does_not_outlive_one_that_is_killed():
-    code = "import time; from transforms.apart import BESIDE; BESIDE.result(BESIDE.start(time.sleep, 600))"
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    until(lambda: not Path(f"/proc/{child}").exists() or state_of(child) == "Z")
 
 
 @pytest.mark.parametrize(

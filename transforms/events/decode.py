@@ -14,7 +14,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.secrets import UserKeySecret
-from transforms.background import Ahead
+from transforms.background import WorkAhead
 from transforms.events.envelope import Decoded, EnvelopeDecoder
 from transforms.metrics import count
 from transforms.tables import at_earliest
@@ -59,44 +59,38 @@ class Decode(beam.PTransform):
         return DecodedEvents(decoded["events"], decoded[DEAD_LETTERS])
 
 
-class _DecodeBatch(beam.DoFn):
+class _DecodeBatch(WorkAhead):
     """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag.
 
-    Several are decoded at a time. Results leave in the order of the batches, the last ones when the bundle ends. With a
-    large bundle the threads end too: their connections to DuckDB would keep some 130 MB from the steps to come.
+    With a large bundle its threads end too: their connections to DuckDB would keep some 130 MB from the steps to come.
     """
 
     def __init__(self, secret: UserKeySecret, now: datetime) -> None:
         self._secret, self._now = secret, now
 
     def setup(self) -> None:
-        self._ahead = Ahead[tuple[Decoded, Timestamp]]("decode")
+        super().setup()
         self._decoder = EnvelopeDecoder(self._secret.read())
 
     def start_bundle(self) -> None:
-        self._ahead.reset()
+        super().start_bundle()
         self._batches = 0
 
     def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
         self._batches += 1
-        for decoded in self._ahead.start(self._decode, element, timestamp):
-            yield from self._emit(*decoded)
+        yield from super().process(element, timestamp)
 
     def finish_bundle(self) -> Iterator[Output]:
-        for decoded in self._ahead.finish():
-            yield from self._emit(*decoded)
+        yield from super().finish_bundle()
         if self._batches >= _LARGE_BUNDLE:
-            self._ahead.close()
-            self._ahead = Ahead("decode")
+            self.teardown()
+            super().setup()
 
-    def teardown(self) -> None:
-        self._ahead.close()
-
-    def _decode(self, raw: pa.Table, timestamp: Timestamp) -> tuple[Decoded, Timestamp]:
+    def work(self, raw: pa.Table, timestamp: Timestamp) -> tuple[Decoded, Timestamp]:
         return self._decoder.decode(raw, self._now), timestamp
 
-    def _emit(self, decoded: Decoded, timestamp: Timestamp) -> Iterator[Output]:
-        events, letters = decoded
+    def tell(self, result: tuple[Decoded, Timestamp]) -> Iterator[Output]:
+        (events, letters), timestamp = result
         count("events_decoded", len(events))
         if len(letters):
             for reason in pc.value_counts(letters["reason"]).to_pylist():
