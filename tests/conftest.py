@@ -65,8 +65,8 @@ def traffic_files(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
 
 @pytest.fixture(scope="session")
 def java() -> None:
-    """Skips a test that needs Java and Maven on a machine without them, except in CI, where they must be there."""
-    missing = [command for command in ("java", "mvn") if shutil.which(command) is None]
+    """Skips a test that needs a JDK and Maven on a machine without them, except in CI, where they must be there."""
+    missing = [command for command in ("java", "javac", "mvn") if shutil.which(command) is None]
     if missing and os.environ.get("CI"):
         pytest.fail(f"CI must have {' and '.join(missing)}: the tests of the live path would not run")
     if missing:

@@ -58,9 +58,13 @@ class RunnerArguments:
             found = newest_checkpoint(Path(self.checkpoints))
             if found is None:
                 raise OptionError(f"--resume: there is no completed checkpoint below {self.checkpoints}")
+        parallelism = parse_count(self.parallelism)
+        if parallelism > (most := max(shards, FlinkOptions.key_groups)):
+            raise OptionError(f"--parallelism: at most {most}; for more give as many --shards")
         flink = FlinkOptions(
             master=self.flink_master,
-            parallelism=parse_count(self.parallelism),
+            parallelism=parallelism,
+            key_groups=most,
             checkpoints=self.checkpoints,
             resume_from=found,
             checkpoint_interval=parse_duration(self.checkpoint_interval),

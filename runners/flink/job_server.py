@@ -15,6 +15,7 @@ from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, jav
 from runners.services.processes import POLL_SECONDS, free_port, listens, tail
 
 POM = Path(__file__).with_name("pom.xml")
+PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))
 START_SECONDS = 60.0
 
 # The best compiler takes a third of what Java needs in the first minutes, and little of the work is Java's
@@ -77,7 +78,7 @@ def job_server(options: FlinkOptions, folder: Path, notify: Notify = say) -> Ite
     Raises:
         ServiceError: It cannot be resolved or does not start.
     """
-    jars = [jar for jar in resolve_jars(POM, notify) if not _is_of_a_cluster(jar, options)]
+    jars = [jar for jar in resolve_jars(POM, notify, PATCHES) if not _is_of_a_cluster(jar, options)]
     log = folder / "job-server.log"
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder, ignore_cleanup_errors=True) as work:
         rest = options.master or f"127.0.0.1:{free_port()}"

@@ -25,6 +25,8 @@ class FlinkOptions:
         master: ``host:port`` of a cluster's REST address; None starts a cluster within the job server.
         parallelism: Subtasks of each step. On one machine more of them cost more than they bring: each has bundles,
             timers and a part in every checkpoint of its own, and all share its two workers.
+        key_groups: Pieces that state is cut into, and so the most subtasks that a step can ever have: a run goes on
+            with as many as it began with. Each state has a table in each, empty or not, in memory and in checkpoints.
         checkpoints: Folder of the checkpoints, a path or URI that every worker of the cluster sees. They stay when
             the job ends in whatever way, so that a later run can resume; None takes none that outlives the run.
         resume_from: A checkpoint or savepoint to start from, of `newest_checkpoint` or `FlinkRest.savepoint`.
@@ -45,6 +47,7 @@ class FlinkOptions:
 
     master: str | None = None
     parallelism: int = 1
+    key_groups: int = 16
     checkpoints: str | Path | None = None
     resume_from: str | Path | None = None
     checkpoint_interval: int = 2 * SECOND
@@ -61,7 +64,7 @@ class FlinkOptions:
         """Raise OptionError, a line for each problem."""
         problems = [
             f"{name} must be at least 1"
-            for name in ("parallelism", "bundle_size", "max_failures", "heap_mb")
+            for name in ("parallelism", "key_groups", "bundle_size", "max_failures", "heap_mb")
             if getattr(self, name) < 1
         ]
         problems += [
@@ -69,6 +72,8 @@ class FlinkOptions:
             for name in ("checkpoint_interval", "bundle_time", "failure_interval", "restart_delay")
             if getattr(self, name) < MILLISECOND
         ]
+        if self.parallelism > self.key_groups:
+            problems.append(f"parallelism must not be more than {self.key_groups}, the number of key groups")
         if self.bounded and (self.checkpoints is not None or self.resume_from is not None):
             problems.append("an input that ends takes no checkpoints, and resumes from none: run it again")
         if self.master is not None and not _is_address(self.master):
@@ -83,6 +88,7 @@ class FlinkOptions:
         options: dict[str, str | bool] = {
             "streaming": True,
             "parallelism": str(self.parallelism),
+            "max_parallelism": str(self.key_groups),
             "max_bundle_time_mills": _millis(self.bundle_time),
             "max_bundle_size": str(self.bundle_size),
             "faster_copy": True,

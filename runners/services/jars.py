@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runners.services.home import cache_home, locked
 from schemas.errors import ClickstreamError
+
+_PATCHES = "0-patches"
+"""The name of their jar: before all others."""
 
 Notify = Callable[[str], None]
 """Takes a line for the user about something that takes a while."""
@@ -26,31 +29,38 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def resolve_jars(pom: Path, notify: Notify = say) -> list[Path]:
+def resolve_jars(pom: Path, notify: Notify = say, patches: Sequence[Path] = ()) -> list[Path]:
     """The jars that a pom depends on, sorted by name; from Maven the first time, from the cache folder ever after.
 
-    Safe with several processes at the same time: one resolves, the others wait for it. A change of the pom resolves
-    anew, into a folder of its own.
+    Safe with several processes at the same time: one resolves, the others wait for it. A change of the pom or of a
+    patch resolves anew, into a folder of its own.
+
+    Args:
+        pom: What is to be resolved.
+        notify: Told when it takes a while.
+        patches: Java sources of classes that stand for those of the jars: compiled into the first jar.
 
     Raises:
-        ServiceError: Maven is missing, or cannot resolve the pom.
+        ServiceError: Maven is missing, or cannot resolve the pom; or the compiler for the patches is.
     """
     content = pom.read_bytes()
     name = re.sub(rb".*?<artifactId>([\w.-]+)</artifactId>.*", rb"\1", content, flags=re.DOTALL).decode()
-    folder = cache_home() / "jars" / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+    version = hashlib.sha256(b"".join([content, *(patch.read_bytes() for patch in patches)])).hexdigest()[:12]
+    folder = cache_home() / "jars" / f"{name}-{version}"
     if not folder.exists():
         # One lock for all poms: two Mavens must not write one local repository at the same time
         with locked(folder.parent):
             if not folder.exists():
                 notify(f"resolving the jars of {name} with Maven, once; this may take some minutes")
-                _resolve(pom, folder)
+                _resolve(pom, patches, folder)
     return sorted(folder.glob("*.jar"))
 
 
-def _resolve(pom: Path, folder: Path) -> None:
+def _resolve(pom: Path, patches: Sequence[Path], folder: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise ServiceError("Maven (the command mvn) is needed to resolve Java programs, and is not installed")
+    compiler = java("javac") if patches else None
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".resolving-") as work:
         # Maven writes beside the pom, and an installed package may be read-only
         copy = shutil.copy(pom, Path(work) / "pom.xml")
@@ -67,19 +77,39 @@ def _resolve(pom: Path, folder: Path) -> None:
         if done.returncode != 0:
             errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR] ")] or [done.stderr.strip()]
             raise ServiceError(f"Maven cannot resolve {pom.name}: {errors[0].removeprefix('[ERROR] ')}")
+        if compiler is not None:
+            _compile(compiler, patches, Path(work))
         os.rename(Path(work) / "jars", folder)
 
 
-def java() -> str:
-    """The command that runs Java: of JAVA_HOME, else of the PATH.
+def _compile(compiler: str, patches: Sequence[Path], work: Path) -> None:
+    classes = work / "classes"
+    done = subprocess.run(  # noqa: S603
+        [
+            *(compiler, "--release", "11", "-proc:none", "-Xlint:-options", "-d", str(classes)),
+            *("-cp", class_path(sorted((work / "jars").glob("*.jar"))), *map(str, patches)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode != 0:
+        raise ServiceError(f"javac cannot compile the patches: {done.stderr.strip()}")
+    shutil.make_archive(str(work / _PATCHES), "zip", classes)
+    os.rename(work / f"{_PATCHES}.zip", work / "jars" / f"{_PATCHES}.jar")
+
+
+def java(program: str = "java") -> str:
+    """The command that runs Java, or another program of its kit: of JAVA_HOME, else of the PATH.
 
     Raises:
         ServiceError: There is none.
     """
     home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=str(Path(home) / "bin") if home else None)
+    found = shutil.which(program, path=str(Path(home) / "bin") if home else None)
     if found is None:
-        raise ServiceError("Java 17 or newer is needed, and no java is on the PATH or in JAVA_HOME")
+        raise ServiceError(f"a JDK of Java 17 or newer is needed, and no {program} is on the PATH or in JAVA_HOME")
     return found
 
 

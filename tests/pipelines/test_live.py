@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
 from runners.flink import FlinkRest
+from runners.flink.job_server import PATCHES
 from runners.flink.job_server import POM as JOB_SERVER
 from runners.services import FlinkCluster, KafkaService
 from runners.services.jars import resolve_jars
@@ -202,7 +203,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
 @pytest.fixture
 def live(kafka_service: KafkaService, tmp_path: Path) -> Live:
     # fetched before a test counts the seconds
-    resolve_jars(JOB_SERVER)
+    resolve_jars(JOB_SERVER, patches=PATCHES)
     return Live(tmp_path, kafka_service)
 
 

@@ -2,12 +2,13 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,6 +120,27 @@ def test_state_goes_on_from_a_checkpoint_and_from_a_savepoint(
         wait_until(lambda: len(numbers(out)) > second + 20, "20 numbers more", result)
     assert_state_went_with_the_source(out)
     assert len([line for line in lines(out) if line[0] == "0"]) == 1
+
+
+def test_state_of_a_source_that_puts_its_rest_off_stays_bounded(pipelines: ModuleType, tmp_path: Path) -> None:
+    out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
+
+    def states() -> set[bytes]:
+        """Names of the states in which the newest checkpoint keeps what is left of a read."""
+        folder = newest_checkpoint(checkpoints)
+        if folder is None:
+            return set()
+        with suppress(FileNotFoundError):  # a newer one came
+            return {
+                name for file in folder.iterdir() for name in re.findall(rb"sdf_checkpoint:[0-9]+", file.read_bytes())
+            }
+        return set()
+
+    with running_tally(FlinkOptions(**FAST, checkpoints=checkpoints), pipelines, out) as (_, result):
+        wait_until(lambda: len(numbers(out)) > 40 * pipelines.BATCH, "40 bundles of the source", result)
+        wait_until(states, "a checkpoint", result)
+        assert 1 <= len(states()) <= 16
+    assert_state_went_with_the_source(out)
 
 
 def test_job_survives_its_worker_and_leaves_no_process(pipelines: ModuleType, tmp_path: Path) -> None:

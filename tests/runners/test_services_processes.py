@@ -4,9 +4,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
+from runners.flink.job_server import PATCHES
+from runners.flink.job_server import POM as JOB_SERVER
 from runners.services import ServiceError
 from runners.services.jars import java, resolve_jars
 from runners.services.processes import DetachedProcess, birth_of, free_port, listens
@@ -88,8 +91,25 @@ def test_missing_maven_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_missing_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    with pytest.raises(ServiceError, match="Java 17 or newer is needed"):
+    with pytest.raises(ServiceError, match="a JDK of Java 17 or newer is needed, and no java "):
         java()
+
+
+def test_missing_compiler_is_said(java: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(ServiceError, match="a JDK of Java 17 or newer is needed, and no javac "):
+        resolve_jars(JOB_SERVER, lambda _: None, PATCHES)
+    assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
+
+
+def test_patches_come_before_the_jars_that_they_mend(java: None) -> None:
+    first, *others = resolve_jars(JOB_SERVER, patches=PATCHES)
+    mended = set(ZipFile(first).namelist()) & {name for jar in others for name in ZipFile(jar).namelist()}
+    assert {Path(name).name for name in mended if name.endswith(".class")} == {
+        "BundleCheckpointHandlers.class",
+        "BundleCheckpointHandlers$StateAndTimerBundleCheckpointHandler.class",
+    }
 
 
 def test_what_maven_cannot_resolve_is_said_and_leaves_nothing(
