@@ -1,7 +1,10 @@
 """Put events onto a topic of Kafka: as fast as it takes them, at a rate, or at the pace at which they happened."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,36 +176,49 @@ def produce(
         ClickstreamError: The cluster cannot be reached, or has not taken an event.
     """
     found = ensure_topic(cluster, topic, partitions)
-    sender = _Sender(cluster, topic)
     began: float | None = None
-    interrupted = False
-    try:
+    with _interruption() as interrupted:
+        sender = _Sender(cluster, topic, interrupted)
         for payloads in batches:
             # the first batch may have taken long to make, and nothing is to be made up for by a rush
             began = began or time.monotonic()
             sender.send(payloads, schedule(payloads), began)
-    except KeyboardInterrupt:
-        interrupted = True
+            if interrupted.is_set():
+                break
     sender.finish()
     seconds = time.monotonic() - began if began else 0.0
-    return ProduceSummary(topic, found, sender.events, sender.bytes, seconds, interrupted)
+    return ProduceSummary(topic, found, sender.events, sender.bytes, seconds, interrupted.is_set())
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which then comes between no event and its count; only the main thread can be told of it."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Sender:
     """Hands payloads to the client when they are due, and raises what becomes of those that are not taken."""
 
-    def __init__(self, cluster: KafkaCluster, topic: str) -> None:
-        self._topic = topic
+    def __init__(self, cluster: KafkaCluster, topic: str, interrupted: threading.Event) -> None:
+        self._topic, self._interrupted = topic, interrupted
         self._failed: list[KafkaError] = []
         settings = {**_PRODUCER, "on_delivery": self._note, "error_cb": self._heed}
         self._producer = cluster.client(Producer, settings)
         self.events = self.bytes = 0
 
     def send(self, payloads: pa.Array, due: Seconds | None, began: float) -> None:
-        """Send a batch; waits until its last payload is due."""
+        """Send a batch; waits until its last payload is due, or all is interrupted."""
         keys, values = device_keys(payloads), payloads.to_pylist()
         sent = 0
-        while sent < len(values):
+        while sent < len(values) and not self._interrupted.is_set():
             ready = len(values)
             if due is not None:
                 elapsed = time.monotonic() - began
@@ -223,16 +239,16 @@ class _Sender:
         self._raise_failure()
 
     def _put(self, value: bytes | None, key: bytes | None) -> None:
-        while True:
+        while not self._interrupted.is_set():
             try:
                 self._producer.produce(self._topic, value, key)
+                self.events += 1
+                self.bytes += len(value or b"")
                 break
             except BufferError:  # as much is under way as may be
                 self._poll(_LEAST_WAIT)
             except KafkaException as error:
                 raise ClickstreamError(f"topic {self._topic} does not take an event: {error.args[0].str()}") from error
-        self.events += 1
-        self.bytes += len(value or b"")
 
     def _poll(self, seconds: float) -> None:
         self._producer.poll(seconds)

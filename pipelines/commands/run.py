@@ -153,7 +153,9 @@ def run(  # noqa: PLR0915
         lake=known(lake_uri),
         devices=known(devices_uri),
         policy=known(policy),
-        shards=shard_count or source.default_shards(opened.input_bytes if opened else None),
+        shards=shard_count
+        or where.noted_shards()
+        or source.default_shards(opened.input_bytes if opened else None, where.subtasks),
         session_engine=session_engine,
         write_mode=write_mode,
         secret=secret,

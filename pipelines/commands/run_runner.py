@@ -75,6 +75,19 @@ class RunnerArguments:
             check_shards(self._noted, shards)
         return partial(flink_runner, flink=flink)
 
+    @property
+    def subtasks(self) -> int | None:
+        """Of each step, where that is known before the run."""
+        return parse_count(self.parallelism) if self.runner == "flink" else None
+
+    def noted_shards(self) -> int | None:
+        """With how many shards the run began that goes on; None where none does, or it is not known."""
+        if not self.resume or not self._noted:
+            return None
+        from runners.flink import noted_shards
+
+        return noted_shards(self._noted)
+
     def note(self, shards: int) -> None:
         """Note for a run to come what it has to go on with; for when nothing is wrong and this one starts."""
         if self._noted and not self.resume:

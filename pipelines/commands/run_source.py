@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 _LEAST_SHARDS, _MOST_SHARDS = 16, 1024
+_SHARDS_A_SUBTASK = 4
+"""So that a hash gives each about as many."""
 _SHARD_BYTES = 32 << 20
 """Of the input as it lies, plain or compressed."""
 
@@ -49,13 +51,14 @@ class SourceArguments:
         """Whether the input is followed until the run is stopped."""
         return bool(self.pubsub) or (bool(self.kafka) and self.until is None)
 
-    def default_shards(self, input_bytes: int | None) -> int:
+    def default_shards(self, input_bytes: int | None, subtasks: int | None) -> int:
         """A shard's sessions are worked out at once, so there are more of them the larger the input is.
 
-        Of a topic that is followed there are a few: each costs every bundle some milliseconds.
+        Of a topic that is followed there are as few as occupy all subtasks, where their number is known: each costs
+        every bundle some milliseconds, and several of them arrive as several bundles.
         """
-        if self.endless and self.kafka:
-            return 4
+        if self.endless and subtasks:
+            return 1 if subtasks == 1 else _SHARDS_A_SUBTASK * subtasks
         return min(max(_LEAST_SHARDS, (input_bytes or 0) // _SHARD_BYTES), _MOST_SHARDS)
 
     def check(self, problems: Problems) -> None:

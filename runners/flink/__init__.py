@@ -1,6 +1,6 @@
 """Flink as a runner: embedded or a cluster."""
 
-from runners.flink.checkpoints import check_shards, newest_checkpoint, note_shards
+from runners.flink.checkpoints import check_shards, newest_checkpoint, note_shards, noted_shards
 from runners.flink.options import FlinkOptions
 from runners.flink.rest import FlinkRest
 from runners.flink.runner import FlinkRunner, JobFailedError, flink_runner
@@ -14,4 +14,5 @@ __all__ = [
     "flink_runner",
     "newest_checkpoint",
     "note_shards",
+    "noted_shards",
 ]

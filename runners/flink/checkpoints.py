@@ -22,13 +22,18 @@ def note_shards(folder: Path, shards: int) -> None:
     (folder / _SHARDS).write_text(f"{shards}\n", encoding="utf-8")
 
 
+def noted_shards(folder: Path) -> int | None:
+    """The number that was noted; None where there is no note."""
+    note = folder / _SHARDS
+    return int(note.read_text(encoding="utf-8")) if note.is_file() else None
+
+
 def check_shards(folder: Path, shards: int) -> None:
     """Refuse to go on with another number of shards than was noted; nothing is known of a folder without a note.
 
     Raises:
         OptionError: The number is another: devices would meet the state of others.
     """
-    note = folder / _SHARDS
-    begun = int(note.read_text(encoding="utf-8")) if note.is_file() else shards
+    begun = noted_shards(folder) or shards
     if begun != shards:
         raise OptionError(f"--shards: the run began with {begun} and goes on with as many, not with {shards}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runners.flink.options import FlinkOptions
+from runners.services.flink import NETWORK
 from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, java, resolve_jars, say
 from runners.services.processes import POLL_SECONDS, free_port, listens, tail
 
@@ -129,6 +130,7 @@ def _write_settings(folder: Path, options: FlinkOptions, rest: str) -> None:
             "rest.bind-port": rest.rpartition(":")[2],
             "io.tmp.dirs": str(folder),
             "metrics.fetcher.update-interval": "1000",
+            **NETWORK,
         }
     lines = "".join(f"{name}: {value}\n" for name, value in settings.items())
     (folder / "flink-conf.yaml").write_text(lines, encoding="utf-8")

@@ -18,12 +18,15 @@ _ALLOCATIONS = 100_000
 """New objects after which a worker looks for cycles among them. By default, at 700, it does so often while a batch of
 some ten thousand messages is read, and now and then looks through all it holds: a tenth of a second under the lock."""
 
+_GROWTH = 512 << 20
+"""Bytes that a worker may grow by before it gives memory back: the buffers of a bundle of a backlog are some 300 MB."""
+
 _HARNESS = f"""
 import gc, os, sys, threading
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from runners.memory import share_memory
 from runners.sampling import short_waits
-share_memory()
+share_memory({_GROWTH})
 gc.set_threshold({_ALLOCATIONS}, 10, 10)
 # The pipe closes when the pool's process ends, in whatever way; nobody else would end this one
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()

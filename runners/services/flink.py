@@ -11,6 +11,13 @@ from runners.services.processes import DetachedProcess, free_port, listens
 
 POM = Path(__file__).with_name("flink.pom.xml")
 START_SECONDS = 60.0
+NETWORK = {
+    "taskmanager.memory.network.min": "128m",
+    "taskmanager.memory.network.max": "128m",
+    # What a bundle of the source comes to, 32 kB each: the next is read while the steps behind are busy with the last
+    "taskmanager.network.memory.max-overdraft-buffers-per-gate": "1024",
+}
+"""Of a cluster on this machine: its network buffers."""
 _SETTINGS = """\
 jobmanager.rpc.address: 127.0.0.1
 jobmanager.rpc.port: {rpc}
@@ -28,8 +35,6 @@ taskmanager.memory.framework.heap.size: 128m
 taskmanager.memory.task.heap.size: 512m
 taskmanager.memory.framework.off-heap.size: 128m
 taskmanager.memory.task.off-heap.size: 0m
-taskmanager.memory.network.min: 64m
-taskmanager.memory.network.max: 64m
 taskmanager.memory.managed.size: 128m
 taskmanager.memory.jvm-metaspace.size: 512m
 taskmanager.memory.jvm-overhead.min: 128m
@@ -43,7 +48,7 @@ heartbeat.timeout: 20000
 """
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-_TASK_MANAGER_MEMORY = ["-Xmx640m", "-XX:MaxDirectMemorySize=192m", "-XX:MaxMetaspaceSize=512m"]
+_TASK_MANAGER_MEMORY = ["-Xmx640m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=512m"]
 
 
 class FlinkCluster:
@@ -111,6 +116,7 @@ class FlinkCluster:
             raise ServiceError(f"flink cannot have port {port}: another program listens there")
         (self.folder / "tmp").mkdir(exist_ok=True)
         settings = _SETTINGS.format(port=port, rpc=free_port(), slots=self._slots, folder=self.folder)
+        settings += "".join(f"{name}: {value}\n" for name, value in NETWORK.items())
         (self.folder / "flink-conf.yaml").write_text(settings, encoding="utf-8")
         self._record(address=f"127.0.0.1:{port}")
         memory = ["-Xmx512m", "-XX:MaxMetaspaceSize=512m"]

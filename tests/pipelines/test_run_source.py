@@ -27,9 +27,13 @@ def _source(*, kafka: str | None = None, until: str | None = None) -> SourceArgu
     ("input_bytes", "shards"), [(None, 16), (0, 16), (512 << 20, 16), (2 << 30, 64), (1 << 50, 1024)]
 )
 def test_larger_input_has_more_shards_within_bounds(input_bytes: int | None, shards: int) -> None:
-    assert _source().default_shards(input_bytes) == shards
+    assert _source().default_shards(input_bytes, None) == shards
 
 
-def test_topic_has_few_shards_only_while_it_is_followed() -> None:
-    assert _source(kafka="localhost:9092").default_shards(None) == 4
-    assert _source(kafka="localhost:9092", until="now").default_shards(None) == 16
+@pytest.mark.parametrize(("subtasks", "shards"), [(None, 16), (1, 1), (2, 8), (8, 32)])
+def test_topic_that_is_followed_has_few_shards(subtasks: int | None, shards: int) -> None:
+    assert _source(kafka="localhost:9092").default_shards(None, subtasks) == shards
+
+
+def test_topic_that_ends_has_as_many_shards_as_files() -> None:
+    assert _source(kafka="localhost:9092", until="now").default_shards(None, 1) == 16

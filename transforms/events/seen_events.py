@@ -35,6 +35,13 @@ class Seen:
 
     def holds(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Whether each digest was added before."""
+        # in order, so that one search begins where the last ended: a run is larger than the processor's cache
+        order = np.argsort(digests[0], kind="stable")
+        held = np.empty(len(order), bool)
+        held[order] = self._holds_sorted(digests[:, order])
+        return held
+
+    def _holds_sorted(self, digests: Digests) -> npt.NDArray[np.bool_]:
         found = np.zeros(digests.shape[1], bool)
         for run in self._runs:
             at = np.searchsorted(run[0], digests[0])

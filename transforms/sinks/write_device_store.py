@@ -12,8 +12,10 @@ from stores.device_store import DeviceStore, open_device_store
 from transforms.background import Background
 from transforms.metrics import count
 
-# Small tables are written together: sorted once, a batch each. Held rows are bounded, as is the wait for them.
+# Of a bounded input small tables are written together: sorted once, a batch each. Held rows are bounded.
 _GATHERED_ROWS = 50_000
+# Those of a stream hold a bundle already, and who asks for a device waits for what else its steps do
+_AT_ONCE = 1
 
 
 @dataclass(eq=False)
@@ -30,7 +32,8 @@ class WriteDeviceEvents(beam.PTransform):
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
         """Write in one step."""
-        return events | "WriteEvents" >> beam.ParDo(_WriteEvents(self.uri)).with_output_types(int)
+        gathered = _GATHERED_ROWS if events.is_bounded else _AT_ONCE
+        return events | "WriteEvents" >> beam.ParDo(_WriteEvents(self.uri, gathered)).with_output_types(int)
 
 
 @dataclass(eq=False)
@@ -48,16 +51,16 @@ class WriteDeviceSessions(beam.PTransform):
 
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
         """Write in one step."""
-        return panes | "WriteSessions" >> beam.ParDo(_WriteSessions(self.uri)).with_output_types(int)
+        return panes | "WriteSessions" >> beam.ParDo(_WriteSessions(self.uri, _GATHERED_ROWS)).with_output_types(int)
 
 
 class _Write(beam.DoFn):
-    """Gathers tables, writes them in a thread of its own, and makes them durable before the bundle ends."""
+    """Gathers so many rows, writes them in a thread of its own, and makes them durable before the bundle ends."""
 
     counter: str
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, gathered_rows: int) -> None:
+        self._uri, self._gathered_rows = uri, gathered_rows
         self._store: DeviceStore | None = None
         self._gathered: list[pa.Table] = []
         self._rows = 0
@@ -77,7 +80,7 @@ class _Write(beam.DoFn):
     def process(self, table: pa.Table) -> None:
         self._gathered.append(table)
         self._rows += table.num_rows
-        if self._rows >= _GATHERED_ROWS:
+        if self._rows >= self._gathered_rows:
             self._write()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -32,7 +32,7 @@ from transforms.sources.kafka_watermark import EventTimeProgress, WatermarkPolic
 from transforms.sources.read_files import DEAD_LETTERS, RawInput
 
 _RETRY_SECONDS = 2
-_BEHIND_BUNDLES = 3
+_BEHIND_BUNDLES = 5
 """How much longer a bundle is while more than a batch waits: every step behind has fixed costs a bundle."""
 
 
@@ -73,7 +73,7 @@ class ReadKafka(beam.PTransform):
     group: str | None = None
     readers: int = 1
     batch_rows: int = 40_000
-    bundle_time: int = 300 * MILLISECOND
+    bundle_time: int = 200 * MILLISECOND
     discovery_interval: int = 10 * SECOND
 
     def __post_init__(self) -> None:
