@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import resources
 from string import Template
 from types import TracebackType
@@ -35,6 +36,11 @@ _STORED = "stored"
 _VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
 """The tables that the views are of; a lake without them has no such views."""
 
+_NO_TABLE = re.compile(r'Table with name "?([^"\n]+?)"? does not exist')
+_NAMES = f"""
+SELECT if(schema_name = 'main', view_name, schema_name || '.' || view_name) AS name
+FROM duckdb_views() WHERE NOT internal AND schema_name <> '{_STORED}' ORDER BY name
+"""
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE)
 
 
@@ -98,10 +104,17 @@ class LakeConnection:
                 raise InputError("only one SELECT statement can be run on the lake")
             relation: duckdb.DuckDBPyRelation | None = self._duckdb.sql(query)
         except duckdb.Error as error:
-            raise InputError(f"the query cannot be run: {_message(error)}") from error
+            missing = _NO_TABLE.search(str(error))
+            why = self._without(missing[1]) if missing else _message(error)
+            raise InputError(f"the query cannot be run: {why}") from error
         if relation is None:
             raise InputError("the query gives no rows")
         return relation
+
+    def _without(self, name: str) -> str:
+        """What is said of a table that is not there: DuckDB itself would propose one of its own."""
+        there = [view for (view,) in self._duckdb.execute(_NAMES).fetchall()]
+        return f"the lake has no table {name}, but " + ", ".join(get_close_matches(name, there) or there)
 
     @contextmanager
     def rows(self, query: str) -> Iterator[pa.RecordBatchReader]:

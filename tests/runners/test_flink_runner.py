@@ -122,7 +122,11 @@ def test_state_goes_on_from_a_checkpoint_and_from_a_savepoint(
     assert len([line for line in lines(out) if line[0] == "0"]) == 1
 
 
-def test_state_of_a_source_that_puts_its_rest_off_stays_bounded(pipelines: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cluster", ["embedded", "standalone"])
+def test_state_of_a_source_that_puts_its_rest_off_stays_bounded(
+    flink_cluster: FlinkCluster, pipelines: ModuleType, tmp_path: Path, cluster: str
+) -> None:
+    master = flink_cluster.up() if cluster == "standalone" else None
     out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
 
     def states() -> set[bytes]:
@@ -136,7 +140,8 @@ def test_state_of_a_source_that_puts_its_rest_off_stays_bounded(pipelines: Modul
             }
         return set()
 
-    with running_tally(FlinkOptions(**FAST, checkpoints=checkpoints), pipelines, out) as (_, result):
+    flink = FlinkOptions(**FAST, master=master, checkpoints=checkpoints)
+    with running_tally(flink, pipelines, out) as (_, result):
         wait_until(lambda: len(numbers(out)) > 40 * pipelines.BATCH, "40 bundles of the source", result)
         wait_until(states, "a checkpoint", result)
         assert 1 <= len(states()) <= 16

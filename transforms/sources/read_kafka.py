@@ -56,7 +56,7 @@ class ReadKafka(beam.PTransform):
         group: Consumer group to commit offsets for, for who watches its lag; None for none.
         readers: How many share the partitions. One keeps the watermark exact on every runner; several catch up faster.
         batch_rows: Rows of a batch, at most.
-        bundle_time: Length of a bundle; checkpoints wait for its end. Three times as long while a batch more waits.
+        bundle_time: Length of a bundle; checkpoints wait for its end. Five times as long while a batch more waits.
         discovery_interval: How often new partitions are looked for.
 
     Raises:
