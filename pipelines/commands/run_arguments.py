@@ -204,7 +204,7 @@ Shards = Annotated[
     typer.Option(
         metavar="N",
         help="Keys that devices are spread over; bounds the parallelism, and stays the same on --resume. "
-        "By default 16, more of files beyond 512 MiB, and 4 of a topic that is followed.",
+        "By default 16, more of files beyond 512 MiB; of a topic that is followed on Flink 1, or 4 a subtask.",
         rich_help_panel=_RUNNER,
     ),
 ]
@@ -256,7 +256,8 @@ Parallelism = Annotated[
     str,
     typer.Option(
         metavar="N",
-        help="Subtasks of each step on Flink, for a cluster of several machines. One machine does not gain by them.",
+        help="Subtasks of each step on Flink, for a cluster of several machines, at most 16 or the number of shards. "
+        "One machine does not gain by them.",
         rich_help_panel=_RUNNER,
     ),
 ]
