@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 PROBE = "probe"
 PROBE_SECONDS = 0.25
 SETTLED = 0.3
-WARM_UP_SECONDS = 10.0
+WARM_UP_SECONDS = 30.0
 BACKLOG_SECONDS = 300.0
 SETTLE_SECONDS = 60.0
 TARGET_RATE = 70_000
@@ -351,7 +351,7 @@ def main() -> None:
     """Measure what is asked for, and keep the results."""
     parser = argparse.ArgumentParser(description="Measure the live job.")
     parser.add_argument("what", nargs="?", choices=("rates", "soak"), default="rates")
-    parser.add_argument("--events", type=int, default=4_000_000, help="of the backlog")
+    parser.add_argument("--events", type=int, default=6_000_000, help="of the backlog")
     parser.add_argument(
         "--rate", type=int, default=10_000, help="of the traffic while latency is measured, or of the soak"
     )

@@ -65,6 +65,8 @@ class RunnerArguments:
             master=self.flink_master,
             parallelism=parallelism,
             key_groups=most,
+            # What a bundle gives of one shard is one element, and all that the next step will get for a while
+            bundle_size=1 if shards == 1 else FlinkOptions.bundle_size,
             checkpoints=self.checkpoints,
             resume_from=found,
             checkpoint_interval=parse_duration(self.checkpoint_interval),

@@ -13,13 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from apache_beam.options.pipeline_options import (
-    DebugOptions,
-    PipelineOptions,
-    PortableOptions,
-    StandardOptions,
-    WorkerOptions,
-)
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions, WorkerOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PipelineResult, PortableRunner
 from apache_beam.runners.runner import PipelineState
@@ -36,7 +30,6 @@ from schemas.errors import ClickstreamError
 
 CANCEL_SECONDS = 30.0
 RUNS_KEPT = 20
-_BUFFER_MILLIS = 5
 # The last line of a Python traceback, somewhere in a Java one
 _PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Warning|Interrupt)): (.*)$", re.MULTILINE)
 
@@ -70,8 +63,6 @@ def flink_runner(
         worker_pool(folder / "worker.log", cache) as workers,
     ):
         options.view_as(StandardOptions).streaming = True
-        # A small element would else wait in the runner's buffer until its bundle ends
-        options.view_as(DebugOptions).add_experiment(f"data_buffer_time_limit_ms={_BUFFER_MILLIS}")
         portable = options.view_as(PortableOptions)
         portable.job_endpoint = server.address
         if portable.environment_type is None:
