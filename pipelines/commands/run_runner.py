@@ -38,7 +38,8 @@ class RunnerArguments:
         """What makes the runner ready, once `check` has found nothing.
 
         Raises:
-            OptionError: There is no checkpoint to go on from, or its run had another number of shards.
+            OptionError: There is no checkpoint to go on from, or its run had another number of shards; or
+                there are more subtasks than state is cut into pieces.
         """
         if self.runner == "flink":
             return self._flink(endless, shards)

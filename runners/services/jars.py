@@ -64,15 +64,11 @@ def _resolve(pom: Path, patches: Sequence[Path], folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".resolving-") as work:
         # Maven writes beside the pom, and an installed package may be read-only
         copy = shutil.copy(pom, Path(work) / "pom.xml")
-        done = subprocess.run(  # noqa: S603
+        done = _run(
             [
                 *(maven, "--batch-mode", "--quiet", "-Dstyle.color=never", "--strict-checksums", "--file", str(copy)),
                 *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={work}/jars"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
+            ]
         )
         if done.returncode != 0:
             errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR] ")] or [done.stderr.strip()]
@@ -84,20 +80,24 @@ def _resolve(pom: Path, patches: Sequence[Path], folder: Path) -> None:
 
 def _compile(compiler: str, patches: Sequence[Path], work: Path) -> None:
     classes = work / "classes"
-    done = subprocess.run(  # noqa: S603
+    done = _run(
         [
             *(compiler, "--release", "11", "-proc:none", "-Xlint:-options", "-d", str(classes)),
             *("-cp", class_path(sorted((work / "jars").glob("*.jar"))), *map(str, patches)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
+        ]
     )
     if done.returncode != 0:
-        raise ServiceError(f"javac cannot compile the patches: {done.stderr.strip()}")
+        first, *_ = done.stderr.splitlines() or [""]
+        raise ServiceError(f"javac cannot compile the patches: {first}")
     shutil.make_archive(str(work / _PATCHES), "zip", classes)
     os.rename(work / f"{_PATCHES}.zip", work / "jars" / f"{_PATCHES}.jar")
+
+
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """A command that is waited for; it asks nothing, and what it prints is for who looks at the outcome."""
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 def java(program: str = "java") -> str:

@@ -103,6 +103,18 @@ def test_missing_compiler_is_said(java: None, tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
 
 
+def test_patch_that_does_not_compile_is_said_in_one_line_and_leaves_nothing(
+    java: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path / "home"))
+    patch = tmp_path / "Broken.java"
+    patch.write_text("class Broken { int one = two; int three = four; }\n")
+    with pytest.raises(ServiceError, match=r"^javac cannot compile the patches: .*Broken.java:1: ") as refusal:
+        resolve_jars(POM, lambda _: None, [patch])
+    assert "\n" not in str(refusal.value)
+    assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
+
+
 def test_patches_come_before_the_jars_that_they_mend(java: None) -> None:
     first, *others = resolve_jars(JOB_SERVER, patches=PATCHES)
     mended = set(ZipFile(first).namelist()) & {name for jar in others for name in ZipFile(jar).namelist()}
