@@ -3,7 +3,7 @@
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -124,32 +124,6 @@ def at_earliest(table: pa.Table, column: str = "event_time") -> beam.window.Time
 def at_the_end(value: object) -> WindowedValue:
     """A value at the end of time: it is never late, and holds no watermark back."""
     return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
-
-
-class Gathered:
-    """Tables of a bundle that wait to be one: every step behind pays its fixed costs once for all of them.
-
-    Args:
-        most: How much of them is enough.
-        size: What a table counts for; its rows by default.
-    """
-
-    def __init__(self, most: int, size: Callable[[pa.Table], int] = len) -> None:
-        self._most, self._size = most, size
-        self._tables: list[pa.Table] = []
-        self._held = 0
-
-    def add(self, table: pa.Table) -> bool:
-        """Hold a table; whether it is time to `take` them all."""
-        self._tables.append(table)
-        self._held += self._size(table)
-        return self._held >= self._most
-
-    def take(self) -> Iterator[pa.Table]:
-        """What waits as one table, if it counts for anything."""
-        if self._held:
-            yield pa.concat_tables(self._tables)
-        self._tables, self._held = [], 0
 
 
 def split_by_shard(table: pa.Table, shards: int) -> Iterator[ShardedTable]:

@@ -19,7 +19,7 @@ from stores.lake_buffer import Filled, TableBuffers
 from stores.lake_commit import PartitionWrite
 from stores.lake_files import Place, write_files
 from transforms.activities.typed_events import EventTyper
-from transforms.sinks.held_work import put_together
+from transforms.gathered import put_together
 
 GATHERED_ROWS = 50_000
 """Events that are typed together: a query a type costs a millisecond or two, however few its events are."""

@@ -19,11 +19,12 @@ from stores.lake_commit import CommitResult, WriteMode
 from stores.lake_stream import STAGING
 from transforms.activities.typed_events import EventTyper, TypedEvents
 from transforms.activities.typed_files import GATHERED_ROWS, Described, TypedFiles, TypeToFiles, layer_records
+from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.sinks.stream_lake import CommitInOrder
 from transforms.sinks.write_tables import NamedTable, WriteTables
-from transforms.tables import Gathered, at_the_end
+from transforms.tables import at_the_end
 
 DEAD_LETTERS = "dead_letters"
 COMMIT_SECONDS = 10

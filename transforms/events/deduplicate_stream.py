@@ -32,10 +32,10 @@ from transforms.events.seen_events import (
     without_seen,
 )
 from transforms.events.stored_events import StoredKeys
+from transforms.gathered import Gathered, put_together
 from transforms.metrics import count
-from transforms.sinks.held_work import put_together
 from transforms.sinks.hold_back import HoldBack, Worked
-from transforms.tables import Gathered, ShardedTable, at_earliest, at_the_end, split_by_shard
+from transforms.tables import ShardedTable, at_earliest, at_the_end, split_by_shard
 from transforms.workers import in_worker
 
 # a batch of this size is worth its way through the runner; a larger one only waits

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from schemas.events import FACT_EVENT
 from stores.lake_lookup import StoredRows
-from transforms.sinks.held_work import put_together
+from transforms.gathered import put_together
 
 _ROWS = 50_000
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.tables import Gathered, Table, at_the_end
+from transforms.gathered import Gathered
+from transforms.tables import Table, at_the_end
 
-_GATHERED_BYTES = 8 << 20
+_GATHERED_ROWS = 20_000
 """Letters that are split, and written, together: a table costs its millisecond at each step, however few its rows."""
 
 
@@ -34,14 +34,10 @@ class UniqueDeadLetters(beam.PTransform):
         )
 
 
-def _gathered() -> Gathered:
-    return Gathered(_GATHERED_BYTES, attrgetter("nbytes"))
-
-
 @beam.typehints.with_output_types(tuple[str, Table])
 class _SplitById(beam.DoFn):
     def start_bundle(self) -> None:
-        self._gathered = _gathered()
+        self._gathered = Gathered(_GATHERED_ROWS)
 
     def process(self, letters: pa.Table) -> Iterator[WindowedValue]:
         if self._gathered.add(letters):
@@ -58,7 +54,7 @@ class _SplitById(beam.DoFn):
 class _DropCopies(beam.DoFn):
     def process(self, group: tuple[str, Iterable[pa.Table]]) -> Iterator[pa.Table]:
         seen: set[str] = set()
-        unique = _gathered()
+        unique = Gathered(_GATHERED_ROWS)
         for letters in group[1]:
             fresh = []
             for row, letter_id in enumerate(letters["dead_letter_id"].to_pylist()):

@@ -12,10 +12,10 @@ from stores.encoded_texts import plain
 from stores.lake_commit import CommitResult
 from stores.lake_merge import merge_into_table
 from transforms.events.pages import PageRules, merge_pages, page_rows
+from transforms.gathered import put_together
 from transforms.identity.devices import device_rows, merge_devices
 from transforms.identity.dimensions import deciding_events
 from transforms.identity.users import merge_users, user_rows
-from transforms.sinks.held_work import put_together
 
 GATHERED_ROWS = 150_000
 _DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")

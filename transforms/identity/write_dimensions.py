@@ -15,6 +15,7 @@ from stores.lake import table_uri
 from stores.lake_commit import CommitResult, Wins, WriteMode
 from stores.lake_stream import STAGING, Changes
 from transforms.events.pages import PageRules, merge_pages
+from transforms.gathered import GATHERED_BYTES, Gathered
 from transforms.identity.devices import merge_devices
 from transforms.identity.merge_dimensions import (
     GATHERED_ROWS,
@@ -30,7 +31,7 @@ from transforms.sinks.stream_lake import count_commit
 from transforms.sinks.write_lake import WriteLake
 from transforms.tables import at_the_end
 
-_HELD_ROWS = 200_000
+_HELD_ROWS, _HELD_BYTES = 200_000, GATHERED_BYTES // 2
 """Rows that decide and are held, of a bundle with many devices: more are summed up, for they merge in any parts."""
 COMMIT_SECONDS = 30
 """Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
@@ -100,30 +101,26 @@ class _SumUp(beam.DoFn):
         self._page_rules = page_rules
 
     def start_bundle(self) -> None:
-        self._gathered: list[pa.Table] = []
-        self._rows, self._most_rows = 0, GATHERED_ROWS
+        self._gathered = Gathered(GATHERED_ROWS)
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
-        self._gathered.append(events.select(EVENT_COLUMNS))
-        self._rows += events.num_rows
-        if self._rows >= self._most_rows:
-            left = deciding(pa.concat_tables(self._gathered))
-            # Of what decided before, most still does: it is looked at again when there is twice as much
-            self._gathered, self._rows = [left], left.num_rows
-            self._most_rows = max(GATHERED_ROWS, 2 * self._rows)
-            if self._rows >= _HELD_ROWS:
-                yield from self.finish_bundle()
+        if self._gathered.add(events.select(EVENT_COLUMNS)):
+            for gathered in self._gathered.take():
+                left = deciding(gathered)
+                # Of what decided before, most still does: it is looked at again when there is twice as much
+                self._gathered = Gathered(max(GATHERED_ROWS, 2 * left.num_rows))
+                self._gathered.add(left)
+                if left.num_rows >= _HELD_ROWS or left.nbytes >= _HELD_BYTES:
+                    yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if not self._gathered:
-            return
-        events = plain(deciding(pa.concat_tables(self._gathered)))
+        for gathered in self._gathered.take():
+            for name, rows in rows_of(plain(deciding(gathered)), self._page_rules).items():
+                if rows.num_rows:
+                    # the end of time: a dimension is never late, and holds no watermark back
+                    value = at_the_end(rows)
+                    yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
         self.start_bundle()
-        for name, rows in rows_of(events, self._page_rules).items():
-            if rows.num_rows:
-                # the end of time: a dimension is never late, and holds no watermark back
-                value = at_the_end(rows)
-                yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
 
 
 @beam.typehints.with_output_types(pa.Table)

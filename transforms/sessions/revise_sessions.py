@@ -22,6 +22,7 @@ from schemas.sessions import FACT_SESSION, SESSION
 from stores.lake import LiveFile, find_table, live_files, table_uri
 from stores.lake_files import Place, read_files
 from transforms.after import After
+from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.runs import Integers
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of
@@ -29,7 +30,7 @@ from transforms.sessions.event_hours import EventHours, dates_of, hours_of
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.revision import TOUCHED, Revised, Scope, revise, touched_slots
 from transforms.sessions.sessionize import count_panes
-from transforms.tables import Gathered, ShardedTable, TableCoder, at_the_end, split_by_shard
+from transforms.tables import ShardedTable, TableCoder, at_the_end, split_by_shard
 
 _REACH = 2 * HOUR
 """Read around what is revised beside the gap: few devices go on for longer, and those are read further."""

@@ -16,6 +16,7 @@ from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION_PANE, PaneTiming
 from transforms.background import WorkAhead
+from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
@@ -85,20 +86,17 @@ class _ToCells(beam.DoFn):
     def __init__(self, policy: SessionPolicy, shards: int) -> None:
         self._policy = policy
         self._shards = shards
-        self._gathered: list[pa.Table] = []
 
     def start_bundle(self) -> None:
-        self._gathered = []
+        self._gathered = Gathered(_GATHERED_ROWS)
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
-        self._gathered.append(events.select(EVENT_COLUMNS))
-        if sum(table.num_rows for table in self._gathered) >= _GATHERED_ROWS:
+        if self._gathered.add(events.select(EVENT_COLUMNS)):
             yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        gathered, self._gathered = self._gathered, []
-        if gathered:
-            for shard, cells in split_by_shard(cells_of(pa.concat_tables(gathered), self._policy), self._shards):
+        for events in self._gathered.take():
+            for shard, cells in split_by_shard(cells_of(events, self._policy), self._shards):
                 stamped = at_earliest(cells, "first_time")
                 yield WindowedValue((shard, cells), stamped.timestamp, [beam.window.GlobalWindow()])
 

@@ -1,7 +1,7 @@
 """What is done with tables that were held back, in a process that does not load Beam."""
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,19 +36,3 @@ def work_on(pickled: bytes, folder: str, names: Sequence[str]) -> Any:
 def _unpickled(pickled: bytes) -> Work:
     work: Work = pickle.loads(pickled)  # noqa: S301  (of the process that started this one)
     return work
-
-
-def put_together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Tables of one schema as larger ones of at least so many rows, but for the last.
-
-    >>> [len(table) for table in put_together([pa.table({"n": [n]}) for n in range(5)], 2)]
-    [2, 2, 1]
-    """
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        if sum(map(len, held)) >= rows:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)

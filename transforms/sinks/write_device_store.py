@@ -10,6 +10,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from stores.device_store import DeviceStore, open_device_store
 from transforms.background import Background
+from transforms.gathered import Gathered
 from transforms.metrics import count
 
 # Of a bounded input small tables are written together: sorted once, a batch each. Held rows are bounded.
@@ -62,8 +63,6 @@ class _Write(beam.DoFn):
     def __init__(self, uri: str, gathered_rows: int) -> None:
         self._uri, self._gathered_rows = uri, gathered_rows
         self._store: DeviceStore | None = None
-        self._gathered: list[pa.Table] = []
-        self._rows = 0
 
     def write_to(self, store: DeviceStore) -> Callable[[pa.Table], int]:
         """The store's method that writes a table."""
@@ -75,18 +74,15 @@ class _Write(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._writer.reset()
-        self._gathered, self._rows = [], 0
+        self._gathered = Gathered(self._gathered_rows)
 
     def process(self, table: pa.Table) -> None:
-        self._gathered.append(table)
-        self._rows += table.num_rows
-        if self._rows >= self._gathered_rows:
+        if self._gathered.add(table):
             self._write()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         assert self._store is not None
-        if self._rows:
-            self._write()
+        self._write()
         written = sum(self._writer.finish())
         if written:
             self._store.flush()
@@ -101,12 +97,8 @@ class _Write(beam.DoFn):
 
     def _write(self) -> None:
         assert self._store is not None
-        self._writer.start(_write_together, self.write_to(self._store), self._gathered)
-        self._gathered, self._rows = [], 0
-
-
-def _write_together(write: Callable[[pa.Table], int], tables: list[pa.Table]) -> int:
-    return write(pa.concat_tables(tables))
+        for table in self._gathered.take():
+            self._writer.start(self.write_to(self._store), table)
 
 
 class _WriteEvents(_Write):

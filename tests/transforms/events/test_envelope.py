@@ -133,6 +133,23 @@ def test_broken_events_beside_good_ones_lose_nothing(decoder: EnvelopeDecoder) -
     assert len(set(letters["dead_letter_id"].to_pylist())) == len(BROKEN)
 
 
+@pytest.mark.parametrize("broken_of_each_good", [0.01, 0.5, 20])
+def test_line_means_the_same_however_many_broken_ones_stand_beside_it(
+    decoder: EnvelopeDecoder, broken_of_each_good: float
+) -> None:
+    payloads: list[bytes | None] = []
+    for number in range(100):
+        payloads.append(envelope(event_id=f"good-{number}"))
+        while len(payloads) < (number + 1) * (1 + broken_of_each_good):
+            payloads.append(BROKEN[len(payloads) % len(BROKEN)][0])
+    events, letters = decoder.decode(raw(payloads), NOW)
+    assert events["event_id"].to_pylist() == [f"good-{number}" for number in range(100)]
+    expected = {payload: (reason, field) for payload, reason, field in BROKEN}
+    rows = letters.sort_by("offset").to_pylist()
+    assert [row["payload"] for row in rows] == [line for line in payloads if line in expected]
+    assert all((row["reason"], row["field"]) == expected[row["payload"]] for row in rows)
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
