@@ -35,12 +35,12 @@ _MEMORY = "128MB"
 _TEXTS_AT_ONCE = 4_096
 
 _TABLES = """
-    CREATE SEQUENCE numbers;
-    CREATE TABLE groups (number INTEGER, segment VARCHAR, category VARCHAR, event_type VARCHAR);
-    CREATE TABLE sums
+    CREATE OR REPLACE SEQUENCE numbers;
+    CREATE OR REPLACE TABLE groups (number INTEGER, segment VARCHAR, category VARCHAR, event_type VARCHAR);
+    CREATE OR REPLACE TABLE sums
         (number INTEGER, events BIGINT, purchases BIGINT, revenue DECIMAL(38, 4), watch_time DECIMAL(38, 3));
-    CREATE TABLE events (number INTEGER, device_id VARCHAR, user_key VARCHAR, event_time TIMESTAMPTZ);
-    CREATE TABLE sessions
+    CREATE OR REPLACE TABLE events (number INTEGER, device_id VARCHAR, user_key VARCHAR, event_time TIMESTAMPTZ);
+    CREATE OR REPLACE TABLE sessions
         (session_id VARCHAR, device_id VARCHAR, session_start TIMESTAMPTZ, session_end TIMESTAMPTZ);
 """
 _ADD_PIECE = """
@@ -117,13 +117,38 @@ class MetricRules:
         return int.from_bytes(hashlib.sha256(repr(said).encode()).digest()[:7])
 
 
-def daily_metrics(day: date, events: Iterable[Piece], sessions: Iterable[pa.Table], rules: MetricRules) -> pa.Table:
+@contextmanager
+def counting() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Where `daily_metrics` counts, a date after the other: to open it takes as long as to count a small one.
+
+    Raises:
+        StoreError: There is no room to spill.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill,
+        duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection,
+    ):
+        connection.execute("SET preserve_insertion_order = false")
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise StoreError(f"{DAILY_METRICS.name}: cannot count: {first_line(error)}") from error
+
+
+def daily_metrics(
+    tables: duckdb.DuckDBPyConnection,
+    day: date,
+    events: Iterable[Piece],
+    sessions: Iterable[pa.Table],
+    rules: MetricRules,
+) -> pa.Table:
     """The rows of a date.
 
     Memory is bounded, however many events the date has: a piece of them is held at a time, and what is distinct is
     counted by DuckDB, which spills.
 
     Args:
+        tables: Of `counting`; what it has of another date goes.
         day: The date.
         events: All events of the date, in pieces. The rules' `event_columns` are asked of each, and its properties
             only where it has a type with one that counts.
@@ -132,40 +157,24 @@ def daily_metrics(day: date, events: Iterable[Piece], sessions: Iterable[pa.Tabl
 
     Returns:
         Rows of DAILY_METRICS, by its order.
-
-    Raises:
-        StoreError: There is no room to spill.
     """
-    with _tables() as tables:
-        for piece in events:
-            _add(tables, piece, rules)
-        for part in sessions:
-            tables.register("part", part.select(SESSION_COLUMNS))
-            tables.execute("INSERT INTO sessions FROM part")
-        sums = tables.sql(_SUMS).to_arrow_table()
-        if sums.num_rows == 0:
-            return DAILY_METRICS.empty()
-        columns = {name: sums.column(name) for name in sums.column_names}
-        columns["date"] = pa.repeat(pa.scalar(day, pa.date32()), sums.num_rows)
-        for name, query in _SETS.items():
-            sets = _distinct(tables, query)
-            found = [sets.get(number, (0, Sketch())) for number in sums.column("number").to_pylist()]
-            columns[name] = pa.array([count for count, _ in found])
-            columns[f"{name}_sketch"] = pa.array([bytes(sketch) for _, sketch in found], pa.binary())
+    tables.execute(_TABLES)
+    for piece in events:
+        _add(tables, piece, rules)
+    for part in sessions:
+        tables.register("part", part.select(SESSION_COLUMNS))
+        tables.execute("INSERT INTO sessions FROM part")
+    sums = tables.sql(_SUMS).to_arrow_table()
+    if sums.num_rows == 0:
+        return DAILY_METRICS.empty()
+    columns = {name: sums.column(name) for name in sums.column_names}
+    columns["date"] = pa.repeat(pa.scalar(day, pa.date32()), sums.num_rows)
+    for name, query in _SETS.items():
+        sets = _distinct(tables, query)
+        found = [sets.get(number, (0, Sketch())) for number in sums.column("number").to_pylist()]
+        columns[name] = pa.array([count for count, _ in found])
+        columns[f"{name}_sketch"] = pa.array([bytes(sketch) for _, sketch in found], pa.binary())
     return pa.table([columns[name] for name in DAILY_METRICS.names], DAILY_METRICS.names).cast(DAILY_METRICS.schema)
-
-
-@contextmanager
-def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
-    with (
-        tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill,
-        duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection,
-    ):
-        connection.execute(f"SET preserve_insertion_order = false; {_TABLES}")
-        try:
-            yield connection
-        except duckdb.Error as error:
-            raise StoreError(f"{DAILY_METRICS.name}: cannot count: {first_line(error)}") from error
 
 
 def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) -> None:

@@ -23,7 +23,7 @@ from stores.lake import find_table, live_files, table_uri
 from stores.lake_bounds import ALL_TIME, TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
 from stores.lake_files import Place, file_pieces, read_files, write_files
-from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, Piece, daily_metrics
+from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, Piece, counting, daily_metrics
 
 _DAY = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,17 +55,16 @@ def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = No
             return None
         live = {date.fromisoformat(str(day)): files for (day,), files in live_files(table).items()}
         writes = []
-        for day in sorted(dates & (events.dates() | live.keys())):
-            place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, (day.isoformat(),))
-            there = [file.path for file in live.get(day, [])]
-            rows = _rows(day, events, sessions, rules)
-            if read_files(place, there).equals(rows):
-                continue
-            writes.append(
-                PartitionWrite(
-                    place.partition, tuple(write_files(place, [rows])), tuple(there), fingerprint(live.get(day, []))
-                )
-            )
+        with counting() as tables:
+            for day in sorted(dates & (events.dates() | live.keys())):
+                place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, (day.isoformat(),))
+                there = [file.path for file in live.get(day, [])]
+                of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
+                rows = daily_metrics(tables, day, events.pieces(day), of_day, rules)
+                if read_files(place, there).equals(rows):
+                    continue
+                files = tuple(write_files(place, [rows]))
+                writes.append(PartitionWrite(place.partition, files, tuple(there), fingerprint(live.get(day, []))))
         return Planned(events.version, writes, even_empty=True, also=(sessions.transaction, by_rules))
 
     return commit_planned(lake, DAILY_METRICS, WriteMode.MERGE, _application(FACT_EVENT), plan)
@@ -181,8 +180,3 @@ def _same_sessions(gone: Iterable[_File], come: Iterable[_File]) -> bool:
     except StoreError:
         return False  # a file that no version holds any more may be deleted
     return bool(before.sort_by("session_id").equals(after.sort_by("session_id")))
-
-
-def _rows(day: date, events: _Facts, sessions: _Facts, rules: MetricRules) -> pa.Table:
-    of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
-    return daily_metrics(day, events.pieces(day), of_day, rules)

@@ -28,7 +28,7 @@ from stores.lake_commit import WriteMode
 from stores.lake_sql import connect
 from tests.transforms.activities.daily_oracle import assert_exact
 from tests.transforms.sessions.session_scripts import at, batch, click
-from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, daily_metrics
+from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, counting, daily_metrics
 from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
 from transforms.activities.write_daily_metrics import REFRESH_SECONDS, WriteDailyMetrics
 from transforms.events.pages import PageRules
@@ -131,7 +131,8 @@ def by_hand(rows: list[dict[str, Any]], sessions: pa.Table) -> dict[tuple[str, s
 def computed(rows: list[dict[str, Any]], sessions: pa.Table) -> pa.Table:
     table = batch(rows)
     pieces = [table.slice(start, 7).select for start in range(0, table.num_rows, 7)]
-    return daily_metrics(SUNDAY, pieces, [sessions], RULES)
+    with counting() as tables:
+        return daily_metrics(tables, SUNDAY, pieces, [sessions], RULES)
 
 
 @settings(max_examples=40)
@@ -164,6 +165,20 @@ def test_order_of_events_and_sessions_changes_no_byte(
     order = list(range(sessions.num_rows))
     shuffle.shuffle(order)
     assert computed(rows, sessions.take(pa.array(order, pa.int64()))).equals(before)
+
+
+@settings(max_examples=20)
+@given(st.lists(clicks, min_size=1, max_size=20), st.lists(clicks, min_size=1, max_size=20), spans, spans)
+def test_date_is_counted_as_if_no_other_had_been_before_it(
+    before: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    sessions_before: list[tuple[str, int, int]],
+    given: list[tuple[str, int, int]],
+) -> None:
+    with counting() as tables:
+        daily_metrics(tables, SUNDAY, [batch(before).select], [sessions_of(sessions_before)], RULES)
+        found = daily_metrics(tables, SUNDAY, [batch(rows).select], [sessions_of(given)], RULES)
+    assert found.equals(computed(rows, sessions_of(given)))
 
 
 def test_a_property_of_another_type_counts_for_nothing() -> None:
