@@ -22,6 +22,9 @@ START_SECONDS = 60.0
 # The best compiler takes a third of what Java needs in the first minutes, and little of the work is Java's
 _QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
 
+# Its heap grows with what is kept; that of the default collector also where processors are scarce
+_STEADY_HEAP = "-XX:+UseSerialGC"
+
 # The pipe on standard input closes when whoever holds its other end ends, in whatever way; the server goes with it.
 # Were it to stay, its job would restart for ever without the Python that it calls.
 _GUARD = """
@@ -86,7 +89,7 @@ def job_server(options: FlinkOptions, folder: Path, notify: Notify = say) -> Ite
         port = free_port()
         _write_settings(Path(work), options, rest)
         command = [
-            *(java(), f"-Xmx{options.heap_mb}m", "-XX:+ExitOnOutOfMemoryError", _QUICK_COMPILER),
+            *(java(), f"-Xmx{options.heap_mb}m", _STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", _QUICK_COMPILER),
             *("-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={work}", *JAVA_17),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
             *("-cp", class_path(jars), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
