@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import whole
+from schemas.columns import whole, without_rows
 from schemas.table_query import TableQuery
 
 Digests = npt.NDArray[np.uint64]
@@ -120,11 +120,7 @@ def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, RowNumber
 def drop_rows(events: pa.Table, rows: Iterable[RowNumbers]) -> pa.Table:
     """The table without some of its rows; the table itself where there are none."""
     numbers = np.frombuffer(b"".join(rows), _NUMBER)
-    if not len(numbers):
-        return events
-    kept = np.ones(events.num_rows, bool)
-    kept[numbers] = False
-    return events.filter(pa.array(kept))
+    return without_rows(events, numbers) if len(numbers) else events
 
 
 def digests_of(events: pa.Table) -> Digests:

@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import without_rows
 from schemas.dead_letters import DEAD_LETTER, Reason
 from schemas.durations import HOUR
 from schemas.events import EVENT_BATCH
@@ -29,7 +30,8 @@ MAX_EVENT_BYTES = 1 << 20
 MAX_ID_LENGTH = 255
 MAX_AHEAD = 1 * HOUR
 _FEW_ROWS = 64
-"""More are left out in one pass over all: a piece between two of them costs as much as to copy thousands of rows."""
+"""So many are looked at one by one. More are left out in one pass over all: a piece between two of them costs as much
+as to copy thousands of rows."""
 
 _REQUIRED = ("event_id", "event_type", "timestamp")
 _ACTOR = ("device_id", "user_id", "entity_id", "entity_type")
@@ -204,9 +206,7 @@ def _unreadable(raw: pa.Table) -> pa.Table:
 def _without(raw: pa.Table, rows: list[int]) -> pa.Table:
     """The table without some of its rows; where they are few, without copying the others."""
     if len(rows) > _FEW_ROWS:
-        kept = np.ones(len(raw), bool)
-        kept[rows] = False
-        return raw.filter(pa.array(kept))
+        return without_rows(raw, rows)
     bounds = [-1, *sorted(rows), len(raw)]
     return pa.concat_tables(raw.slice(before + 1, row - before - 1) for before, row in pairwise(bounds))
 
