@@ -11,12 +11,13 @@ from schemas.events import FACT_EVENT
 from schemas.session_dimension import EVENT_SESSIONS
 from stores.lake import table_uri
 from stores.lake_commit import PartitionWrite
-from stores.lake_files import Place, parse_partition, partition_folder, split_by_partition
+from stores.lake_files import Place, parse_partition
 from stores.lake_rewrite import rewrite_changed
 from transforms.session_dimension.session_dates import StartDates
 from transforms.session_dimension.session_dimension import STAMP_COLUMNS, stamp_events
+from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.sinks.overwrite_partitions import LivePartitions
-from transforms.tables import TableCoder
+from transforms.tables import PackedTable
 
 _BY_EVENT_DATE = replace(EVENT_SESSIONS, partition_by=FACT_EVENT.partition_by)
 
@@ -43,28 +44,11 @@ class StampEvents(beam.PTransform):
 
     def expand(self, places: beam.PCollection[pa.Table]) -> beam.PCollection[tuple[str, PartitionWrite]]:
         """Group by the events' date, rewrite."""
-        folders = [(partition_folder(FACT_EVENT, partition), b"") for partition in self.live]
-        every = places.pipeline | "NameEveryDate" >> beam.Create(folders, reshuffle=False).with_output_types(
-            tuple[str, bytes]
-        )
         return (
-            (every, places | "SplitByEventDate" >> beam.ParDo(_Split()))
-            | "WithEmptyOnes" >> beam.Flatten()
-            | "GroupByEventDate" >> beam.GroupByKey()
+            places
+            | "GroupByEventDate" >> GroupByPartition(_BY_EVENT_DATE, every=tuple(self.live))
             | "Stamp" >> beam.ParDo(_Stamp(self.lake, self.live, self.dates))
         )
-
-
-@beam.typehints.with_output_types(tuple[str, bytes])
-class _Split(beam.DoFn):
-    """A table to one packed table a date of events, keyed by the partition's folder."""
-
-    def __init__(self) -> None:
-        self._coder = TableCoder()
-
-    def process(self, table: pa.Table) -> Iterator[tuple[str, bytes]]:
-        for partition, part in split_by_partition(table, _BY_EVENT_DATE):
-            yield partition_folder(_BY_EVENT_DATE, partition), self._coder.encode(part)
 
 
 @beam.typehints.with_output_types(tuple[str, PartitionWrite])
@@ -73,12 +57,11 @@ class _Stamp(beam.DoFn):
 
     def __init__(self, lake: str, live: LivePartitions, dates: StartDates) -> None:
         self._lake, self._live, self._dates = lake, dict(live), dates
-        self._coder = TableCoder()
 
-    def process(self, group: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, PartitionWrite]]:
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
         folder, packed = group
         place = Place(table_uri(self._lake, FACT_EVENT.name), FACT_EVENT, parse_partition(folder))
-        tables = [EVENT_SESSIONS.empty(), *(self._coder.decode(table) for table in packed if table)]
-        stamp = partial(stamp_events, places=pa.concat_tables(tables), dates=self._dates)
+        places = pa.concat_tables([EVENT_SESSIONS.empty(), *unpack(packed)])
+        stamp = partial(stamp_events, places=places, dates=self._dates)
         files = dict.fromkeys(self._live[place.partition])
         yield FACT_EVENT.name, rewrite_changed(place, files, STAMP_COLUMNS, stamp)

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import apache_beam as beam
 import polars as pl
@@ -12,17 +11,10 @@ import pyarrow as pa
 from schemas.records import Record
 from stores.lake import LiveFile, table_uri
 from stores.lake_commit import PartitionWrite, fingerprint
-from stores.lake_files import (
-    Partition,
-    Place,
-    parse_partition,
-    partition_folder,
-    read_files,
-    split_by_partition,
-    write_files,
-)
+from stores.lake_files import Partition, Place, parse_partition, read_files, write_files
 from transforms.metrics import count
-from transforms.tables import TableCoder
+from transforms.sinks.group_by_partition import GroupByPartition, unpack
+from transforms.tables import PackedTable
 
 LivePartitions = Mapping[Partition, list[LiveFile]]
 """The files of some partitions in one version of their table; a partition without any has an empty list."""
@@ -53,30 +45,11 @@ class OverwritePartitions(beam.PTransform):
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[tuple[str, PartitionWrite]]:
         """Group by partition, each of which is there even without a row."""
-        folders = [(partition_folder(self.record, partition), b"") for partition in self.live]
-        every = tables.pipeline | "NameEveryPartition" >> beam.Create(folders, reshuffle=False).with_output_types(
-            tuple[str, bytes]
-        )
-        rows = tables | "SplitByPartition" >> beam.ParDo(_Split(self.record))
         return (
-            (every, rows)
-            | "WithEmptyOnes" >> beam.Flatten()
-            | "GroupByPartition" >> beam.GroupByKey()
+            tables
+            | "GroupByPartition" >> GroupByPartition(self.record, every=tuple(self.live))
             | "WriteWhatChanged" >> beam.ParDo(_WriteChanged(self.record, self.lake, self.live))
         )
-
-
-@beam.typehints.with_output_types(tuple[str, bytes])
-class _Split(beam.DoFn):
-    """A table to one packed table a partition, keyed by the partition's folder."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._coder = TableCoder()
-
-    def process(self, table: pa.Table) -> Iterator[tuple[str, bytes]]:
-        for partition, part in split_by_partition(table.select(self._record.names), self._record):
-            yield partition_folder(self._record, partition), self._coder.encode(part)
 
 
 @beam.typehints.with_output_types(tuple[str, PartitionWrite])
@@ -85,25 +58,20 @@ class _WriteChanged(beam.DoFn):
 
     def __init__(self, record: Record, lake: str, live: LivePartitions) -> None:
         self._record, self._lake, self._live = record, lake, dict(live)
-        self._coder = TableCoder()
 
-    def process(self, group: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, PartitionWrite]]:
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
         folder, packed = group
         place = Place(table_uri(self._lake, self._record.name), self._record, parse_partition(folder))
         live = self._live[place.partition]
         seen = fingerprint(live)
-        # decoded one at a time, twice over: a partition is never in memory as a whole
-        tables = partial(self._decoded, packed)
         there = (read_files(place, [file.path]) for file in live)
-        if sum_of_rows(tables()) == sum_of_rows(there):
+        # unpacked one at a time, and once more to be written: a partition is never in memory as a whole
+        if sum_of_rows(unpack(packed)) == sum_of_rows(there):
             yield self._record.name, PartitionWrite(place.partition, (), seen=seen)
             return
-        written = write_files(place, tables())
+        written = write_files(place, unpack(packed))
         count(f"changed_{self._record.name}_partitions")
         yield self._record.name, PartitionWrite(place.partition, tuple(written), tuple(f.path for f in live), seen)
-
-    def _decoded(self, packed: Iterable[bytes]) -> Iterator[pa.Table]:
-        return (self._coder.decode(table) for table in packed if table)
 
 
 _SEEDS = (secrets.randbits(64), secrets.randbits(64))

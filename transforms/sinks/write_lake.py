@@ -20,15 +20,14 @@ from stores.lake_files import (
     Place,
     check_partition_columns,
     parse_partition,
-    partition_folder,
-    split_by_partition,
     write_files,
 )
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.background import Ahead, Background, WorkAhead
+from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.sinks.stream_lake import StreamToLake, count_commit
-from transforms.tables import PackedTable, TableCoder, at_the_end
+from transforms.tables import PackedTable, at_the_end
 
 
 @dataclass(eq=False)
@@ -80,8 +79,7 @@ class WriteLake(beam.PTransform):
         else:
             written = (
                 tables
-                | "SplitByPartition" >> beam.ParDo(_SplitByPartition(self.record, whole=self.changes is not None))
-                | "GroupByPartition" >> beam.GroupByKey()
+                | "GroupByPartition" >> GroupByPartition(self.record)
                 | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
             )
         return written | "CommitOnce" >> CommitOnce((self.record,), self.lake, self.mode, self.run_id)
@@ -183,21 +181,6 @@ def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
     return list(joined.values())
 
 
-@beam.typehints.with_output_types(tuple[str, PackedTable])
-class _SplitByPartition(beam.DoFn):
-    """A table to one packed table a partition, keyed by the partition's folder."""
-
-    def __init__(self, record: Record, whole: bool) -> None:
-        self._record, self._whole = record, whole
-        self._coder = TableCoder()
-
-    def process(self, table: pa.Table) -> Iterator[tuple[str, PackedTable]]:
-        if not self._whole:
-            table = table.select(self._record.names)
-        for partition, part in split_by_partition(table, self._record):
-            yield partition_folder(self._record, partition), self._coder.encode(part)
-
-
 @beam.typehints.with_output_types(tuple[str, PartitionWrite])
 class _WriteFiles(WorkAhead):
     """The tables of one partition to files, described for the commit and keyed by table."""
@@ -205,7 +188,6 @@ class _WriteFiles(WorkAhead):
     def __init__(self, write: WriteLake) -> None:
         self._lake, self._record, self._mode = write.lake, write.record, write.mode
         self._changes, self._target_bytes = write.changes, write.target_file_bytes
-        self._coder = TableCoder()
         self._live: dict[Partition, list[LiveFile]] = {}
 
     def start_bundle(self) -> None:
@@ -220,7 +202,7 @@ class _WriteFiles(WorkAhead):
 
     def work(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        rows, gone = self._fold(pa.concat_tables(map(self._coder.decode, packed)))
+        rows, gone = self._fold(pa.concat_tables(unpack(packed)))
         if self._mode is WriteMode.MERGE:
             merge = self._changes.merge if self._changes else None
             return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes, merge)

@@ -1,0 +1,54 @@
+"""Tables grouped by partition, so that all rows of a partition meet in one step."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+
+from schemas.records import Record
+from stores.lake_files import Partition, partition_folder, split_by_partition
+from transforms.tables import PackedTable, TableCoder
+
+
+@dataclass(eq=False)
+class GroupByPartition(beam.PTransform):
+    """Tables → (folder, packed tables): the folder names a partition, `unpack` reads its tables.
+
+    Attributes:
+        record: Names the partition columns.
+        every: Partitions that are in the output even if the input has no row of them.
+    """
+
+    record: Record
+    every: Iterable[Partition] = ()
+
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[tuple[str, Iterable[PackedTable]]]:
+        """Split each table, add an empty one for each partition of `every`, group."""
+        parts = tables | "SplitByPartition" >> beam.ParDo(_Split(self.record))
+        empty = [(partition_folder(self.record, partition), b"") for partition in self.every]
+        if empty:
+            named = tables.pipeline | "NameEveryPartition" >> beam.Create(empty, reshuffle=False).with_output_types(
+                tuple[str, PackedTable]
+            )
+            parts = (named, parts) | "WithEmptyOnes" >> beam.Flatten()
+        return parts | "Group" >> beam.GroupByKey()
+
+
+def unpack(packed: Iterable[PackedTable]) -> Iterator[pa.Table]:
+    """The tables of a partition, decoded one at a time."""
+    coder = TableCoder()
+    return (coder.decode(table) for table in packed if table)
+
+
+@beam.typehints.with_output_types(tuple[str, PackedTable])
+class _Split(beam.DoFn):
+    """A table to one packed table a partition, keyed by the partition's folder."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._coder = TableCoder()
+
+    def process(self, table: pa.Table) -> Iterator[tuple[str, PackedTable]]:
+        for partition, part in split_by_partition(table, self._record):
+            yield partition_folder(self._record, partition), self._coder.encode(part)
