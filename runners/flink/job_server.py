@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runners.flink.options import FlinkOptions
 from runners.services.flink import NETWORK
-from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, java, resolve_jars, say
+from runners.services.jars import JAVA_17, ServiceError, class_path, java, resolve_jars
 from runners.services.processes import POLL_SECONDS, free_port, listens, tail
 
 POM = Path(__file__).with_name("pom.xml")
@@ -68,7 +68,7 @@ class JobServer:
 
 
 @contextmanager
-def job_server(options: FlinkOptions, folder: Path, notify: Notify = say) -> Iterator[JobServer]:
+def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
     """Start a job server for one run, and end it with all that it started when the context ends.
 
     It listens on all interfaces, whatever host it is told: Beam's server has no option for that. Where the network is
@@ -77,12 +77,11 @@ def job_server(options: FlinkOptions, folder: Path, notify: Notify = say) -> Ite
     Args:
         options: Of the run.
         folder: For its log, and for what it needs while it runs.
-        notify: Told when something takes a while.
 
     Raises:
         ServiceError: It cannot be resolved or does not start.
     """
-    jars = [jar for jar in resolve_jars(POM, notify, PATCHES) if not _is_of_a_cluster(jar, options)]
+    jars = [jar for jar in resolve_jars(POM, PATCHES) if not _is_of_a_cluster(jar, options)]
     log = folder / "job-server.log"
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder, ignore_cleanup_errors=True) as work:
         rest = options.master or f"127.0.0.1:{free_port()}"

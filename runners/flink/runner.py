@@ -24,7 +24,7 @@ from runners.flink.options import FlinkOptions
 from runners.flink.rest import ENDED, FlinkRest
 from runners.flink.workers import WorkerPool, worker_pool
 from runners.services.home import locked, state_home
-from runners.services.jars import Notify, ServiceError, say
+from runners.services.jars import ServiceError
 from runners.services.processes import POLL_SECONDS, listens
 from schemas.errors import ClickstreamError
 
@@ -39,9 +39,7 @@ class JobFailedError(ClickstreamError):
 
 
 @contextmanager
-def flink_runner(
-    options: PipelineOptions, flink: FlinkOptions | None = None, notify: Notify = say
-) -> Iterator["FlinkRunner"]:
+def flink_runner(options: PipelineOptions, flink: FlinkOptions | None = None) -> Iterator["FlinkRunner"]:
     """The runner for jobs on Flink, embedded or a cluster; `options` are set up for it and go to the pipeline as well.
 
     When the context ends a job that still runs is cancelled, and no process stays behind.
@@ -50,7 +48,6 @@ def flink_runner(
         options: Beam's. On a cluster of several machines the workers of this one are out of reach: start Beam's worker
             pool beside each TaskManager and give ``--environment_type=EXTERNAL --environment_config=localhost:PORT``.
         flink: Flink's.
-        notify: Told when something takes a while.
 
     Raises:
         ServiceError: Java or Maven is missing, or the job server does not start.
@@ -59,7 +56,7 @@ def flink_runner(
     cache = options.view_as(WorkerOptions).max_cache_memory_usage_mb << 20
     with (
         _run_folder() as folder,
-        job_server(flink, folder, notify) as server,
+        job_server(flink, folder) as server,
         worker_pool(folder / "worker.log", cache) as workers,
     ):
         options.view_as(StandardOptions).streaming = True

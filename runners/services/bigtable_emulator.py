@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from runners.services.home import cache_home, locked, state_home
-from runners.services.jars import Notify, ServiceError, say
+from runners.services.jars import ServiceError, say
 from runners.services.processes import DetachedProcess, free_port, listens
 
 VERSION = "v1.58.0"
@@ -19,12 +19,10 @@ class BigtableEmulator:
 
     Args:
         home: The folder; the user's state folder if none is given.
-        notify: Told when something takes a while.
     """
 
-    def __init__(self, home: Path | None = None, notify: Notify = say) -> None:
+    def __init__(self, home: Path | None = None) -> None:
         self.process = DetachedProcess("bigtable-emulator", (home or state_home()).absolute() / "bigtable")
-        self._notify = notify
 
     def up(self, port: int | None = None) -> str:
         """Start a fresh emulator, with no tables, and wait until it listens.
@@ -38,7 +36,7 @@ class BigtableEmulator:
         Raises:
             ServiceError: Go is missing, or the emulator runs already or cannot start.
         """
-        program = install_emulator(self._notify)
+        program = install_emulator()
         if self.process.pid is not None:
             raise ServiceError("the Bigtable emulator runs already: take it down first")
         address = f"127.0.0.1:{port or free_port()}"
@@ -54,7 +52,7 @@ class BigtableEmulator:
         self.process.stop()
 
 
-def install_emulator(notify: Notify = say) -> Path:
+def install_emulator() -> Path:
     """The emulator's program; built by Go the first time, from the cache folder ever after.
 
     Raises:
@@ -68,7 +66,7 @@ def install_emulator(notify: Notify = say) -> Path:
             raise ServiceError("Go (the command go) is needed to build the Bigtable emulator, and is not installed")
         with locked(folder):
             if not program.exists():
-                notify("building the Bigtable emulator with Go, once; this takes a minute")
+                say("building the Bigtable emulator with Go, once; this takes a minute")
                 _build(go, folder)
     return program
 

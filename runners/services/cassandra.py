@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.services.home import state_home
-from runners.services.jars import Notify, ServiceError, class_path, java, resolve_jars, say
+from runners.services.jars import ServiceError, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens
 
 POM = Path(__file__).with_name("cassandra.pom.xml")
@@ -41,16 +41,12 @@ class CassandraService:
     Args:
         home: The folder; the user's state folder if none is given.
         settings: Entries of cassandra.yaml beside those that a node on this machine needs.
-        notify: Told when something takes a while.
     """
 
-    def __init__(
-        self, home: Path | None = None, settings: Mapping[str, Any] | None = None, notify: Notify = say
-    ) -> None:
+    def __init__(self, home: Path | None = None, settings: Mapping[str, Any] | None = None) -> None:
         self.folder = (home or state_home()).absolute() / "cassandra"
         self.process = DetachedProcess("cassandra", self.folder)
         self._settings = dict(settings or {})
-        self._notify = notify
 
     def up(self, port: int | None = None) -> str:
         """Start the node and wait until it answers.
@@ -64,7 +60,7 @@ class CassandraService:
         Raises:
             ServiceError: Java or Maven is missing, or the node runs already or cannot start.
         """
-        jars = resolve_jars(POM, self._notify)
+        jars = resolve_jars(POM)
         if self.process.pid is not None:
             raise ServiceError("Cassandra runs already: take it down first")
         port = port or free_port()

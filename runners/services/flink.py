@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from runners.services.home import locked, state_home
-from runners.services.jars import JAVA_17, Notify, ServiceError, class_path, java, resolve_jars, say
+from runners.services.jars import JAVA_17, ServiceError, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens
 
 POM = Path(__file__).with_name("flink.pom.xml")
@@ -28,7 +28,7 @@ rest.bind-address: 127.0.0.1
 rest.bind-port: {port}
 taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
-taskmanager.numberOfTaskSlots: {slots}
+taskmanager.numberOfTaskSlots: 4
 taskmanager.cpu.cores: 2
 # What the start scripts of Flink would compute; the Java options of the TaskManager below say the same
 taskmanager.memory.framework.heap.size: 128m
@@ -56,15 +56,12 @@ class FlinkCluster:
 
     Args:
         home: The folder; the user's state folder if none is given.
-        slots: How many parallel subtasks it can run.
-        notify: Told when something takes a while.
     """
 
-    def __init__(self, home: Path | None = None, slots: int = 4, notify: Notify = say) -> None:
+    def __init__(self, home: Path | None = None) -> None:
         self.folder = (home or state_home()).absolute() / "flink"
         self.job_manager = DetachedProcess("flink-jobmanager", self.folder)
         self.task_manager = DetachedProcess("flink-taskmanager", self.folder)
-        self._slots, self._notify = slots, notify
 
     @property
     def address(self) -> str:
@@ -83,7 +80,7 @@ class FlinkCluster:
         Raises:
             ServiceError: It cannot start; or it runs on another port than the one asked for.
         """
-        jars = resolve_jars(POM, self._notify)
+        jars = resolve_jars(POM)
         with locked(self.folder):
             if self.job_manager.pid is None:
                 self.task_manager.stop()  # of a JobManager that has gone
@@ -115,7 +112,7 @@ class FlinkCluster:
         if listens(f"127.0.0.1:{port}"):
             raise ServiceError(f"flink cannot have port {port}: another program listens there")
         (self.folder / "tmp").mkdir(exist_ok=True)
-        settings = _SETTINGS.format(port=port, rpc=free_port(), slots=self._slots, folder=self.folder)
+        settings = _SETTINGS.format(port=port, rpc=free_port(), folder=self.folder)
         settings += "".join(f"{name}: {value}\n" for name, value in NETWORK.items())
         (self.folder / "flink-conf.yaml").write_text(settings, encoding="utf-8")
         self._record(address=f"127.0.0.1:{port}")

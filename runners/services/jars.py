@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from runners.services.home import cache_home, locked
@@ -16,20 +16,17 @@ from schemas.errors import ClickstreamError
 _PATCHES = "0-patches"
 """The name of their jar: before all others."""
 
-Notify = Callable[[str], None]
-"""Takes a line for the user about something that takes a while."""
-
 
 class ServiceError(ClickstreamError):
     """A service beside the pipeline (a broker, a cluster, a job server) cannot be had, or has gone."""
 
 
 def say(line: str) -> None:
-    """Tell the user on standard error."""
+    """Tell the user on standard error that something takes a while."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def resolve_jars(pom: Path, notify: Notify = say, patches: Sequence[Path] = ()) -> list[Path]:
+def resolve_jars(pom: Path, patches: Sequence[Path] = ()) -> list[Path]:
     """The jars that a pom depends on, sorted by name; from Maven the first time, from the cache folder ever after.
 
     Safe with several processes at the same time: one resolves, the others wait for it. A change of the pom or of a
@@ -37,7 +34,6 @@ def resolve_jars(pom: Path, notify: Notify = say, patches: Sequence[Path] = ()) 
 
     Args:
         pom: What is to be resolved.
-        notify: Told when it takes a while.
         patches: Java sources of classes that stand for those of the jars: compiled into the first jar.
 
     Raises:
@@ -51,7 +47,7 @@ def resolve_jars(pom: Path, notify: Notify = say, patches: Sequence[Path] = ()) 
         # One lock for all poms: two Mavens must not write one local repository at the same time
         with locked(folder.parent):
             if not folder.exists():
-                notify(f"resolving the jars of {name} with Maven, once; this may take some minutes")
+                say(f"resolving the jars of {name} with Maven, once; this may take some minutes")
                 _resolve(pom, patches, folder)
     return sorted(folder.glob("*.jar"))
 

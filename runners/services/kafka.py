@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from runners.services.home import locked, state_home
-from runners.services.jars import Notify, ServiceError, class_path, java, resolve_jars, say
+from runners.services.jars import ServiceError, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens, tail
 
 POM = Path(__file__).with_name("kafka.pom.xml")
@@ -46,13 +46,11 @@ class KafkaService:
 
     Args:
         home: The folder; the user's state folder if none is given.
-        notify: Told when something takes a while.
     """
 
-    def __init__(self, home: Path | None = None, notify: Notify = say) -> None:
+    def __init__(self, home: Path | None = None) -> None:
         self.folder = (home or state_home()).absolute() / "kafka"
         self.process = DetachedProcess("kafka", self.folder)
-        self._notify = notify
 
     @property
     def address(self) -> str:
@@ -71,7 +69,7 @@ class KafkaService:
         Raises:
             ServiceError: It cannot start; or it runs on another port than the one asked for.
         """
-        jars = resolve_jars(POM, self._notify)
+        jars = resolve_jars(POM)
         with locked(self.folder):
             if self.process.pid is None:
                 self._start(jars, port)

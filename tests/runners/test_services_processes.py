@@ -79,13 +79,14 @@ def test_free_port_is_none_that_the_system_gives_to_clients() -> None:
     assert not listens(f"127.0.0.1:{port}")
 
 
-def test_missing_maven_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_maven_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
-    told: list[str] = []
     with pytest.raises(ServiceError, match=r"Maven .* is not installed"):
-        resolve_jars(POM, told.append)
-    assert told == ["resolving the jars of kafka with Maven, once; this may take some minutes"]
+        resolve_jars(POM)
+    assert capsys.readouterr().err == "resolving the jars of kafka with Maven, once; this may take some minutes\n"
 
 
 def test_missing_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +100,7 @@ def test_missing_compiler_is_said(java: None, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("CLICKSTREAM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(ServiceError, match="a JDK of Java 17 or newer is needed, and no javac "):
-        resolve_jars(JOB_SERVER, lambda _: None, PATCHES)
+        resolve_jars(JOB_SERVER, PATCHES)
     assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
 
 
@@ -110,7 +111,7 @@ def test_patch_that_does_not_compile_is_said_in_one_line_and_leaves_nothing(
     patch = tmp_path / "Broken.java"
     patch.write_text("class Broken { int one = two; int three = four; }\n")
     with pytest.raises(ServiceError, match=r"^javac cannot compile the patches: .*Broken.java:1: ") as refusal:
-        resolve_jars(POM, lambda _: None, [patch])
+        resolve_jars(POM, [patch])
     assert "\n" not in str(refusal.value)
     assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
 
@@ -131,6 +132,6 @@ def test_what_maven_cannot_resolve_is_said_and_leaves_nothing(
     pom = tmp_path / "pom.xml"
     pom.write_text(POM.read_text().replace("<version>1</version>", ""))
     with pytest.raises(ServiceError, match=r"^Maven cannot resolve pom.xml: ") as refusal:
-        resolve_jars(pom, lambda _: None)
+        resolve_jars(pom)
     assert "\n" not in str(refusal.value)
     assert [path.name for path in (tmp_path / "home/cache/jars").iterdir()] == [".lock"]
