@@ -32,9 +32,9 @@ table: Parquet files in a folder for each value of its partition column.
 _TYPES = {pa.string(): "text", pa.binary(): "bytes", pa.bool_(): "boolean", pa.date32(): "date"}
 
 
-def data_dictionary(tables: Iterable[Record] = TABLES) -> str:
+def data_dictionary() -> str:
     """The document in Markdown: a section a table, a line a column."""
-    return "\n".join([_INTRODUCTION, *map(_section, tables), silver_dictionary(shipped_catalogue())])
+    return "\n".join([_INTRODUCTION, *map(_section, TABLES), silver_dictionary(shipped_catalogue())])
 
 
 def silver_dictionary(catalogue: Catalogue) -> str:

@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -162,19 +161,13 @@ def file_path(lake_uri: str, name: str, file: LiveFile) -> str:
     return f"{_delta_uri(table_uri(lake_uri, name))}/{file.path}"
 
 
-def read_table(
-    lake_uri: str,
-    name: str,
-    columns: Sequence[str] | None = None,
-    where: Mapping[str, Sequence[Any]] | None = None,
-) -> pa.Table:
-    """Read a table, or some of its partitions, into memory.
+def read_table(lake_uri: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table into memory.
 
     Args:
         lake_uri: The lake's root.
         name: The table's name.
         columns: Columns to read, in this order; all by default.
-        where: For a column, the values to keep; files of other partitions are not opened.
 
     Raises:
         StoreError: There is no such table, or it cannot be read.
@@ -182,12 +175,8 @@ def read_table(
     table = find_table(lake_uri, name)
     if table is None:
         raise StoreError(f"{name}: there is no such table in {lake_uri}")
-    kept: pc.Expression | None = None
-    for column, values in (where or {}).items():
-        condition = pc.field(column).isin(list(values))
-        kept = condition if kept is None else kept & condition
     try:
-        return table.to_pyarrow_dataset().to_table(columns=list(columns) if columns is not None else None, filter=kept)
+        return table.to_pyarrow_dataset().to_table(columns=list(columns) if columns is not None else None)
     except (OSError, DeltaError) as error:
         raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
 
@@ -212,31 +201,6 @@ def table_names(lake_uri: str) -> list[str]:
     if not names:
         raise StoreError(f"there is no lake at {lake_uri}")
     return names
-
-
-def vacuum(lake_uri: str, name: str, older_than: timedelta) -> list[str]:
-    """Delete files that no version reachable by a reader holds: replaced ones, and those of runs that died.
-
-    Args:
-        lake_uri: The lake's root.
-        name: The table's name.
-        older_than: Age of a file at least. Must exceed the longest run and the longest query: files a run
-            has written and not yet committed look like orphans.
-
-    Returns:
-        Paths deleted, in the table's folder.
-
-    Raises:
-        StoreError: There is no such table, or a file cannot be deleted.
-    """
-    table = find_table(lake_uri, name)
-    if table is None:
-        raise StoreError(f"{name}: there is no such table in {lake_uri}")
-    hours = int(older_than.total_seconds() // 3600)
-    try:
-        return table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True)
-    except (DeltaError, OSError) as error:
-        raise StoreError(f"{name}: cannot vacuum: {first_line(error)}") from error
 
 
 def _delta_uri(uri: str) -> str:

@@ -105,20 +105,15 @@ class PartitionBuffer:
 class TableBuffers:
     """Holds tables of several records by partition, within one bound; gives back what is to be written now."""
 
-    def __init__(
-        self, records: Iterable[Record], target_file_bytes: int = TARGET_FILE_BYTES, most_bytes: int = HELD_BYTES
-    ) -> None:
-        self._most_bytes = most_bytes
-        self._buffers = {
-            record.name: (record, PartitionBuffer(record, target_file_bytes, most_bytes)) for record in records
-        }
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._buffers = {record.name: (record, PartitionBuffer(record)) for record in records}
 
     def add(self, name: str, table: pa.Table) -> Iterator[tuple[Record, Filled]]:
         """Take rows of a record in, and give out what is to be written now."""
         record, buffer = self._buffers[name]
         for filled in buffer.add(table):
             yield record, filled
-        while sum(buffer.held_bytes for _, buffer in self._buffers.values()) > self._most_bytes:
+        while sum(buffer.held_bytes for _, buffer in self._buffers.values()) > HELD_BYTES:
             record, buffer = max(self._buffers.values(), key=lambda item: item[1].held_bytes)
             yield record, buffer.release_heaviest()
 

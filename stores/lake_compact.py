@@ -1,4 +1,4 @@
-"""Making large files of small ones, each sorted, and deleting those that are no more in a table."""
+"""Compaction of a table: small files merged into large sorted ones, and files deleted that no version holds."""
 
 import uuid
 
@@ -12,7 +12,7 @@ from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit
 from stores.lake_files import TARGET_FILE_BYTES, Place, first_line, read_files, write_files
 
 
-def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES) -> CommitResult:
+def compact(lake_uri: str, record: Record) -> CommitResult:
     """Rewrite the files under half the target size, partition by partition, in one transaction.
 
     A partition with fewer than two such files is left alone. Deltalake's own compaction would lose the order of
@@ -21,7 +21,6 @@ def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES
     Args:
         lake_uri: The lake's root.
         record: The table's record.
-        target_bytes: Size of a file, roughly.
 
     Raises:
         StoreBusyError: A run replaced one of the files meanwhile: nothing was written, run again.
@@ -30,26 +29,27 @@ def compact(lake_uri: str, record: Record, target_bytes: int = TARGET_FILE_BYTES
     uri = table_uri(lake_uri, record.name)
     writes: list[PartitionWrite] = []
     for partition, files in live_files(open_table(lake_uri, record)).items():
-        small = [file.path for file in files if file.size < target_bytes / 2]
+        small = [file.path for file in files if file.size < TARGET_FILE_BYTES / 2]
         if len(small) < 2:
             continue
         place = Place(uri, record, partition)
         tables = (read_files(place, [path]) for path in small)
-        written = write_files(place, tables, target_bytes)
+        written = write_files(place, tables)
         # What is added to the partition meanwhile, by a run that goes on, is none of the files that this replaces
         writes.append(PartitionWrite(partition, tuple(written), tuple(small)))
     return commit(lake_uri, record, writes, WriteMode.MERGE, Transaction(f"{record.name}:compact-{uuid.uuid4()}", 1))
 
 
 def delete_unreferenced(lake_uri: str, record: Record, keep_hours: int) -> int:
-    """Delete what no version of a table of the last hours names; returns the number of files.
+    """Delete the files that no version of a table from the last hours holds; returns their number.
 
-    That is what was merged or replaced earlier, and what writers have left that died before their commit.
+    These are files that were merged or replaced earlier, and files of writers that died before their commit.
 
     Args:
         lake_uri: The lake's root.
         record: The table's record.
-        keep_hours: Younger files stay: a reader may have listed them, a writer be about to commit them.
+        keep_hours: Younger files stay: a reader may have listed them, or a writer may be about to commit them. More
+            than the longest query and the longest run.
 
     Raises:
         StoreError: The table cannot be read, or a file not be deleted.

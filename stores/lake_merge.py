@@ -165,13 +165,7 @@ def replace_changed(
     return PartitionWrite(place.partition, tuple(files), removed, fingerprint(live), rows.num_rows - fresh.num_rows)
 
 
-def merge_into_table(
-    lake_uri: str,
-    record: Record,
-    rows: pa.Table,
-    merge: MergeRows,
-    patience: Patience = Patience(),  # noqa: B008
-) -> CommitResult:
+def merge_into_table(lake_uri: str, record: Record, rows: pa.Table, merge: MergeRows) -> CommitResult:
     """Merge rows into a table without partitions, in one transaction; rows that change nothing make none.
 
     Args:
@@ -179,10 +173,9 @@ def merge_into_table(
         record: The table's record; the table is made if there is none.
         rows: New rows, unique by key.
         merge: What a new row and the one that is there come to. To merge a row again changes nothing.
-        patience: How long a table that cannot be read or written is tried.
 
     Raises:
-        StoreError: The table cannot be read or written, and patience has run out.
+        StoreError: The table cannot be read or written, however often it was tried.
     """
     place = Place(table_uri(lake_uri, record.name), record, ())
 
@@ -190,7 +183,7 @@ def merge_into_table(
         live = live_files(table).get((), [])
         return Planned(done + 1, [replace_changed(place, live, rows, rows.slice(0, 0), merge=merge)])
 
-    result, failures = patience.attempt(
+    result, failures = Patience().attempt(
         lambda: commit_planned(lake_uri, record, WriteMode.MERGE, f"{record.name}:merged", plan)
     )
     return result._replace(failures=failures)

@@ -35,12 +35,10 @@ class WriteDailyMetrics(beam.PTransform):
     Attributes:
         lake: The lake's root, a path or URI.
         rules: Segments, categories, watch time.
-        refresh_seconds: Of an unbounded input, the time between two refreshes.
     """
 
     lake: str
     rules: MetricRules
-    refresh_seconds: int = REFRESH_SECONDS
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -49,7 +47,7 @@ class WriteDailyMetrics(beam.PTransform):
         """Gather the commits, refresh."""
         keyed = commits | "OneKey" >> beam.Map(_that_there_was_one).with_output_types(tuple[str, None])
         if not commits.is_bounded:
-            keyed = keyed | "NowAndThen" >> now_and_then(self.refresh_seconds)
+            keyed = keyed | "NowAndThen" >> now_and_then(REFRESH_SECONDS)
         return keyed | "Together" >> beam.GroupByKey() | "Refresh" >> beam.ParDo(_Refresh(self.lake, self.rules))
 
 

@@ -12,7 +12,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.events import FACT_EVENT
 from stores.lake_commit import CommitResult, WriteMode
-from stores.lake_files import TARGET_FILE_BYTES
 from transforms.background import WorkAhead
 from transforms.events.pages import with_page_keys
 from transforms.sinks.write_lake import WriteLake
@@ -27,14 +26,12 @@ class WriteEvents(beam.PTransform):
     Attributes:
         lake: The lake's root, a path or URI.
         mode: merge, overwrite or append.
-        target_file_bytes: Size of a file, roughly.
         onto_existing: As of `WriteLake`.
         stable_input: As of `WriteLake`.
     """
 
     lake: str
     mode: WriteMode = WriteMode.MERGE
-    target_file_bytes: int = TARGET_FILE_BYTES
     onto_existing: bool = False
     stable_input: bool = False
 
@@ -49,7 +46,6 @@ class WriteEvents(beam.PTransform):
                 FACT_EVENT,
                 self.lake,
                 self.mode,
-                target_file_bytes=self.target_file_bytes,
                 onto_existing=self.onto_existing,
                 stable_input=self.stable_input,
             )

@@ -20,12 +20,17 @@ _COMPARISONS: dict[str, type[exp.Binary]] = {
     "<": exp.LT,
     "!=": exp.NEQ,
 }
-OPERATORS = (*_COMPARISONS, "=", "missing", "present")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a row must meet: a column, an operator of `OPERATORS`, and the value it is compared with."""
+    """What a row must meet.
+
+    Attributes:
+        column: The column that is looked at.
+        operator: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``missing`` or ``present``.
+        values: What it is compared with: one value, any number for ``=``, none for ``missing`` and ``present``.
+    """
 
     column: Column
     operator: str

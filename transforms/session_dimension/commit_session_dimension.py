@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 
 import apache_beam as beam
@@ -34,13 +34,11 @@ class CommitSessionDimension(beam.PTransform):
         lake: The lake's root, a path or URI.
         before: The first of the run's dates.
         counted: Dates of dim_sessions before it that the bridge was worked out from, as they were.
-        run_id: Names the run; its transactions are committed once, however often they are retried.
     """
 
     lake: str
     before: date
     counted: tuple[PartitionWrite, ...] = ()
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -60,7 +58,9 @@ class _Commit(beam.DoFn):
     """The bridge, the sessions, the events' places, the events."""
 
     def __init__(self, commits: CommitSessionDimension) -> None:
-        self._lake, self._run_id = commits.lake, commits.run_id
+        self._lake = commits.lake
+        # made once a run: its transactions are committed once, however often the step is retried
+        self._run_id = uuid.uuid4().hex
         self._before, self._counted = commits.before.isoformat(), commits.counted
 
     def process(self, group: tuple[int, Iterable[NamedWrite]]) -> Iterator[CommitResult]:

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from schemas.sessions import FACT_SESSION, SESSION_PANE
 from stores.lake_commit import CommitResult, Wins, WriteMode
-from stores.lake_files import TARGET_FILE_BYTES
 from stores.lake_stream import Changes
 from transforms.identity.stitching import keep_resolution
 from transforms.sessions.panes import TIME, fold_into_facts, latest_panes
@@ -23,14 +22,12 @@ class WriteSessions(beam.PTransform):
     Attributes:
         lake: The lake's root, a path or URI.
         mode: merge, overwrite or append; merge for an unbounded input.
-        target_file_bytes: Size of a file, roughly.
         onto_existing: As of `WriteLake`.
         stable_input: As of `WriteLake`.
     """
 
     lake: str
     mode: WriteMode = WriteMode.MERGE
-    target_file_bytes: int = TARGET_FILE_BYTES
     onto_existing: bool = False
     stable_input: bool = False
 
@@ -45,7 +42,6 @@ class WriteSessions(beam.PTransform):
             self.mode,
             wins=Wins.NEW,
             changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution, TIME),
-            target_file_bytes=self.target_file_bytes,
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,
         )

@@ -20,7 +20,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.records import Record
 from stores.lake import table_uri
 from stores.lake_commit import CommitResult, PartitionWrite
-from stores.lake_files import BUFFER_BYTES, TARGET_FILE_BYTES, Partition, Place, split_by_partition, write_files
+from stores.lake_files import BUFFER_BYTES, Partition, Place, split_by_partition, write_files
 from stores.lake_stream import Changes, Numbered, commit_numbered
 from transforms.metrics import count, observe
 from transforms.sinks.stable_input import BreakFusion, stable_par_do
@@ -37,7 +37,6 @@ class StreamToLake(beam.PTransform):
         record: Names the table, its columns, partitions, order and key.
         lake: The lake's root, a path or URI.
         changes: Where the input's rows are changes: what they come to; they are merged when committed.
-        target_file_bytes: Size of a file, roughly; a bundle seldom fills one.
         onto_existing: Whether a fresh run may add to a table with rows of another run.
         stable_input: Whether to require of the runner that the commit's input survives a retry as it is.
     """
@@ -45,7 +44,6 @@ class StreamToLake(beam.PTransform):
     record: Record
     lake: str
     changes: Changes | None = None
-    target_file_bytes: int = TARGET_FILE_BYTES
     onto_existing: bool = False
     stable_input: bool = False
 
@@ -106,7 +104,6 @@ class _WriteBundles(beam.DoFn):
 
     def __init__(self, write: StreamToLake) -> None:
         self._lake, self._record, self._changes = write.lake, write.record, write.changes
-        self._target_bytes = write.target_file_bytes
         self._held: dict[Partition, list[pa.Table]] = {}
         self._held_bytes = 0
 
@@ -133,7 +130,7 @@ class _WriteBundles(beam.DoFn):
                 place = Place(table_uri(self._lake, self._record.name), self._record, partition)
             else:
                 place = self._changes.place(self._lake, self._record, partition)
-            files = write_files(place, tables, self._target_bytes)
+            files = write_files(place, tables)
             yield self._record.name, PartitionWrite(partition, tuple(files))
         self._held, self._held_bytes = {}, 0
 

@@ -45,7 +45,7 @@ class WriteLake(beam.PTransform):
             touches) or append (blind).
         wins: In a merge, which row stays of two with the same key.
         changes: Where the input's rows are not rows of the record but changes of them: what they come to.
-        target_file_bytes: Size of a file, roughly.
+        target_file_bytes: Size of a file of a bounded input, roughly; a bundle of an unbounded one seldom fills one.
         run_id: Names a bounded run. Its transaction is committed once, however often it is retried.
         onto_existing: Whether a fresh unbounded run may add to a table with rows of another run.
         stable_input: Whether to require stable input of the runner (Flink); FnApiRunner refuses the requirement.
@@ -95,7 +95,6 @@ class WriteLake(beam.PTransform):
             self.record,
             self.lake,
             self.changes,
-            target_file_bytes=self.target_file_bytes,
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,
         )
@@ -163,7 +162,7 @@ class MergeRows:
         self._live = live_files(table) if table is not None else {}
         self._known = KnownKeys()
 
-    def write(self, place: Place, tables: list[pa.Table], target_bytes: int) -> PartitionWrite:
+    def write(self, place: Place, tables: list[pa.Table], target_bytes: int = TARGET_FILE_BYTES) -> PartitionWrite:
         """Write the rows that the partition does not have."""
         return add_missing(place, self._live.get(place.partition, []), tables, target_bytes, self._known)
 
@@ -232,7 +231,7 @@ class CommitOnce(beam.PTransform):
     records: tuple[Record, ...]
     lake: str
     mode: WriteMode
-    run_id: str
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
         """Group by table, commit."""

@@ -1,8 +1,7 @@
 """Rows of several tables into the lake in one step: one bound on what is held, one commit a table."""
 
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,7 +11,7 @@ from schemas.records import Record
 from stores.lake import table_uri
 from stores.lake_buffer import TableBuffers
 from stores.lake_commit import CommitResult, PartitionWrite, WriteMode
-from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, write_files
+from stores.lake_files import Partition, Place, write_files
 from transforms.background import Background
 from transforms.sinks.write_lake import CommitOnce, MergeRows, join_writes
 from transforms.tables import Table, at_the_end
@@ -34,20 +33,16 @@ class WriteTables(beam.PTransform):
         records: The tables' records.
         lake: The lake's root, a path or URI.
         mode: merge, overwrite or append.
-        target_file_bytes: Size of a file, roughly.
-        run_id: Names a run.
     """
 
     records: tuple[Record, ...]
     lake: str
     mode: WriteMode = WriteMode.MERGE
-    target_file_bytes: int = TARGET_FILE_BYTES
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, tables: beam.PCollection[NamedTable]) -> beam.PCollection[CommitResult]:
         """Write files, commit each table's."""
         written = tables | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
-        return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode, self.run_id)
+        return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode)
 
 
 @beam.typehints.with_output_types(Described)
@@ -56,14 +51,13 @@ class _WriteFiles(beam.DoFn):
 
     def __init__(self, write: WriteTables) -> None:
         self._lake, self._records, self._mode = write.lake, write.records, write.mode
-        self._target_bytes = write.target_file_bytes
 
     def setup(self) -> None:
         self._writer = Background[Described]("write-tables")
 
     def start_bundle(self) -> None:
         self._writer.reset()
-        self._buffers = TableBuffers(self._records, self._target_bytes)
+        self._buffers = TableBuffers(self._records)
         self._merges: dict[str, MergeRows] = {}
 
     def process(self, element: NamedTable) -> None:
@@ -92,7 +86,7 @@ class _WriteFiles(beam.DoFn):
                 merge = self._merges.get(record.name)
                 if merge is None:
                     merge = self._merges[record.name] = MergeRows(self._lake, record)
-                return record.name, merge.write(place, tables, self._target_bytes)
-            return record.name, PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+                return record.name, merge.write(place, tables)
+            return record.name, PartitionWrite(partition, tuple(write_files(place, tables)))
         finally:
             tables.clear()

@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from schemas.catalogue import shipped_catalogue
 from schemas.daily_metrics import DAILY_METRICS
 from schemas.durations import DAY, MINUTE, SECOND
-from schemas.sessions import SESSION
+from schemas.sessions import FACT_SESSION, SESSION
 from schemas.sketches import estimate
-from stores.lake import create_tables, find_table, live_files, read_table, vacuum
+from stores.lake import create_tables, find_table, live_files, read_table
 from stores.lake_commit import WriteMode
+from stores.lake_compact import delete_unreferenced
 from stores.lake_sql import connect
 from tests.transforms.activities.daily_oracle import assert_exact
 from tests.transforms.sessions.session_scripts import at, batch, click
@@ -278,7 +279,7 @@ def test_what_a_stitch_writes_onto_sessions_recomputes_no_date(tmp_path: Path, m
     # the files that were replaced are deleted before the metrics have compared them
     sessions.update_incremental()
     sessions.update(predicate="start_date = '2026-04-12'", updates={"resolved_user_key": "'bob'"})
-    vacuum(str(tmp_path), "fact_sessions", timedelta())
+    delete_unreferenced(str(tmp_path), FACT_SESSION, keep_hours=0)
     assert refresh_daily_metrics(str(tmp_path), RULES).files_written == 0
     assert_exact(str(tmp_path))
 
