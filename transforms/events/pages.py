@@ -1,6 +1,5 @@
 """dim_pages: which URLs are one page, and which category it has. docs/identity.md tells the rules to a reader."""
 
-import hashlib
 import os
 import re
 import tomllib
@@ -15,6 +14,7 @@ import pyarrow as pa
 from schemas.columns import whole
 from schemas.dimensions import PAGE
 from schemas.errors import OptionError
+from schemas.table_query import TableQuery
 from transforms.frames import to_arrow
 
 RULES_VARIABLE = "CLICKSTREAM_PAGE_RULES"
@@ -125,10 +125,13 @@ def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
     return pl.DataFrame({"path": paths}).select(chosen.alias("category")).to_series()
 
 
+_PAGE_KEYS = TableQuery("SELECT md5(url) AS page_key FROM given")
+
+
 def page_keys(urls: pl.Series) -> pl.Series:
     """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null."""
-    digests = [None if url is None else hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
-    return pl.Series(digests, dtype=pl.String)
+    keys = _PAGE_KEYS.run(pl.DataFrame({"url": urls}).to_arrow(compat_level=pl.CompatLevel.oldest()))
+    return pl.Series(pl.from_arrow(keys.column("page_key")), dtype=pl.String)
 
 
 def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
@@ -149,15 +152,14 @@ def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
     return table
 
 
-def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
-    """The pages of some events.
+def page_rows(events: pa.Table) -> pa.Table:
+    """The pages of some events, without their categories: those are `merge_pages`' to tell, once a page.
 
     Args:
         events: A table with page_url and event_time, any order.
-        rules: Their categories.
 
     Returns:
-        Rows of PAGE, one a page.
+        Rows of PAGE, one a page, all of the category `OTHER`.
     """
     urls = whole(events.column("page_url")).dictionary_encode()
     times = pl.Series(pl.from_arrow(events.column("event_time"))).alias("first_seen_at")
@@ -168,7 +170,7 @@ def page_rows(events: pa.Table, rules: PageRules) -> pa.Table:
     pages = pl.concat([normalise(given["page_url"]), given.select("first_seen_at")], how="horizontal")
     pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
     pages = pages.with_columns(page_keys(pages["url"]).alias("page_key"))
-    return merge_pages(to_arrow(pages, PAGE.schema), rules)
+    return to_arrow(_one_a_page(pages), PAGE.schema)
 
 
 def merge_pages(rows: pa.Table, rules: PageRules) -> pa.Table:
@@ -178,7 +180,10 @@ def merge_pages(rows: pa.Table, rules: PageRules) -> pa.Table:
         rows: Rows of PAGE.
         rules: Their categories.
     """
-    frame = pl.DataFrame(pl.from_arrow(rows))
-    merged = frame.group_by("page_key").agg(pl.col("url", "host", "path").first(), pl.col("first_seen_at").min())
-    merged = merged.with_columns(categories(merged["path"], rules).alias("category")).sort("page_key")
-    return to_arrow(merged, PAGE.schema)
+    merged = _one_a_page(pl.DataFrame(pl.from_arrow(rows)))
+    return to_arrow(merged.with_columns(categories(merged["path"], rules).alias("category")), PAGE.schema)
+
+
+def _one_a_page(pages: pl.DataFrame) -> pl.DataFrame:
+    others = pl.col("url", "host", "path", "category").first()
+    return pages.group_by("page_key").agg(others, pl.col("first_seen_at").min()).sort("page_key")

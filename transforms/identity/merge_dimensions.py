@@ -29,17 +29,16 @@ def deciding(events: pa.Table) -> pa.Table:
     return deciding_events(events.select(EVENT_COLUMNS), _DECIDED_BY, ("page_url",))
 
 
-def rows_of(events: pa.Table, page_rules: PageRules) -> dict[str, pa.Table]:
-    """The rows of each dimension of some events, by its name.
+def rows_of(events: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each dimension of some events, by its name; to be merged, which gives pages their categories.
 
     Args:
         events: A table with the columns of `EVENT_COLUMNS`, or those that decide.
-        page_rules: Which URLs are one page, and the categories.
     """
     return {
         DEVICE.record.name: device_rows(events),
         USER.record.name: user_rows(events),
-        PAGE.name: page_rows(events, page_rules),
+        PAGE.name: page_rows(events),
     }
 
 
@@ -54,7 +53,7 @@ class MergeDimensions:
 
     Attributes:
         lake: The lake's root, a path or URI.
-        page_rules: Which URLs are one page, and the categories.
+        page_rules: The categories of pages.
     """
 
     lake: str
@@ -76,7 +75,7 @@ class MergeDimensions:
         }
         summed: dict[str, list[pa.Table]] = {name: [record.empty()] for name, (record, _) in dimensions.items()}
         for events in put_together(tables, GATHERED_ROWS):
-            for name, rows in rows_of(plain(deciding(events)), self.page_rules).items():
+            for name, rows in rows_of(plain(deciding(events))).items():
                 summed[name].append(rows)
         merged = {name: merge(pa.concat_tables(summed[name])) for name, (_, merge) in dimensions.items()}
         return [

@@ -46,7 +46,7 @@ class WriteDimensions(beam.PTransform):
 
     Attributes:
         lake: The lake's root, a path or URI.
-        page_rules: Which URLs are one page, and the categories.
+        page_rules: The categories of pages.
         stable_input: As of `WriteLake`.
         commit_seconds: Of an unbounded input, the time between two commits of a table.
     """
@@ -68,7 +68,7 @@ class WriteDimensions(beam.PTransform):
                 | "HoldBack" >> HoldBack(folder, self.commit_seconds, work, self.stable_input)
                 | "TellCommits" >> beam.ParDo(_TellCommits())
             )
-        summed = events | "SumUp" >> beam.ParDo(_SumUp(self.page_rules)).with_output_types(pa.Table).with_outputs(
+        summed = events | "SumUp" >> beam.ParDo(_SumUp()).with_output_types(pa.Table).with_outputs(
             USER.record.name, PAGE.name, main=DEVICE.record.name
         )
         merge_pages_here = partial(merge_pages, rules=self.page_rules)
@@ -97,30 +97,35 @@ def _fold(merge: Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
 class _SumUp(beam.DoFn):
     """A bundle's events to a few small tables a dimension, before anything is shuffled."""
 
-    def __init__(self, page_rules: PageRules) -> None:
-        self._page_rules = page_rules
-
     def start_bundle(self) -> None:
         self._gathered = Gathered(GATHERED_ROWS)
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
         if self._gathered.add(events.select(EVENT_COLUMNS)):
-            for gathered in self._gathered.take():
-                left = deciding(gathered)
-                # Of what decided before, most still does: it is looked at again when there is twice as much
-                self._gathered = Gathered(max(GATHERED_ROWS, 2 * left.num_rows))
-                self._gathered.add(left)
+            for left in self._deciding():
                 if left.num_rows >= _HELD_ROWS or left.nbytes >= _HELD_BYTES:
-                    yield from self.finish_bundle()
+                    yield from _summaries(left)
+                else:
+                    # Of what decided before, most still does: it is looked at again when there is twice as much
+                    self._gathered = Gathered(max(GATHERED_ROWS, 2 * left.num_rows))
+                    self._gathered.add(left)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for gathered in self._gathered.take():
-            for name, rows in rows_of(plain(deciding(gathered)), self._page_rules).items():
-                if rows.num_rows:
-                    # the end of time: a dimension is never late, and holds no watermark back
-                    value = at_the_end(rows)
-                    yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
-        self.start_bundle()
+        for left in self._deciding():
+            yield from _summaries(left)
+
+    def _deciding(self) -> Iterator[pa.Table]:
+        """What decides of all that is gathered, and nothing is gathered any more."""
+        gathered, self._gathered = self._gathered, Gathered(GATHERED_ROWS)
+        return map(deciding, gathered.take())
+
+
+def _summaries(events: pa.Table) -> Iterator[WindowedValue]:
+    for name, rows in rows_of(plain(events)).items():
+        if rows.num_rows:
+            # the end of time: a dimension is never late, and holds no watermark back
+            value = at_the_end(rows)
+            yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
 
 
 @beam.typehints.with_output_types(pa.Table)

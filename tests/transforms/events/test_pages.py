@@ -63,19 +63,19 @@ def test_page_is_seen_first_at_the_least_time_of_all_urls_that_are_one_page() ->
         click(at(0), page_url=None),
         click(at(0), page_url=" "),
     ]
-    found = page_rows(batch(rows), RULES)
+    found = merge_pages(page_rows(batch(rows)), RULES)
     seen = {row["url"]: (row["path"], row["category"], row["first_seen_at"]) for row in found.to_pylist()}
     times = batch(rows).column("event_time").to_pylist()
     assert seen == {
         "shop.example/p/1": ("/p/1", "product", times[1]),
         "shop.example/cart": ("/cart", "cart", times[2]),
     }
-    halves = [page_rows(batch(rows[1:]), RULES), page_rows(batch(rows[:2]), RULES)]
+    halves = [page_rows(batch(rows[1:])), page_rows(batch(rows[:2]))]
     assert merge_pages(pa.concat_tables(halves), RULES).equals(found)
 
 
 def test_new_rules_give_new_categories_when_a_page_is_merged() -> None:
-    page = page_rows(batch([click(at(), page_url="/p/1")]), PageRules())
+    page = merge_pages(page_rows(batch([click(at(), page_url="/p/1")])), PageRules())
     assert page.column("category").to_pylist() == ["other"]
     assert merge_pages(page, RULES).column("category").to_pylist() == ["product"]
 
@@ -90,7 +90,7 @@ def test_events_and_pages_have_one_key_for_all_urls_of_a_page() -> None:
         "https://shop.example/p/1?utm=a",
     ]
     rows = batch([click(at(n), page_url=url) for n, url in enumerate(urls)])
-    pages = {row["url"]: row["page_key"] for row in page_rows(rows, RULES).to_pylist()}
+    pages = {row["url"]: row["page_key"] for row in page_rows(rows).to_pylist()}
     product, cart = pages["shop.example/p/1"], pages["/cart"]
     assert product == hashlib.md5(b"shop.example/p/1", usedforsecurity=False).hexdigest()
     facts = fact_events(rows)
@@ -106,7 +106,7 @@ def test_urls_of_none_give_no_keys() -> None:
 
 
 def test_no_urls_give_no_pages() -> None:
-    assert page_rows(batch([click(at())]), RULES).equals(PAGE.empty())
+    assert page_rows(batch([click(at())])).equals(PAGE.empty())
 
 
 def test_rules_that_come_with_the_program_know_a_shop(monkeypatch: pytest.MonkeyPatch) -> None:
