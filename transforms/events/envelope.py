@@ -13,6 +13,7 @@ from itertools import pairwise
 from string import Template
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -219,15 +220,12 @@ def _suspects(raw: pa.Table) -> pa.Array:
 
 
 def _is_strict_json(text: bytes) -> bool:
-    def refuse(name: str) -> None:
-        raise ValueError(name)
-
     try:
-        json.loads(text, parse_constant=refuse)
-    except ValueError:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
         return False
     except RecursionError:
-        # Deeper than Python's parser goes. DuckDB's has parsed it, and nothing here looks inside.
+        # Deeper than that parser goes. DuckDB's has parsed it, and nothing here looks inside.
         return True
     return True
 
