@@ -281,14 +281,15 @@ def time_sql(column: str, json_type: str) -> str:
     # Nothing here fails on any text: of what stands in a query twice DuckDB computes parts before it looks which rows a
     # CASE lets through.
     # Most stamps are plain: they need no look at their case and no leap second, which has no place in Unix time and is
-    # the first instant of the next minute
+    # the first instant of the next minute. RFC 3339 (5.7) has it at the end of a month, UTC, and nowhere else
+    past_leap = f"epoch_us(TRY_CAST(upper({column}[1:17] || '59' || {column}[20:]) AS TIMESTAMPTZ)) + 1000000"
     return f"""CASE
       WHEN {json_type} = 'VARCHAR' AND regexp_full_match({column}, '{_RFC3339_PLAIN}')
       THEN epoch_us(TRY_CAST({column} AS TIMESTAMPTZ))
       WHEN {json_type} = 'VARCHAR' THEN
         CASE WHEN NOT regexp_full_match({column}, '{_RFC3339}') THEN NULL
              WHEN {column}[18:19] = '60'
-             THEN epoch_us(TRY_CAST(upper({column}[1:17] || '59' || {column}[20:]) AS TIMESTAMPTZ)) + 1000000
+             THEN CASE WHEN strftime(make_timestamp({past_leap}), '%d %H:%M:%S') = '01 00:00:00' THEN {past_leap} END
              ELSE epoch_us(TRY_CAST(upper({column}) AS TIMESTAMPTZ)) END
       WHEN {json_type} = 'DOUBLE' AND TRY_CAST({column} AS DOUBLE) % 1 <> 0 THEN NULL
       ELSE CASE WHEN TRY_CAST({column} AS BIGINT) BETWEEN {YEAR_1_MS} AND {YEAR_10000_MS - 1}

@@ -4,6 +4,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import chain, repeat
 from typing import Any, BinaryIO, NamedTuple
 
 import fastavro
@@ -22,7 +23,9 @@ CHUNK_BYTES = 8 << 20
 AVRO_BATCH_ROWS = 40_000
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SYNC_BYTES = 16
-_LONGEST_BLANK = 64
+_BLOCK_BYTES = 1 << 20
+_WHITE_SPACE = b" \t\r\n"
+_DAMAGED = (zlib.error, zstandard.ZstdError)
 
 
 class FileFormat(StrEnum):
@@ -123,9 +126,31 @@ def _plain(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 
 
 def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
-    """Inflate a stream of one or more gzip members or zstd frames."""
+    """Inflate a stream up to its end or its damage.
+
+    With its error an inflater loses what it has made of the block so far. So the stream is read once more, the damaged
+    block byte by byte.
+    """
+    given = 0
+    try:
+        for piece in _inflate_blocks(stream, kind, repeat(_BLOCK_BYTES)):
+            given += len(piece)
+            yield piece
+    except _DAMAGED:
+        whole_blocks = max(0, stream.tell() - _BLOCK_BYTES) // _BLOCK_BYTES
+        stream.seek(0)
+        try:
+            for piece in _inflate_blocks(stream, kind, chain(repeat(_BLOCK_BYTES, whole_blocks), repeat(1))):
+                yield piece[given:]
+                given = max(0, given - len(piece))
+        except _DAMAGED as error:
+            raise _BrokenStreamError(f"the {kind} data is damaged ({error})") from error
+
+
+def _inflate_blocks(stream: BinaryIO, kind: FileFormat, sizes: Iterator[int]) -> Iterator[bytes]:
+    """Inflate one or more gzip members or zstd frames, reading them in blocks of these sizes."""
     inflater: Any = None
-    block = stream.read(1 << 20)
+    block = stream.read(next(sizes))
     while block:
         if inflater is None:
             inflater = (
@@ -133,16 +158,13 @@ def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
                 if kind is FileFormat.GZIP
                 else zstandard.ZstdDecompressor().decompressobj()
             )
-        try:
-            yield inflater.decompress(block)
-        except (zlib.error, zstandard.ZstdError) as error:
-            raise _BrokenStreamError(f"the {kind} data is damaged ({error})") from error
+        yield inflater.decompress(block)
         if inflater.eof:
             # Zeros behind the last member are padding, as gzip itself takes them
             rest, inflater = inflater.unused_data.lstrip(b"\0"), None
-            block = rest or stream.read(1 << 20)
+            block = rest or stream.read(next(sizes))
         else:
-            block = stream.read(1 << 20)
+            block = stream.read(next(sizes))
     if inflater is not None:
         raise _BrokenStreamError(f"the {kind} data ends in the middle")
 
@@ -180,8 +202,8 @@ def _lines(data: bytes, end: int, path: str, offset: int) -> pa.Table:
     lines = pa.BinaryArray.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
     # The line's end is no part of the event: a dead letter gives back the bytes between
     rows = _rows(pc.binary_slice(lines, 0, -1), path, bounds[:-1] + np.int64(offset))
-    short = np.flatnonzero(np.diff(bounds) <= _LONGEST_BLANK)
-    blank = [row for row in short.tolist() if not data[bounds[row] : bounds[row + 1]].strip()]
+    indented = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8)[bounds[:-1]], list(_WHITE_SPACE)))
+    blank = [row for row in indented.tolist() if not data[bounds[row] : bounds[row + 1]].strip(_WHITE_SPACE)]
     return rows.take(np.delete(np.arange(len(ends)), blank)) if blank else rows
 
 

@@ -49,6 +49,8 @@ def payloads(data: bytes, start: int = 0, end: int | None = None) -> list[object
         (b"\xef\xbb\xbfa\nb\n", [b"a", b"b"]),
         (b"a\x00b\n\xff\n", [b"a\x00b", b"\xff"]),
         (b" a \n", [b" a "]),
+        (b" " * 500 + b"\na\n" + b"\t" * 500 + b"\r\n", [b"a"]),
+        (b"\x0c\na\n", [b"\x0c", b"a"]),
     ],
 )
 def test_lines_are_cut_at_newlines_and_blank_ones_passed_over(data: bytes, lines: list[bytes]) -> None:
@@ -106,12 +108,22 @@ def test_damaged_gzip_gives_what_inflates_and_says_the_rest() -> None:
     assert ["damaged" in damage.message for damage in damages] == [True]
 
 
-def test_gzip_with_a_wrong_checksum_is_said_to_be_damaged() -> None:
-    data = bytearray(gzip.compress(b"a\nb\n"))
-    data[-8] ^= 0xFF
-    rows, damages = read(bytes(data))
-    assert len(damages) == 1
-    assert b"".join([*(row["payload"] for row in rows), *(d.rows["payload"][0].as_py() for d in damages)]) in b"ab"  # type: ignore[misc]
+@pytest.mark.parametrize("block", [7, 64, 1 << 20])
+@pytest.mark.parametrize("kind", [FileFormat.GZIP, FileFormat.ZSTD])
+def test_damage_takes_no_line_that_stands_before_it(
+    kind: FileFormat, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_files, "_BLOCK_BYTES", block)
+    parts = [b"".join(b"%d of %d\n" % (line, part) for line in range(50)) for part in range(3)]
+    members = [
+        gzip.compress(part) if kind is FileFormat.GZIP else zstandard.ZstdCompressor(write_checksum=True).compress(part)
+        for part in parts
+    ]
+    checksum = -8 if kind is FileFormat.GZIP else -1
+    members[1] = members[1][:checksum] + bytes([members[1][checksum] ^ 0xFF]) + members[1][checksum:][1:]
+    rows, damages = read(b"".join(members))
+    assert b"".join(row["payload"] + b"\n" for row in rows) == parts[0] + parts[1]  # type: ignore[operator]
+    assert ["damaged" in damage.message for damage in damages] == [True]
 
 
 def test_members_and_frames_one_after_another_are_one_stream() -> None:
