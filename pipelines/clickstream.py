@@ -26,7 +26,7 @@ from transforms.sessions.write_sessions import WriteSessions
 from transforms.sinks.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.sinks.write_lake import WriteLake
 from transforms.sources.archive import Archive
-from transforms.sources.read_files import RawInput
+from transforms.sources.raw_input import RawInput
 from transforms.workers import in_worker
 
 

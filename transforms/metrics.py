@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricResults
 
@@ -17,6 +19,12 @@ def count(name: str, amount: int = 1) -> None:
     if amount:
         Metrics.counter(NAMESPACE, name).inc(amount)
         SEEN_HERE[name] += amount
+
+
+def count_dead_letters(letters: pa.Table) -> None:
+    """Count DEAD_LETTER rows by their reason."""
+    for reason in pc.value_counts(letters["reason"]).to_pylist():
+        count(f"dead_{reason['values']}", reason["counts"])
 
 
 def observe(name: str, value: int) -> None:

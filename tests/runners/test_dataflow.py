@@ -35,7 +35,7 @@ from transforms.sessions.write_sessions import WriteSessions
 from transforms.sinks.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.sinks.write_lake import WriteLake
 from transforms.sources.archive import Archive
-from transforms.sources.read_files import RawInput
+from transforms.sources.raw_input import RawInput
 from transforms.sources.read_kafka import ReadKafka
 from transforms.sources.read_pubsub import ReadPubSub
 

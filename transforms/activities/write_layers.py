@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.typehints.decorators import no_annotations
 
 from schemas.event_types import Catalogue
@@ -20,7 +19,7 @@ from stores.lake_stream import STAGING
 from transforms.activities.typed_events import EventTyper, TypedEvents
 from transforms.activities.typed_files import GATHERED_ROWS, Described, TypedFiles, TypeToFiles, layer_records
 from transforms.gathered import Gathered
-from transforms.metrics import count
+from transforms.metrics import count_dead_letters
 from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.sinks.stream_lake import CommitInOrder
 from transforms.sinks.write_tables import NamedTable, WriteTables
@@ -143,7 +142,6 @@ class _TellTyped(beam.DoFn):
 
 
 def _tell_refused(letters: pa.Table) -> Iterator[Any]:
-    for reason in pc.value_counts(letters["reason"]).to_pylist():
-        count(f"dead_{reason['values']}", reason["counts"])
     if letters.num_rows:
+        count_dead_letters(letters)
         yield beam.pvalue.TaggedOutput(DEAD_LETTERS, at_the_end(letters))

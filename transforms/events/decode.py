@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.timestamp import Timestamp
@@ -16,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.secrets import UserKeySecret
 from transforms.background import WorkAhead
 from transforms.events.envelope import Decoded, EnvelopeDecoder
-from transforms.metrics import count
+from transforms.metrics import count, count_dead_letters
 from transforms.tables import at_earliest
 
 DEAD_LETTERS = "dead_letters"
@@ -93,8 +92,7 @@ class _DecodeBatch(WorkAhead):
         (events, letters), timestamp = result
         count("events_decoded", len(events))
         if len(letters):
-            for reason in pc.value_counts(letters["reason"]).to_pylist():
-                count(f"dead_{reason['values']}", reason["counts"])
+            count_dead_letters(letters)
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, WindowedValue(letters, timestamp, [GlobalWindow()]))
         if len(events):
             yield WindowedValue(events, at_earliest(events).timestamp, [GlobalWindow()])

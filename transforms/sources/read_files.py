@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
@@ -22,22 +21,16 @@ from schemas.dead_letters import Reason
 from schemas.errors import InputError, StoreError
 from stores.object_store import check_reachable
 from transforms.events.envelope import dead_letters
-from transforms.metrics import count
-from transforms.sources.raw_files import CHUNK_BYTES, Damage, FileFormat, FileSlice, read_slice, sniff
+from transforms.gathered import Gathered
+from transforms.metrics import count_dead_letters
+from transforms.sources.raw_files import AVRO_BATCH_ROWS, CHUNK_BYTES, Damage, FileFormat, FileSlice, read_slice, sniff
+from transforms.sources.raw_input import DEAD_LETTERS, RawInput, count_read
 
 SLICE_BYTES = 128 << 20
 """A plain file is cut into slices of this size, so that several workers can read it."""
 
-DEAD_LETTERS = "dead_letters"
 _SCHEMES = (None, "gs")
 _GLOB_CHARACTER = re.compile(r"[*?\[]")
-
-
-class RawInput(NamedTuple):
-    """What a source gives: batches of RAW rows; dead letters of step ``read``."""
-
-    batches: "beam.PCollection[pa.Table]"
-    dead_letters: "beam.PCollection[pa.Table]"
 
 
 def list_files(patterns: list[str]) -> dict[str, int]:
@@ -168,36 +161,30 @@ class _CutIntoSlices(beam.DoFn):
 class _ReadSlice(beam.DoFn):
     """FileSlice → RAW tables, and DEAD_LETTER tables by their tag.
 
-    What small files hold is gathered over the bundle: each step costs milliseconds a table, however few its rows.
+    The rows of small files are gathered over the bundle: each step costs milliseconds a table, however few its rows.
     """
 
     def __init__(self, first_met: datetime) -> None:
         self._first_met = first_met
 
     def start_bundle(self) -> None:
-        self._gathered: list[pa.Table] = []
-        self._bytes = 0
+        self._gathered = Gathered(AVRO_BATCH_ROWS, CHUNK_BYTES)
 
     def process(self, element: FileSlice) -> Iterator[Any]:
         with _open(element.path) as stream:
             for piece in read_slice(stream, element):
                 if isinstance(piece, Damage):
                     letters = damaged(piece, self._first_met)
-                    count(f"dead_{Reason.TRUNCATED_INPUT}")
+                    count_dead_letters(letters)
                     yield beam.pvalue.TaggedOutput(DEAD_LETTERS, letters)
                     continue
-                size = pc.sum(pc.binary_length(piece["payload"])).as_py() or 0
-                count("events_read", len(piece))
-                count("bytes_read", size)
-                if self._bytes + size > CHUNK_BYTES:
+                count_read(piece)
+                if self._gathered.add(piece):
                     yield from self.finish_bundle()
-                self._gathered.append(piece)
-                self._bytes += size
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self._gathered:
-            yield WindowedValue(pa.concat_tables(self._gathered), MIN_TIMESTAMP, [GlobalWindow()])
-        self._gathered, self._bytes = [], 0
+        for rows in self._gathered.take():
+            yield WindowedValue(rows, MIN_TIMESTAMP, [GlobalWindow()])
 
 
 def damaged(damage: Damage, first_met: datetime) -> pa.Table:

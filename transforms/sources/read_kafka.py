@@ -14,7 +14,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.coders import Coder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
@@ -23,13 +22,13 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.durations import MILLISECOND, MINUTE, SECOND
 from schemas.errors import OptionError
-from transforms.metrics import NAMESPACE, count
+from transforms.metrics import NAMESPACE
 from transforms.sources.kafka_client import LOGGER, BrokerUnreachableError, KafkaCluster
 from transforms.sources.kafka_positions import Positions, Span, Start, Until
 from transforms.sources.kafka_reader import TopicReader, TopicShare
 from transforms.sources.kafka_restriction import JsonCoder, PositionsTracker, ProgressEstimator
 from transforms.sources.kafka_watermark import EventTimeProgress, WatermarkPolicy
-from transforms.sources.read_files import DEAD_LETTERS, RawInput
+from transforms.sources.raw_input import DEAD_LETTERS, RawInput, count_read
 
 _RETRY_SECONDS = 2
 _BEHIND_BUNDLES = 5
@@ -175,8 +174,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             if not tracker.try_claim(positions):
                 return
             if polled and len(polled.rows):
-                count("events_read", len(polled.rows))
-                count("bytes_read", pc.sum(pc.binary_length(polled.rows["payload"])).as_py() or 0)
+                count_read(polled.rows)
                 yield beam.window.TimestampedValue(polled.rows, Timestamp(micros=polled.earliest))
             # Only now: a batch is not to be late by what it says itself
             progress = self._policy.advance(

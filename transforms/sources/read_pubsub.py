@@ -10,8 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
-from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub, parse_subscription, parse_topic
+from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub, parse_subscription
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.timestamp import Timestamp
@@ -20,8 +19,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.errors import OptionError
 from schemas.events import RAW
 from schemas.keys import stable_digest
-from transforms.metrics import count
-from transforms.sources.read_files import DEAD_LETTERS, RawInput
+from transforms.sources.raw_input import DEAD_LETTERS, RawInput, count_read
 
 _BATCH_ROWS = 20_000
 _BATCH_BYTES = 32 << 20
@@ -30,39 +28,30 @@ _LARGEST_OFFSET = 2**63 - 1
 
 @dataclass(eq=False)
 class ReadPubSub(beam.PTransform):
-    """Reads a subscription, or a topic by a subscription of its own that ends with the job.
+    """Reads a subscription.
 
     Rows: partition 0; the offset is the message's id, which Pub/Sub never gives twice; arrival_time is the time of
     publishing. Counters: ``events_read``, ``bytes_read``.
 
     Attributes:
-        subscription: ``projects/P/subscriptions/S``; or none.
-        topic: ``projects/P/topics/T``; or none.
+        subscription: Its full name, ``projects/P/subscriptions/S``.
         id_attribute: Attribute with an id of the event; messages that repeat it within ten minutes are dropped.
         timestamp_attribute: Attribute with the event time, RFC 3339 or epoch milliseconds, that the watermark follows;
             without it both are the time of publishing.
 
     Raises:
-        OptionError: Not exactly one of subscription and topic is given, or it is not a full name.
+        OptionError: The subscription's name is not a full one.
     """
 
-    subscription: str | None = None
-    topic: str | None = None
+    subscription: str
     id_attribute: str | None = None
     timestamp_attribute: str | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.subscription) == bool(self.topic):
-            raise OptionError("give a Pub/Sub subscription or a topic, one of them")
         try:
-            parse_subscription(self.subscription) if self.subscription else parse_topic(self.topic)
+            parse_subscription(self.subscription)
         except ValueError as error:
             raise OptionError(str(error)) from error
-
-    @property
-    def source(self) -> str:
-        """The subscription or topic that is read."""
-        return self.subscription or self.topic or ""
 
     @no_annotations
     def expand(self, pipeline: beam.Pipeline) -> RawInput:
@@ -71,14 +60,13 @@ class ReadPubSub(beam.PTransform):
             pipeline
             | "ReadMessages"
             >> ReadFromPubSub(
-                topic=self.topic,
                 subscription=self.subscription,
                 id_label=self.id_attribute,
                 with_attributes=True,
                 timestamp_attribute=self.timestamp_attribute,
             )
             | "GatherMessages"
-            >> beam.ParDo(_GatherMessages(self.source))
+            >> beam.ParDo(_GatherMessages(self.subscription))
             .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
             .with_outputs(DEAD_LETTERS, main="batches")
         )
@@ -113,14 +101,13 @@ class _GatherMessages(beam.DoFn):
 
     def _flush(self) -> WindowedValue:
         table, earliest = raw_rows(self._messages, self._source), self._earliest
-        count("events_read", len(table))
-        count("bytes_read", pc.sum(pc.binary_length(table["payload"])).as_py() or 0)
+        count_read(table)
         self.start_bundle()
         return WindowedValue(table, earliest, [GlobalWindow()])
 
 
 def raw_rows(messages: list[PubsubMessage], source: str) -> pa.Table:
-    """RAW rows of messages; `source` names the subscription or topic.
+    """RAW rows of messages; `source` names the subscription.
 
     >>> raw_rows([PubsubMessage(b"{}", {}, "8123456789")], "s")["offset"].to_pylist()
     [8123456789]

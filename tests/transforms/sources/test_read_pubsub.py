@@ -86,15 +86,8 @@ def test_source_translates_with_its_attributes() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {},
-        {"subscription": SUBSCRIPTION, "topic": "projects/shop-1234/topics/clicks"},
-        {"subscription": "clicks"},
-        {"subscription": "projects/shop-1234/topics/clicks"},
-        {"topic": "projects/Shop/topics/clicks"},
-    ],
+    "name", ["", "clicks", "projects/shop-1234/topics/clicks", "projects/Shop/subscriptions/clicks"]
 )
-def test_source_that_is_not_one_full_name_is_refused(given: dict[str, str]) -> None:
+def test_subscription_without_a_full_name_is_refused(name: str) -> None:
     with pytest.raises(OptionError):
-        ReadPubSub(**given)
+        ReadPubSub(name)
