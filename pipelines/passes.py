@@ -2,16 +2,25 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from schemas.durations import SECOND
+from schemas.errors import StoreBusyError
 
 
 def repeat(work: Callable[[], None], every: int | None) -> None:
-    """Do the work, and again each time so many microseconds have gone by after it; once where it is None."""
-    try:
-        work()
-        while every is not None:
-            time.sleep(every / SECOND)
+    """Do the work once, or, given a pause in microseconds, again after each pause.
+
+    With a pause a pass that another run kept from committing is passed over: the next makes up for it.
+
+    Raises:
+        StoreBusyError: The only pass was kept from committing.
+    """
+    with suppress(KeyboardInterrupt):
+        if every is None:
             work()
-    except KeyboardInterrupt:
-        return
+            return
+        while True:
+            with suppress(StoreBusyError):
+                work()
+            time.sleep(every / SECOND)

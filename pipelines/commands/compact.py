@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.arguments import AsJson, Config, Every, Lake
-from pipelines.options import Problems, Stores, known
+from pipelines.commands.arguments import AsJson, Config, Every, Lake, find_lake
+from pipelines.options import Problems, known
 from pipelines.passes import repeat
 from pipelines.terminal import OUT, configure_logging
 from schemas.durations import HOUR, parse_duration
@@ -31,8 +31,7 @@ def compact(
     """Merge small files and delete abandoned ones. Runs beside a job that writes, and disturbs no reader."""
     configure_logging(False)
     problems = Problems()
-    stores = problems.attempt("", lambda: Stores.find(lake, None, config))
-    uri = problems.attempt("--lake", stores.need_lake) if stores else None
+    uri = find_lake(problems, lake, config)
     kept = problems.attempt("--keep", lambda: parse_duration(keep))
     pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
     problems.require(kept is None or (kept >= HOUR and kept % HOUR == 0), "--keep: whole hours, at least 1h")

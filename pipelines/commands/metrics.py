@@ -36,7 +36,6 @@ def metrics(
     pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
     problems.raise_any()
 
-    from schemas.errors import StoreBusyError
     from stores.lake import check_there
     from transforms.activities.daily_metrics import MetricRules
     from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
@@ -46,13 +45,7 @@ def metrics(
     rules = MetricRules.of(known(event_types), PageRules.load())
 
     def once() -> None:
-        try:
-            result = refresh_daily_metrics(known(uri), rules, first)
-        except StoreBusyError:
-            # a pass that another run kept from committing is made up for by the next
-            if pause is None:
-                raise
-            return
+        result = refresh_daily_metrics(known(uri), rules, first)
         if as_json:
             OUT.print_json(
                 json.dumps({"dates_replaced": result.files_written, "rows": result.rows_written}), indent=None

@@ -34,16 +34,9 @@ def stitch(
     problems.raise_any()
 
     from pipelines.stitch import stitch as stitch_lake
-    from schemas.errors import StoreBusyError
 
     def once() -> None:
-        try:
-            report = stitch_lake(known(uri), reach)
-        except StoreBusyError:
-            # a pass that another run kept from committing is made up for by the next
-            if pause is None:
-                raise
-            return
+        report = stitch_lake(known(uri), reach)
         if as_json:
             OUT.print_json(json.dumps(report.as_json()), indent=None)
             return
