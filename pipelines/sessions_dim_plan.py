@@ -11,7 +11,8 @@ from schemas.errors import OptionError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import LiveFile, create_tables, find_table, live_files, table_uri
-from stores.lake_files import Partition, Place, read_files
+from stores.lake_files import Partition, Place
+from stores.lake_read import read_files
 from transforms.session_dimension.session_dates import StartDates, closed_date, dates_to_build
 
 Live = dict[Partition, list[LiveFile]]

@@ -17,7 +17,8 @@ from schemas.records import Record
 from schemas.sessions import FACT_SESSION
 from stores.lake import LiveFile, check_there, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
-from stores.lake_files import Partition, Place, read_files
+from stores.lake_files import Partition, Place
+from stores.lake_read import read_files
 from stores.lake_rewrite import Looked, rewrite_changed
 from transforms.identity.stitching import (
     DEVICE_COLUMNS,

@@ -13,7 +13,8 @@ from schemas.sessions import FACT_SESSION
 from schemas.user_stream import USER_STREAM
 from stores.lake import find_table, live_files, open_table, table_uri
 from stores.lake_commit import CommitResult, Planned, WriteMode, commit_planned
-from stores.lake_files import Partition, Place, read_files
+from stores.lake_files import Partition, Place
+from stores.lake_read import read_files
 from stores.lake_rewrite import rewrite_changed
 from transforms.identity.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitched_activities
 

@@ -27,3 +27,12 @@ class StoreBusyError(StoreError):
 
 class BrokenStreamError(StoreError):
     """What an endless run is to commit does not follow on what its table has: waiting does not mend it."""
+
+
+def first_line(error: Exception) -> str:
+    r"""What a library says went wrong, without the trace that some append; the error's kind where it says nothing.
+
+    >>> first_line(ValueError("no such bucket\nat line 7"))
+    'no such bucket'
+    """
+    return str(error).strip().partition("\n")[0].strip() or type(error).__name__

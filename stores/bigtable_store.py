@@ -32,7 +32,7 @@ from google.cloud.bigtable.data.row_filters import (
 )
 from google.cloud.bigtable_v2 import BigtableClient, MutateRowsRequest, MutateRowsResponse
 
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 from stores.bigtable_table import EVENTS, SESSIONS, STATE, prepare_table
 from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, RowCodec, decode_key, key_range
 from stores.networked_store import PATIENCE, NetworkedDeviceStore, attempts
@@ -212,7 +212,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
             if not left:
                 return
             if is_last or fault.code not in _PASSING:
-                raise StoreError(f"{self.where}: {len(left)} rows could not be written: {_first_line(fault.message)}")
+                raise StoreError(f"{self.where}: {len(left)} rows could not be written: {fault.message}")
             entries = [request.entries[index] for index in left]
             request = MutateRowsRequest.pb()(table_name=request.table_name, entries=entries)
 
@@ -227,9 +227,10 @@ class BigtableDeviceStore(NetworkedDeviceStore):
                     if not entry.status.code:
                         left.discard(entry.index)
                     elif fault.code in _PASSING:
-                        fault = _Fault(entry.status.code, entry.status.message)
+                        message = entry.status.message.strip().partition("\n")[0]
+                        fault = _Fault(entry.status.code, message or "no reason given")
         except GoogleAPICallError as error:
-            fault = _Fault(error.grpc_status_code.value[0] if error.grpc_status_code else 2, str(error))
+            fault = _Fault(error.grpc_status_code.value[0] if error.grpc_status_code else 2, first_line(error))
         return sorted(left), fault
 
     def _scan(self, query: ReadRowsQuery) -> Iterator[Any]:
@@ -252,7 +253,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         except (GoogleAPIError, GoogleAuthError) as error:
             # the cause of a retry that ran out says more than that it did
             causes = getattr(error.__cause__, "exceptions", ())
-            raise StoreError(f"{self.where}: {_first_line(str(causes[-1] if causes else error))}") from error
+            raise StoreError(f"{self.where}: {first_line(causes[-1] if causes else error)}") from error
 
 
 class _Fault(NamedTuple):
@@ -272,7 +273,3 @@ def _to_sortable(time: int) -> bytes:
 
 def _from_sortable(value: bytes) -> int:
     return int.from_bytes(value, "big") + EARLIEST
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0] or "no reason given"

@@ -14,7 +14,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, N
 from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
 from cassandra.query import tuple_factory
 
-from schemas.errors import OptionError, StoreError
+from schemas.errors import OptionError, StoreError, first_line
 from stores.networked_store import PATIENCE
 
 CLIENT_VARIABLE = "CLICKSTREAM_CASSANDRA_CLIENT"
@@ -133,4 +133,4 @@ def reason(error: Exception) -> str:
         return "no such host"
     if isinstance(error, NoHostAvailable) and error.errors:
         first = next(iter(error.errors.values()))
-    return str(first).strip().partition("\n")[0] or type(first).__name__
+    return first_line(first)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from schemas.errors import StoreError
-from stores.lake_files import first_line, open_location
+from schemas.errors import StoreError, first_line
+from stores.locations import open_location
 
 
 def write_held(folder: str, tables: Sequence[pa.Table]) -> str:

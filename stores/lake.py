@@ -12,10 +12,11 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 from schemas.records import Record
-from stores.lake_files import Partition, check_partition_columns, first_line, open_location
+from stores.lake_files import Partition, check_partition_columns
 from stores.lake_schema import check_evolution, delta_schema, evolve
+from stores.locations import open_location
 
 LOG_FOLDER = "_delta_log"
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")

@@ -10,10 +10,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
-from schemas.errors import StoreBusyError, StoreError
+from schemas.errors import StoreBusyError, StoreError, first_line
 from schemas.records import Record
 from stores.lake import LiveFile, live_files, open_table
-from stores.lake_files import DataFile, Partition, first_line
+from stores.lake_files import DataFile, Partition
 from stores.lake_schema import delta_schema
 
 COMMIT_ATTEMPTS = 10

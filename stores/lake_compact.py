@@ -5,11 +5,12 @@ import uuid
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 from schemas.records import Record
 from stores.lake import live_files, open_table, table_uri
 from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit
-from stores.lake_files import TARGET_FILE_BYTES, Place, first_line, read_files, write_files
+from stores.lake_files import TARGET_FILE_BYTES, Place, write_files
+from stores.lake_read import read_files
 
 
 def compact(lake_uri: str, record: Record) -> CommitResult:

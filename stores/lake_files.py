@@ -1,10 +1,8 @@
-"""Parquet files of the lake: where they lie, how they are written, what the transaction log says of them."""
+"""Parquet files of the lake: their partitions, how they are written, what the transaction log says of them."""
 
 import json
-import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -12,15 +10,13 @@ from urllib.parse import quote, unquote
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem
 
-from schemas.errors import OptionError, StoreError
+from schemas.errors import OptionError, StoreError, first_line
 from schemas.records import Field, Record
 from stores.encoded_texts import encode_texts, plain_type
-from stores.object_store import check_reachable
-from stores.parquet_files import ROW_GROUP_ROWS, parquet_bytes, sort_encoded
+from stores.locations import open_location
+from stores.parquet_files import parquet_bytes, sort_encoded
 
 TARGET_FILE_BYTES = 32 << 20
 EXPECTED_RATIO = 4
@@ -61,22 +57,6 @@ class DataFile(NamedTuple):
     rows: int
     size: int
     stats: str
-
-
-def open_location(uri: str) -> tuple[FileSystem, str]:
-    """The file system of a path or URI, and the absolute path in it.
-
-    Raises:
-        StoreError: The scheme is unknown, or the URI malformed, or an object store does not answer.
-    """
-    check_reachable(uri)
-    try:
-        filesystem, path = FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise StoreError(f"{uri} is not a location of a lake: {first_line(error)}") from error
-    except OSError as error:  # where a bucket of S3 lies is asked at once
-        raise StoreError(f"{uri} cannot be reached: {first_line(error)}") from error
-    return filesystem, path
 
 
 def partition_folder(record: Record, partition: Partition) -> str:
@@ -209,97 +189,6 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
     return DataFile(path, rows.num_rows, data.size, json.dumps(stats))
 
 
-def read_files(
-    place: Place, paths: Iterable[str], columns: Sequence[str] | None = None, rows: pc.Expression | None = None
-) -> pa.Table:
-    """The rows of some files of one partition, of all columns or those named; a column that a file lacks is null.
-
-    Args:
-        place: The partition.
-        paths: The files, as they are called in the table's folder.
-        columns: Names of columns; all by default.
-        rows: Which rows, by columns that are stored and among those read; all by default.
-
-    Raises:
-        StoreError: A file cannot be read.
-    """
-    table_uri, record, partition = place
-    names = list(columns or record.names)
-    schema = pa.schema([record.schema.field(name) for name in names])
-    stored = pa.schema([(field.name, field.type) for field in schema if field.name not in record.partition_by])
-    filesystem, root = open_location(table_uri)
-    with _readable(record, table_uri):
-        tables = [
-            pq.read_table(f"{root}/{path}", schema=stored, filesystem=filesystem, partitioning=None, filters=rows)
-            for path in paths
-        ]
-    if not tables:
-        return schema.empty_table()
-    table = pa.concat_tables(tables)
-    for name, value in zip(record.partition_by, partition, strict=True):
-        if name in names:
-            constant = pc.cast(pa.scalar(value, pa.string()), schema.field(name).type)
-            table = table.append_column(name, pa.repeat(constant, table.num_rows))
-    return table.select(names).cast(schema)
-
-
-def file_pieces(
-    table_uri: str, record: Record, paths: Sequence[str], most_rows: int = ROW_GROUP_ROWS
-) -> Iterator[Callable[[Sequence[str]], pa.Table]]:
-    """The rows of some files a few row groups at a time, so that memory is bounded whatever the files hold.
-
-    Args:
-        table_uri: The table's folder.
-        record: The table's record.
-        paths: The files, of any partitions, as they are called in the table's folder.
-        most_rows: Rows of a piece, unless a single row group has more.
-
-    Yields:
-        What reads a piece: given names of columns that are stored, its rows; a column that a file lacks is null.
-
-    Raises:
-        StoreError: A file cannot be read; also by what is yielded.
-    """
-    schema = pa.schema([(field.name, field.type) for field in record if field.name not in record.partition_by])
-    filesystem, root = open_location(table_uri)
-    held: list[ds.Fragment] = []
-
-    def piece() -> Callable[[Sequence[str]], pa.Table]:
-        nonlocal held
-        rows = ds.FileSystemDataset(held, schema, ds.ParquetFileFormat(), filesystem)
-        held = []
-
-        def read(columns: Sequence[str]) -> pa.Table:
-            with _readable(record, table_uri):
-                return rows.to_table(list(columns), use_threads=False)
-
-        return read
-
-    with _readable(record, table_uri):
-        files = ds.dataset([f"{root}/{path}" for path in paths], schema, "parquet", filesystem).get_fragments()
-    gathered = 0
-    for file in files:
-        with _readable(record, table_uri):
-            groups = file.split_by_row_group()
-        for group in groups:
-            rows = group.row_groups[0].num_rows
-            if held and gathered + rows > most_rows:
-                yield piece()
-                gathered = 0
-            held.append(group)
-            gathered += rows
-    if held:
-        yield piece()
-
-
-@contextmanager
-def _readable(record: Record, table_uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{record.name}: cannot read from {table_uri}: {first_line(error)}") from error
-
-
 def delete_files(place: Place, paths: Iterable[str]) -> None:
     """Delete files of a partition that no version of its table holds; one that is gone already is no error.
 
@@ -360,8 +249,3 @@ def check_partition_columns(record: Record) -> None:
 
 def _frame(table: pa.Table) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(table))
-
-
-def first_line(error: Exception) -> str:
-    """What a library says went wrong, without the trace that some append."""
-    return str(error).partition("\n")[0].strip()

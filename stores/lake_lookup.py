@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 from schemas.records import Record
 from stores.lake import find_table, table_uri
 from stores.lake_bounds import TimeBounds
-from stores.lake_files import first_line, open_location
+from stores.locations import open_location
 
 REFRESH_SECONDS = 10
 APART_US = 1_000_000

@@ -14,7 +14,8 @@ from stores.encoded_texts import plain_type
 from stores.lake import LiveFile, live_files, table_uri
 from stores.lake_bounds import TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
-from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, read_files, write_files
+from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, write_files
+from stores.lake_read import read_files
 from stores.patience import Patience
 
 MergeRows = Callable[[pa.Table, pa.Table], pa.Table]

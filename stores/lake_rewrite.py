@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 
 from stores.lake import LiveFile
 from stores.lake_commit import PartitionWrite
-from stores.lake_files import Place, read_files, write_files
+from stores.lake_files import Place, write_files
+from stores.lake_read import read_files
 
 Change = Callable[[pa.Table], pa.Table | None]
 """Rows of a file, of some columns or all, to the same rows in the same order as they are to be; None: as they are.

@@ -8,9 +8,8 @@ from deltalake.exceptions import DeltaError
 from deltalake.schema import Field, Schema
 from pyarrow import types
 
-from schemas.errors import SchemaMismatchError, StoreError
+from schemas.errors import SchemaMismatchError, StoreError, first_line
 from schemas.records import Record
-from stores.lake_files import first_line
 
 _ADDED = "clickstream.added"
 """Set on a column that is younger than its table: older files lack it."""

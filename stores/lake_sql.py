@@ -16,15 +16,15 @@ from deltalake.exceptions import DeltaError
 from pyarrow.fs import LocalFileSystem
 
 from schemas.dimensions import DEVICE
-from schemas.errors import InputError, StoreError
+from schemas.errors import InputError, StoreError, first_line
 from schemas.events import FACT_EVENT
 from schemas.sessions import FACT_SESSION
 from schemas.silver import stored_record
 from schemas.user_stream import USER_STREAM
 from stores.events_wide import events_wide_sql
 from stores.lake import file_path, find_table, live_files, table_names
-from stores.lake_files import first_line, open_location
 from stores.lake_schema import has_added_columns
+from stores.locations import open_location
 from stores.sql_text import literal, quoted, sql_type
 
 _MACROS = resources.files(__package__) / "page_key.sql"

@@ -20,8 +20,9 @@ from schemas.records import Record
 from stores.lake import live_files, table_uri
 from stores.lake_bounds import TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
-from stores.lake_files import Partition, Place, delete_files, read_files
+from stores.lake_files import Partition, Place, delete_files
 from stores.lake_merge import MergeRows, replace_changed
+from stores.lake_read import read_files
 from stores.patience import Patience
 
 STAGING = "changes"

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.durations import HOUR, SECOND
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 from schemas.events import RAW
 from schemas.raw_log import RAW_LOG_AVRO
 from schemas.records import TIMESTAMP
 from stores.avro_rows import encode_rows
-from stores.lake_files import first_line, open_location
+from stores.locations import open_location
 from stores.raw_log_files import SUMMARY_KEY, RawLogFile, Summary, file_name, hour_folder, write_whole
 
 CODEC = "zstandard"

@@ -18,7 +18,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from schemas.errors import StoreBusyError, StoreError
+from schemas.errors import StoreBusyError, StoreError, first_line
 from stores.device_rows import EARLIEST, decode_key, key_range
 
 EVENTS, SESSIONS = "events", "sessions"
@@ -179,7 +179,7 @@ def _explained(path: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         if "/LOCK" in text:
             raise StoreBusyError(
                 f"{path}: another process has this device store open; stop it, or open the store read-only"

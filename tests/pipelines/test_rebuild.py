@@ -24,8 +24,9 @@ from schemas.sessions import SESSION
 from stores.device_store import open_device_store
 from stores.lake import find_table, live_files, open_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
-from stores.lake_files import Place, read_files, split_by_partition, write_files
+from stores.lake_files import Place, split_by_partition, write_files
 from stores.lake_merge import replace_changed
+from stores.lake_read import read_files
 from stores.lake_sql import connect
 from transforms.sinks import write_lake
 

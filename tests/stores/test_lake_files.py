@@ -20,14 +20,13 @@ from schemas.records import MONEY, TIMESTAMP, Field, Record
 from stores.lake_files import (
     Place,
     check_partition_columns,
-    file_pieces,
-    open_location,
     parse_partition,
     partition_folder,
-    read_files,
     split_by_partition,
     write_files,
 )
+from stores.lake_read import file_pieces, read_files
+from stores.locations import open_location
 
 DAY = date(2026, 4, 12)
 VISIT = Record(

@@ -12,7 +12,8 @@ from schemas.errors import SchemaMismatchError, StoreError
 from schemas.records import MONEY, Field, Record
 from stores.lake import check_lake, create_tables, find_table, live_files, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
-from stores.lake_files import Place, read_files, write_files
+from stores.lake_files import Place, write_files
+from stores.lake_read import read_files
 from stores.lake_schema import is_wider
 from stores.lake_sql import query
 

@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.daily_metrics import DAILY_METRICS, UNKNOWN
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 from schemas.event_types import Catalogue
 from schemas.sketches import Sketch
-from stores.lake_files import first_line
 from stores.sql_text import literal, quoted
 from transforms.events.pages import PageRules, categories, normalise
 

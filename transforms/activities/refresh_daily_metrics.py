@@ -22,7 +22,8 @@ from schemas.sessions import FACT_SESSION
 from stores.lake import find_table, live_files, table_uri
 from stores.lake_bounds import ALL_TIME, TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
-from stores.lake_files import Place, file_pieces, read_files, write_files
+from stores.lake_files import Place, write_files
+from stores.lake_read import file_pieces, read_files
 from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, Piece, counting, daily_metrics
 
 _DAY = timedelta(days=1)

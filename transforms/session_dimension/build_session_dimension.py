@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.session_dimension import SESSION_BRIDGE
-from stores.lake_files import Place, read_files
+from stores.lake_files import Place
+from stores.lake_read import read_files
 from transforms.metrics import count
 from transforms.session_dimension.session_dates import StartDates
 from transforms.session_dimension.session_dimension import (

@@ -20,7 +20,8 @@ from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION, SESSION
 from stores.lake import LiveFile, find_table, live_files, table_uri
-from stores.lake_files import Place, read_files
+from stores.lake_files import Place
+from stores.lake_read import read_files
 from transforms.after import After
 from transforms.gathered import Gathered
 from transforms.metrics import count

@@ -11,7 +11,8 @@ import pyarrow as pa
 from schemas.records import Record
 from stores.lake import LiveFile, table_uri
 from stores.lake_commit import PartitionWrite, fingerprint
-from stores.lake_files import Partition, Place, parse_partition, read_files, write_files
+from stores.lake_files import Partition, Place, parse_partition, write_files
+from stores.lake_read import read_files
 from transforms.metrics import count
 from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.tables import PackedTable

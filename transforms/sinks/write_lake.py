@@ -14,14 +14,7 @@ from schemas.records import Record
 from stores.lake import LiveFile, find_table, live_files, table_uri
 from stores.lake_buffer import Part, PartitionBuffer, split_rows
 from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
-from stores.lake_files import (
-    TARGET_FILE_BYTES,
-    Partition,
-    Place,
-    check_partition_columns,
-    parse_partition,
-    write_files,
-)
+from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
 from transforms.background import Ahead, Background, WorkAhead

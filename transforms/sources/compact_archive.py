@@ -20,9 +20,9 @@ import polars as pl
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
-from schemas.errors import InputError, StoreError
+from schemas.errors import InputError, StoreError, first_line
 from schemas.events import RAW
-from stores.lake_files import first_line, open_location
+from stores.locations import open_location
 from stores.raw_log_buffer import RawLogBuffer
 from stores.raw_log_files import (
     TEMPORARY_SUFFIX,

@@ -19,7 +19,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.dead_letters import Reason
 from schemas.errors import InputError, StoreError
-from stores.object_store import check_reachable
+from stores.locations import check_reachable
 from transforms.events.envelope import dead_letters
 from transforms.gathered import Gathered
 from transforms.metrics import count_dead_letters

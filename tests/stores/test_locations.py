@@ -1,18 +1,18 @@
-"""An object store that does not answer is an error within seconds."""
+"""Where files lie: an object store that does not answer is an error within seconds."""
 
 import pytest
 
 from schemas.errors import StoreError
-from stores import object_store
+from stores import locations
 from stores.lake import find_table
-from stores.object_store import check_reachable
+from stores.locations import check_reachable
 
 NOWHERE = "scheme=http&endpoint_override=127.0.0.1:9"
 """On the port that is for discarding nobody listens."""
 
 
 def test_bucket_out_of_reach_is_an_error_of_one_line_and_not_tried_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(locations, "PATIENCE_SECONDS", 1)
     uri = f"gs://anonymous@bucket/lake?{NOWHERE}"
     for attempt in (lambda: check_reachable(uri), lambda: find_table(uri, "fact_events")):
         with pytest.raises(StoreError, match=r"^gs://anonymous@bucket/lake.* cannot be reached") as caught:
@@ -33,7 +33,7 @@ def test_bucket_that_answered_or_refused_is_not_asked_again(monkeypatch: pytest.
             if path.startswith("gs://closed"):
                 raise PermissionError("google::cloud::Status(PERMISSION_DENIED: …")
 
-    monkeypatch.setattr(object_store, "FileSystem", Bucket)
+    monkeypatch.setattr(locations, "FileSystem", Bucket)
     for uri in (
         "gs://one/lake",
         "gs://one/lake/fact_events",

@@ -1,13 +1,33 @@
-"""Whether an object store answers, found out in seconds: its client goes on trying for a quarter of an hour."""
+"""Where files lie: the file system that a path or URI names, and whether it answers at all."""
 
+import os
+
+import pyarrow as pa
 from pyarrow.fs import FileSystem
 
-from schemas.errors import StoreError
+from schemas.errors import StoreError, first_line
 
 PATIENCE_SECONDS = 5
+"""Left to itself the client of Google Cloud Storage tries for a quarter of an hour."""
 _GAVE_UP = "Retry policy exhausted"
 """In what the client says where nothing answered it."""
 _answered: set[str] = set()
+
+
+def open_location(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a path or URI, and the absolute path in it.
+
+    Raises:
+        StoreError: The scheme is unknown, or the URI malformed, or an object store does not answer.
+    """
+    check_reachable(uri)
+    try:
+        filesystem, path = FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise StoreError(f"{uri} is not a location of a lake: {first_line(error)}") from error
+    except OSError as error:  # where a bucket of S3 lies is asked at once
+        raise StoreError(f"{uri} cannot be reached: {first_line(error)}") from error
+    return filesystem, path
 
 
 def check_reachable(uri: str) -> None:
