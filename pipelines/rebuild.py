@@ -13,7 +13,8 @@ from schemas.errors import StoreBusyError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.sessions import FACT_SESSION
 from stores.device_store import open_device_store
-from stores.lake import create_tables, find_table, live_files
+from stores.lake import create_tables, find_files, find_table
+from stores.lake_files import date_of
 from transforms.after import After
 from transforms.sessions.event_hours import days_of
 from transforms.sessions.policy import SessionPolicy
@@ -139,11 +140,9 @@ def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:
 
 def _dates(options: RebuildOptions) -> list[date]:
     """The dates asked for that the lake has events or sessions of, in order."""
-    found: set[date] = set()
-    for record in (FACT_EVENT, FACT_SESSION):
-        table = find_table(options.lake, record.name)
-        if table is None and record is FACT_EVENT:
-            raise StoreError(f"{FACT_EVENT.name}: there is no such table in {options.lake}")
-        found |= {date.fromisoformat(str(day)) for (day,) in live_files(table)} if table is not None else set()
+    if find_table(options.lake, FACT_EVENT.name) is None:
+        raise StoreError(f"{FACT_EVENT.name}: there is no such table in {options.lake}")
+    tables = (find_files(options.lake, record.name) for record in (FACT_EVENT, FACT_SESSION))
+    found = {date_of(partition) for files in tables for partition in files}
     first, last = options.first or date.min, options.last or date.max
     return sorted(day for day in found if first <= day <= last)

@@ -8,20 +8,14 @@ from functools import partial
 import apache_beam as beam
 
 from pipelines.run import run_here
-from pipelines.sessions_dim_plan import (
-    Live,
-    SessionsDimOptions,
-    SessionsDimPlan,
-    partition_of,
-    plan_sessions_dim,
-)
+from pipelines.sessions_dim_plan import Live, SessionsDimOptions, SessionsDimPlan, plan_sessions_dim
 from schemas.dimensions import DEVICE
 from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import table_uri
 from stores.lake_commit import PartitionWrite, fingerprint
-from stores.lake_files import Place
+from stores.lake_files import Place, partition_of
 from transforms.session_dimension.build_session_dimension import BuildSessionDimension, Counted, Files
 from transforms.session_dimension.commit_session_dimension import CommitSessionDimension
 from transforms.session_dimension.write_stamps import StampEvents

@@ -10,8 +10,8 @@ from schemas.dimensions import DEVICE
 from schemas.errors import OptionError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
-from stores.lake import LiveFile, create_tables, find_table, live_files, table_uri
-from stores.lake_files import Partition, Place
+from stores.lake import LiveFile, create_tables, find_files, find_table, table_uri
+from stores.lake_files import Partition, Place, date_of, partition_of
 from stores.lake_read import read_files
 from transforms.session_dimension.session_dates import StartDates, closed_date, dates_to_build
 
@@ -104,11 +104,13 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
         StoreError: There are no events in the lake, or a table cannot be read or made.
     """
     lake, last_date = options.lake, options.last_date
-    events = _live(lake, FACT_EVENT.name)
-    if events is None:
+    if find_table(lake, FACT_EVENT.name) is None:
         raise StoreError(f"{FACT_EVENT.name}: there is no such table in {lake}")
     create_tables(lake, SESSION_DIMENSION)
-    sessions, places = _live(lake, DIM_SESSIONS.name) or {}, _live(lake, EVENT_SESSIONS.name) or {}
+    events, sessions, places, bridge, devices = (
+        find_files(lake, record.name)
+        for record in (FACT_EVENT, DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE, DEVICE.record)
+    )
     if options.days is not None:
         _check_zone(lake, sessions, options.zone)
     built, with_events = _dates(sessions), _dates(events)
@@ -121,7 +123,6 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
     first_utc, last_utc = dates.utc_span()
     read = {partition_of(day): events[partition_of(day)] for day in with_events if first_utc <= day <= last_utc}
     with_rows = _start_dates(dates, [*_dates(read), *built, *_dates(places)])
-    bridge = _live(lake, SESSION_BRIDGE.name) or {}
     continues = bool(built) and built[0] < dates.first
     counted: list[date] = []
     sign = 1
@@ -140,22 +141,12 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
         stamped=read
         if continues
         else {key: files for key, files in events.items() if key <= partition_of(last_utc + timedelta(days=1))},
-        devices=_live(lake, DEVICE.record.name) or {},
+        devices=devices,
         bridge=bridge,
         continues=continues,
         counted={partition_of(day): sessions[partition_of(day)] for day in counted},
         sign=sign,
     )
-
-
-def _live(lake: str, name: str) -> Live | None:
-    table = find_table(lake, name)
-    return None if table is None else live_files(table)
-
-
-def partition_of(day: date) -> Partition:
-    """The partition of a date."""
-    return (day.isoformat(),)
 
 
 def _start_dates(dates: StartDates, days: Iterable[date]) -> list[Partition]:
@@ -169,7 +160,7 @@ def _start_dates(dates: StartDates, days: Iterable[date]) -> list[Partition]:
 
 
 def _dates(live: Live) -> list[date]:
-    return sorted(date.fromisoformat(str(value)) for (value,) in live)
+    return sorted(map(date_of, live))
 
 
 def _bridge_date(bridge: Live) -> date:

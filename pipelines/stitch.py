@@ -1,7 +1,6 @@
 """Give past sessions to the users that devices are now known to belong to: what changed, and no more."""
 
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
 
 import numpy as np
@@ -17,7 +16,7 @@ from schemas.records import Record
 from schemas.sessions import FACT_SESSION
 from stores.lake import LiveFile, check_there, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
-from stores.lake_files import Partition, Place
+from stores.lake_files import Partition, Place, date_of
 from stores.lake_read import read_files
 from stores.lake_rewrite import Looked, rewrite_changed
 from transforms.identity.stitching import (
@@ -128,7 +127,7 @@ class _Reach:
 
     def on(self, partition: Partition) -> pa.Array:
         """The devices that may have a session on a date."""
-        day = np.datetime64(date.fromisoformat(str(partition[0])))
+        day = np.datetime64(date_of(partition))
         return self.devices.filter(pa.array((self.earliest <= day) & (day <= self.latest)))
 
 

@@ -13,7 +13,7 @@ from schemas.sessions import FACT_SESSION
 from schemas.user_stream import USER_STREAM
 from stores.lake import find_table, live_files, open_table, table_uri
 from stores.lake_commit import CommitResult, Planned, WriteMode, commit_planned
-from stores.lake_files import Partition, Place
+from stores.lake_files import Place, date_of, partition_of
 from stores.lake_read import read_files
 from stores.lake_rewrite import rewrite_changed
 from transforms.identity.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitched_activities
@@ -53,7 +53,7 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
     def owners(day: date) -> pa.Table:
         tables = []
         for start in _beside(day, -1, 0):
-            place = Place(table_uri(lake_uri, FACT_SESSION.name), FACT_SESSION, (start.isoformat(),))
+            place = Place(table_uri(lake_uri, FACT_SESSION.name), FACT_SESSION, partition_of(start))
             paths = [file.path for file in sessions.get(place.partition, [])]
             tables.append(read_files(place, paths, OWNER_COLUMNS))
         return pa.concat_tables(tables)
@@ -61,7 +61,7 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
     def plan(table: DeltaTable, done: int) -> Planned:
         files = live_files(table)
         new, new_owners = (
-            {_day(partition) for partition, found in there.items() if any(file.path not in known for file in found)}
+            {date_of(partition) for partition, found in there.items() if any(file.path not in known for file in found)}
             for there, known in (
                 (files, paths_of(table, done)),
                 (sessions, paths_of(facts, table.transaction_version(OWNERS_ID) or 0)),
@@ -71,9 +71,9 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
         near |= {day for changed in new_owners for day in _beside(changed, 0, 1)}
         writes = []
         for partition, found in files.items():
-            if _day(partition) in near:
+            if date_of(partition) in near:
                 place = Place(table_uri(lake_uri, USER_STREAM.name), USER_STREAM, partition)
-                change = partial(stitched_activities, sessions=owners(_day(partition)))
+                change = partial(stitched_activities, sessions=owners(date_of(partition)))
                 writes.append(rewrite_changed(place, dict.fromkeys(found), ACTIVITY_COLUMNS, change))
         writes = [write for write in writes if write.removed]
         dates[:] = sorted(str(write.partition[0]) for write in writes)
@@ -88,7 +88,3 @@ def _beside(day: date, *steps: int) -> Iterator[date]:
     for number in (day.toordinal() + step for step in steps):
         if date.min.toordinal() <= number <= date.max.toordinal():
             yield date.fromordinal(number)
-
-
-def _day(partition: Partition) -> date:
-    return date.fromisoformat(str(partition[0]))

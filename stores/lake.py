@@ -83,8 +83,7 @@ def has_rows(lake_uri: str, record: Record) -> bool:
     Raises:
         StoreError: Its transaction log cannot be read.
     """
-    table = find_table(lake_uri, record.name)
-    return table is not None and bool(live_files(table))
+    return bool(find_files(lake_uri, record.name))
 
 
 def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
@@ -154,6 +153,16 @@ def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
     for partition, *fields in sorted(zip(partitions, *columns, strict=True), key=lambda row: row[1]):
         files.setdefault(partition, []).append(LiveFile(*fields))
     return files
+
+
+def find_files(lake_uri: str, name: str) -> dict[Partition, list[LiveFile]]:
+    """As `live_files`, of a table by its name; none where there is no table.
+
+    Raises:
+        StoreError: Its transaction log cannot be read.
+    """
+    table = find_table(lake_uri, name)
+    return live_files(table) if table is not None else {}
 
 
 def file_path(lake_uri: str, name: str, file: LiveFile) -> str:

@@ -70,6 +70,20 @@ def partition_folder(record: Record, partition: Partition) -> str:
     return "/".join(f"{name}={value}" for name, value in zip(record.partition_by, values, strict=True))
 
 
+def partition_of(day: date) -> Partition:
+    """The partition of a date, of a record partitioned by a date alone.
+
+    >>> partition_of(date(2026, 4, 12))
+    ('2026-04-12',)
+    """
+    return (day.isoformat(),)
+
+
+def date_of(partition: Partition) -> date:
+    """The date that `partition_of` was given."""
+    return date.fromisoformat(str(partition[0]))
+
+
 def parse_partition(folder: str) -> Partition:
     """The values that `partition_folder` wrote.
 

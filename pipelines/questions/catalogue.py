@@ -9,7 +9,8 @@ from string import Template
 from schemas.errors import OptionError, StoreError
 from schemas.session_dimension import DIM_SESSIONS
 from schemas.user_stream import USER_STREAM
-from stores.lake import find_table, live_files
+from stores.lake import find_files
+from stores.lake_files import date_of
 
 _FOLDER = Path(__file__).parent
 _DATES = re.compile(r"^-- dates: (\w+)$", re.MULTILINE)
@@ -67,12 +68,11 @@ def dates_asked(lake: str, table: str, days: int, as_of: date | None) -> tuple[d
         StoreError: The table has no rows in the lake.
         OptionError: They would begin before the year 1.
     """
-    found = find_table(lake, table)
-    built = sorted(str(day) for (day,) in live_files(found)) if found is not None else []
+    built = sorted(map(date_of, find_files(lake, table)))
     if not built:
         hint = "; sessions-dim makes them" if table == DIM_SESSIONS.name else ""
         raise StoreError(f"{table}: there are no {_ROWS.get(table, 'rows')} in {lake}{hint}")
-    until = as_of or date.fromisoformat(built[-1])
+    until = as_of or built[-1]
     try:
         return until - timedelta(days=days - 1), until
     except OverflowError as error:

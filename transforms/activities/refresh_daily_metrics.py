@@ -22,7 +22,7 @@ from schemas.sessions import FACT_SESSION
 from stores.lake import find_table, live_files, table_uri
 from stores.lake_bounds import ALL_TIME, TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned, fingerprint
-from stores.lake_files import Place, write_files
+from stores.lake_files import Place, date_of, partition_of, write_files
 from stores.lake_read import file_pieces, read_files
 from transforms.activities.daily_metrics import SESSION_COLUMNS, MetricRules, Piece, counting, daily_metrics
 
@@ -54,11 +54,11 @@ def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = No
             dates |= {day for day in events.dates() if day >= since}
         if all(found.up_to_date for found in facts) and not dates:
             return None
-        live = {date.fromisoformat(str(day)): files for (day,), files in live_files(table).items()}
+        live = {date_of(partition): files for partition, files in live_files(table).items()}
         writes = []
         with counting() as tables:
             for day in sorted(dates & (events.dates() | live.keys())):
-                place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, (day.isoformat(),))
+                place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, partition_of(day))
                 there = [file.path for file in live.get(day, [])]
                 of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
                 rows = daily_metrics(tables, day, events.pieces(day), of_day, rules)
@@ -152,7 +152,7 @@ def _files(lake: str, record: Record, table: DeltaTable | None) -> Iterator[_Fil
         return
     ends = TimeBounds.read(table, "session_end").of if record is FACT_SESSION else {}
     for partition, found in live_files(table).items():
-        first = date.fromisoformat(str(partition[0]))
+        first = date_of(partition)
         for file in found:
             last = first
             if bounds := ends.get(file.path):

@@ -19,8 +19,8 @@ from schemas.durations import DAY, HOUR
 from schemas.events import FACT_EVENT
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION, SESSION
-from stores.lake import LiveFile, find_table, live_files, table_uri
-from stores.lake_files import Place
+from stores.lake import LiveFile, find_files, table_uri
+from stores.lake_files import Place, date_of, partition_of
 from stores.lake_read import read_files
 from transforms.after import After
 from transforms.gathered import Gathered
@@ -167,9 +167,7 @@ _Live = dict[date, list[LiveFile]]
 
 
 def _live(lake: str, record: Record) -> _Live:
-    table = find_table(lake, record.name)
-    live = live_files(table) if table is not None else {}
-    return {date.fromisoformat(str(day)): files for (day,), files in live.items()}
+    return {date_of(partition): files for partition, files in find_files(lake, record.name).items()}
 
 
 def _paths(live: _Live) -> _Paths:
@@ -344,4 +342,4 @@ def _sessions(lake: str, day: date, path: str, devices: pa.Array | None) -> pa.T
 
 
 def _place(lake: str, record: Record, day: date) -> Place:
-    return Place(table_uri(lake, record.name), record, (day.isoformat(),))
+    return Place(table_uri(lake, record.name), record, partition_of(day))

@@ -11,7 +11,7 @@ from deltalake.transaction import Transaction
 
 from schemas.errors import OptionError
 from schemas.records import Record
-from stores.lake import LiveFile, find_table, live_files, table_uri
+from stores.lake import LiveFile, find_files, table_uri
 from stores.lake_buffer import Part, PartitionBuffer, split_rows
 from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
@@ -151,8 +151,7 @@ class MergeRows:
     """The table as a bundle found it, and its keys as far as they were needed."""
 
     def __init__(self, lake: str, record: Record) -> None:
-        table = find_table(lake, record.name)
-        self._live = live_files(table) if table is not None else {}
+        self._live = find_files(lake, record.name)
         self._known = KnownKeys()
 
     def write(self, place: Place, tables: list[pa.Table], target_bytes: int = TARGET_FILE_BYTES) -> PartitionWrite:
@@ -185,8 +184,7 @@ class _WriteFiles(WorkAhead):
     def start_bundle(self) -> None:
         super().start_bundle()
         if self._mode is WriteMode.MERGE:
-            table = find_table(self._lake, self._record.name)
-            self._live = live_files(table) if table is not None else {}
+            self._live = find_files(self._lake, self._record.name)
 
     def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[WindowedValue]:
         folder, packed = group
