@@ -29,6 +29,10 @@ class BrokenStreamError(StoreError):
     """What an endless run is to commit does not follow on what its table has: waiting does not mend it."""
 
 
+class ServiceError(ClickstreamError):
+    """A service beside the pipeline (a broker, a cluster, a job server) cannot be started, or has gone."""
+
+
 def first_line(error: Exception) -> str:
     r"""What a library says went wrong, without the trace that some append; the error's kind where it says nothing.
 

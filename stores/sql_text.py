@@ -1,4 +1,4 @@
-"""Names, texts and types as DuckDB's SQL writes them."""
+"""Names, texts, types and places in JSON as DuckDB's SQL writes them."""
 
 import pyarrow as pa
 
@@ -52,3 +52,12 @@ def literal(text: str) -> str:
     'it''s'
     """
     return "'" + text.replace("'", "''") + "'"
+
+
+def json_pointer(key: str) -> str:
+    """The literal of a JSON pointer (RFC 6901) to a key of an object: unlike a JSON path it can hold any name.
+
+    >>> print(json_pointer("a/b"))
+    '/a~1b'
+    """
+    return literal("/" + key.replace("~", "~0").replace("/", "~1"))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from runners.flink.options import FlinkOptions
 from runners.services.flink import NETWORK
-from runners.services.jars import JAVA_17, ServiceError, class_path, java, resolve_jars
+from runners.services.jars import JAVA_17, class_path, java, resolve_jars
 from runners.services.processes import POLL_SECONDS, free_port, listens, tail
+from schemas.errors import ServiceError
 
 POM = Path(__file__).with_name("pom.xml")
 PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))

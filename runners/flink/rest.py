@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from runners.services.jars import ServiceError
 from runners.services.processes import POLL_SECONDS
+from schemas.errors import ServiceError
 
 TIMEOUT_SECONDS = 10.0
 ENDED = frozenset({"FINISHED", "FAILED", "CANCELED"})

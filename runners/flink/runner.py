@@ -24,9 +24,8 @@ from runners.flink.options import FlinkOptions
 from runners.flink.rest import ENDED, FlinkRest
 from runners.flink.workers import WorkerPool, worker_pool
 from runners.services.home import locked, state_home
-from runners.services.jars import ServiceError
 from runners.services.processes import POLL_SECONDS, listens
-from schemas.errors import ClickstreamError
+from schemas.errors import ClickstreamError, ServiceError
 
 CANCEL_SECONDS = 30.0
 RUNS_KEPT = 20

@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 from runners.services.home import cache_home, locked, state_home
-from runners.services.jars import ServiceError, say
+from runners.services.jars import say
 from runners.services.processes import DetachedProcess, free_port, listens
+from schemas.errors import ServiceError
 
 VERSION = "v1.58.0"
 _PACKAGE = "cloud.google.com/go/bigtable/cmd/emulator"

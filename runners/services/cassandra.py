@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from runners.services.home import state_home
-from runners.services.jars import ServiceError, class_path, java, resolve_jars
+from runners.services.jars import class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens
+from schemas.errors import ServiceError
 
 POM = Path(__file__).with_name("cassandra.pom.xml")
 START_SECONDS = 180.0

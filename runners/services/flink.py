@@ -6,8 +6,9 @@ import uuid
 from pathlib import Path
 
 from runners.services.home import locked, state_home
-from runners.services.jars import JAVA_17, ServiceError, class_path, java, resolve_jars
+from runners.services.jars import JAVA_17, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens
+from schemas.errors import ServiceError
 
 POM = Path(__file__).with_name("flink.pom.xml")
 START_SECONDS = 60.0

@@ -11,14 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runners.services.home import cache_home, locked
-from schemas.errors import ClickstreamError
+from schemas.errors import ServiceError
 
 _PATCHES = "0-patches"
 """The name of their jar: before all others."""
-
-
-class ServiceError(ClickstreamError):
-    """A service beside the pipeline (a broker, a cluster, a job server) cannot be had, or has gone."""
 
 
 def say(line: str) -> None:

@@ -8,8 +8,9 @@ import uuid
 from pathlib import Path
 
 from runners.services.home import locked, state_home
-from runners.services.jars import ServiceError, class_path, java, resolve_jars
+from runners.services.jars import class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens, tail
+from schemas.errors import ServiceError
 
 POM = Path(__file__).with_name("kafka.pom.xml")
 START_SECONDS = 60.0

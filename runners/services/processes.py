@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.services.jars import ServiceError
+from schemas.errors import ServiceError
 
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0

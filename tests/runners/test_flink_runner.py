@@ -19,9 +19,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from runners.flink import FlinkOptions, FlinkRunner, JobFailedError, flink_runner, newest_checkpoint
 from runners.flink.options import STATE_BACKENDS
-from runners.services import FlinkCluster, ServiceError
+from runners.services import FlinkCluster
 from runners.services.processes import birth_of, listens
 from schemas.durations import MILLISECOND
+from schemas.errors import ServiceError
 from stores.lake import find_table, read_table
 
 ROOT = Path(__file__).parents[2]

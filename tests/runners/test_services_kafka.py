@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from runners.services import KafkaService, ServiceError
+from runners.services import KafkaService
+from schemas.errors import ServiceError
 
 
 def produce(address: str, topic: str, value: bytes) -> None:

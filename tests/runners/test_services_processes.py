@@ -10,9 +10,9 @@ import pytest
 
 from runners.flink.job_server import PATCHES
 from runners.flink.job_server import POM as JOB_SERVER
-from runners.services import ServiceError
 from runners.services.jars import java, resolve_jars
 from runners.services.processes import DetachedProcess, birth_of, free_port, listens
+from schemas.errors import ServiceError
 
 SLEEP = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
 DEAF = [

@@ -20,7 +20,7 @@ from schemas.daily_metrics import DAILY_METRICS, UNKNOWN
 from schemas.errors import StoreError, first_line
 from schemas.event_types import Catalogue
 from schemas.sketches import Sketch
-from stores.sql_text import literal, quoted
+from stores.sql_text import json_pointer, literal, quoted
 from transforms.events.pages import PageRules, categories, normalise
 
 SESSION_COLUMNS = ("session_id", "device_id", "session_start", "session_end")
@@ -186,7 +186,7 @@ def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) ->
 
     def told(expression: str, properties: Mapping[str, str], otherwise: str) -> str:
         cases = [
-            f" WHEN {literal(kind)} THEN {expression.format(literal(_pointer(name)))}"
+            f" WHEN {literal(kind)} THEN {expression.format(json_pointer(name))}"
             for kind, name in sorted(properties.items())
             if kind in types
         ]
@@ -214,11 +214,6 @@ def _distinct(tables: duckdb.DuckDBPyConnection, query: str) -> dict[int, tuple[
             sketch.add(texts)
             found[number] = count + len(texts), sketch
     return found
-
-
-def _pointer(name: str) -> str:
-    """The JSON pointer of a property."""
-    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _page_categories(urls: pa.ChunkedArray, rules: PageRules) -> pa.Array:

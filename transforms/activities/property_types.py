@@ -8,7 +8,7 @@ from string import Template
 from schemas.dead_letters import Reason
 from schemas.event_types import EventType, Property, PropertyType
 from schemas.records import MONEY
-from stores.sql_text import literal, quoted
+from stores.sql_text import json_pointer, literal, quoted
 from transforms.events.envelope import YEAR_1_MS, YEAR_10000_MS, time_sql
 
 _TEMPLATE = Template(resources.files(__package__).joinpath("type_properties.sql").read_text(encoding="utf-8"))
@@ -38,12 +38,12 @@ def type_query(event: EventType) -> str:
     faults = [fault for place, item in enumerate(declared, 1) for fault in _faults(item, place)]
     return _TEMPLATE.substitute(
         structure=literal(json.dumps({item.name: _PARSED_AS[item.type] for item in declared})),
-        pointers=_list(map(_pointer, names)),
+        pointers=_list(map(json_pointer, names)),
         values=", ".join(f"{_value(item, place)} AS v{place}" for place, item in enumerate(declared, 1)),
         columns=", ".join(f"v{place}" for place in range(1, len(declared) + 1)),
         faults=" ".join(faults),
         without_declared=literal(json.dumps(dict.fromkeys(names))),
-        keys=_list(json.dumps(name) for name in names),
+        keys=_list(literal(json.dumps(name)) for name in names),
     )
 
 
@@ -53,7 +53,7 @@ def _value(item: Property, place: int) -> str:
     whole = f"{type_} IN ('UBIGINT', 'BIGINT')"
     money = f"DECIMAL({MONEY.precision}, {MONEY.scale})"
     # parsed as a whole number 1.5 is rounded: what it was is read again
-    double = f"TRY_CAST(json_extract_string(properties, {literal(_pointer(item.name))}) AS DOUBLE)"
+    double = f"TRY_CAST(json_extract_string(properties, {json_pointer(item.name)}) AS DOUBLE)"
     written_double = f"{type_} = 'DOUBLE' AND {double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
     in_range = f"lambda time: time BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1"
     time = f"list_filter([{time_sql(parsed, type_)}], {in_range})[1]"
@@ -78,10 +78,5 @@ def _faults(item: Property, place: int) -> Iterable[str]:
         yield f"WHEN v{place} IS NULL THEN ['{Reason.PROPERTY_MISSING}', {name}]"
 
 
-def _pointer(name: str) -> str:
-    """The JSON pointer (RFC 6901) to a key: unlike a path it can hold any name."""
-    return "/" + name.replace("~", "~0").replace("/", "~1")
-
-
-def _list(texts: Iterable[str]) -> str:
-    return f"[{', '.join(map(literal, texts))}]"
+def _list(literals: Iterable[str]) -> str:
+    return f"[{', '.join(literals)}]"
