@@ -95,10 +95,10 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         later = 2 * panes.column("pane_index").to_numpy() + is_retraction
         self._set(SESSIONS, keys, values, _milliseconds(panes, SESSION_ROWS) + later)
 
-    def read(
+    def read_rows(
         self, codec: RowCodec, device_id: str, since: int, until: int | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        """See `NetworkedDeviceStore.read`."""
+        """See `NetworkedDeviceStore.read_rows`."""
         family = EVENTS if codec is EVENT_ROWS else SESSIONS
         first, end = key_range(device_id, since, until)
         # what is hidden is asked for together with the rows, and sorts before them

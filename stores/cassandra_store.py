@@ -95,10 +95,10 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         order = 2 * panes.column("pane_index").to_numpy() + is_retraction
         self._put(_PUT_PANE, panes, SESSION_ROWS, values, order)
 
-    def read(
+    def read_rows(
         self, codec: RowCodec, device_id: str, since: int, until: int | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        """See `NetworkedDeviceStore.read`."""
+        """See `NetworkedDeviceStore.read_rows`."""
         horizon, weeks = self._facts()
         oldest, newest = max(since, horizon, EARLIEST), LATEST if until is None else min(until - 1, LATEST)
         query = _READ_EVENTS if codec is EVENT_ROWS else _READ_SESSIONS

@@ -1,16 +1,17 @@
-"""The device store: a device's latest events and sessions in milliseconds. One protocol, opened by URI."""
+"""The device store: a device's latest events and sessions in milliseconds. One interface, opened by URI."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from schemas.durations import DAY, SECOND, format_duration, parse_duration
 from schemas.errors import OptionError
+from stores.device_rows import EVENT_ROWS, SESSION_ROWS, RowCodec
 
 # Cassandra takes no longer one
 _LONGEST_TTL = 20 * 365 * DAY
@@ -18,19 +19,21 @@ _CASSANDRA_PORT = 9042
 _KEYSPACE = re.compile(r"[A-Za-z]\w{0,47}", re.ASCII)
 
 
-class DeviceStore(Protocol):
+class DeviceStore(ABC):
     """Rows keyed by device, newest first. Writing the same rows again changes nothing.
 
     Times are microseconds since 1970, UTC. Every method raises `StoreError` where the store cannot do its
     work. A store may be used from several threads.
     """
 
+    @abstractmethod
     def write_events(self, events: pa.Table) -> int:
         """Write events: EVENT's columns (others are ignored), in any order, texts dictionary-encoded or not.
 
         Returns their number.
         """
 
+    @abstractmethod
     def write_sessions(self, panes: pa.Table) -> int:
         """Apply session panes, a table with SESSION_PANE's columns: each is the session's state from now on.
 
@@ -42,32 +45,45 @@ class DeviceStore(Protocol):
         self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
     ) -> pa.Table:
         """EVENT rows of a device with since <= event_time < until, newest first, at most `limit`."""
+        return EVENT_ROWS.decode(self.read(EVENT_ROWS, device_id, since, until, limit))
 
     def recent_sessions(
         self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
     ) -> pa.Table:
         """SESSION rows of a device with since <= session_start < until, newest first, at most `limit`."""
+        return SESSION_ROWS.decode(self.read(SESSION_ROWS, device_id, since, until, limit))
 
+    @abstractmethod
+    def read(
+        self, codec: RowCodec, device_id: str, since: int | None, until: int | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Keys and values of a device's rows of a kind with since <= time < until, newest first, at most `limit`."""
+
+    @abstractmethod
     def delete_device(self, device_id: str) -> int:
         """Take out all rows of a device, durably; returns their number. `compact` erases their bytes."""
 
+    @abstractmethod
     def expire(self, before: int) -> None:
         """Hide from now on what began before this time, durably; `compact` erases the bytes."""
 
+    @abstractmethod
     def compact(self) -> None:
         """Erase the bytes of deleted and expired rows. Rewrites the store: delete many, then compact once."""
 
+    @abstractmethod
     def flush(self) -> None:
         """Make every write that has returned durable."""
 
+    @abstractmethod
     def close(self) -> None:
         """Flush and let go of the store. Closing twice is allowed."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:

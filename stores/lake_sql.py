@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import resources
 from string import Template
-from types import TracebackType
 
 import duckdb
 import pyarrow as pa
@@ -137,9 +136,7 @@ class LakeConnection:
     def __enter__(self) -> "LakeConnection":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _add_view(self, lake_uri: str, name: str, table: DeltaTable) -> list[str]:

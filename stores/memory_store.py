@@ -1,8 +1,6 @@
 """The device store in memory, for tests: one a process and name, its rows the same bytes as in RocksDB."""
 
 import threading
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
 
@@ -11,11 +9,13 @@ from stores.device_rows import (
     EARLIEST,
     EVENT_ROWS,
     SESSION_ROWS,
+    RowCodec,
     decode_key,
     device_prefix,
     key_range,
     last_panes,
 )
+from stores.device_store import DeviceStore
 
 
 class _Contents:
@@ -26,7 +26,7 @@ class _Contents:
         self.sessions: dict[bytes, bytes] = {}
 
 
-class MemoryDeviceStore:
+class MemoryDeviceStore(DeviceStore):
     """A device store whose contents live as long as the process; stores of one name share them."""
 
     _contents: dict[str, _Contents] = {}  # noqa: RUF012
@@ -54,17 +54,15 @@ class MemoryDeviceStore:
                 rows.sessions.pop(key, None)
         return int(current.num_rows + withdrawn.num_rows)
 
-    def recent_events(
-        self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
-    ) -> pa.Table:
-        """See `DeviceStore.recent_events`."""
-        return EVENT_ROWS.decode(self._read("events", device_id, since, until, limit))
-
-    def recent_sessions(
-        self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
-    ) -> pa.Table:
-        """See `DeviceStore.recent_sessions`."""
-        return SESSION_ROWS.decode(self._read("sessions", device_id, since, until, limit))
+    def read(
+        self, codec: RowCodec, device_id: str, since: int | None, until: int | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """See `DeviceStore.read`."""
+        rows = self._open()
+        with rows.lock:
+            family = rows.events if codec is EVENT_ROWS else rows.sessions
+            first, end = key_range(device_id, max(rows.horizon, EARLIEST if since is None else since), until)
+            return sorted(row for row in family.items() if first <= row[0] < end)[:limit]
 
     def delete_device(self, device_id: str) -> int:
         """See `DeviceStore.delete_device`."""
@@ -99,14 +97,6 @@ class MemoryDeviceStore:
         """See `DeviceStore.close`; the contents stay."""
         self._rows = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _open(self) -> _Contents:
         if self._rows is None:
             raise StoreError("the device store is closed")
@@ -116,11 +106,3 @@ class MemoryDeviceStore:
         if self._read_only:
             raise StoreError("the device store is open for reading only")
         return self._open()
-
-    def _read(
-        self, family: str, device_id: str, since: int | None, until: int | None, limit: int
-    ) -> list[tuple[bytes, bytes]]:
-        rows = self._open()
-        with rows.lock:
-            first, end = key_range(device_id, max(rows.horizon, EARLIEST if since is None else since), until)
-            return sorted(row for row in getattr(rows, family).items() if first <= row[0] < end)[:limit]

@@ -1,16 +1,15 @@
 """What device stores behind a network have in common: who may write, what is hidden, how long they are waited for."""
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from random import uniform
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
 
 from schemas.errors import StoreError
-from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, RowCodec, last_panes
+from stores.device_rows import EARLIEST, RowCodec, last_panes
+from stores.device_store import DeviceStore
 from stores.encoded_texts import plain
 
 PATIENCE = 10.0
@@ -21,7 +20,7 @@ _PIECE_ROWS = 50_000
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 
 
-class NetworkedDeviceStore(ABC):
+class NetworkedDeviceStore(DeviceStore):
     """A device store that several processes write at once, so that writes may overtake each other.
 
     Of a session's panes the one with the highest pane_index counts whatever write it came in: one that a lost worker
@@ -56,17 +55,18 @@ class NetworkedDeviceStore(ABC):
                 self.put_panes(piece, is_retraction)
         return int(standing.num_rows + withdrawn.num_rows)
 
-    def recent_events(
-        self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
-    ) -> pa.Table:
-        """See `DeviceStore.recent_events`."""
-        return self._recent(EVENT_ROWS, device_id, since, until, limit)
-
-    def recent_sessions(
-        self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
-    ) -> pa.Table:
-        """See `DeviceStore.recent_sessions`."""
-        return self._recent(SESSION_ROWS, device_id, since, until, limit)
+    def read(
+        self, codec: RowCodec, device_id: str, since: int | None, until: int | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """See `DeviceStore.read`."""
+        self._check_open()
+        oldest = EARLIEST if since is None else since
+        if self.ttl is not None:
+            # the store itself takes expired rows out at its leisure
+            oldest = max(oldest, now() - self.ttl)
+        if limit <= 0 or (until is not None and until <= oldest):
+            return []
+        return self.read_rows(codec, device_id, oldest, until, limit)
 
     def delete_device(self, device_id: str) -> int:
         """See `DeviceStore.delete_device`."""
@@ -93,14 +93,6 @@ class NetworkedDeviceStore(ABC):
             self._closed = True
             self.disconnect()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     @abstractmethod
     def put_events(self, events: pa.Table) -> None:
         """Write rows of EVENT."""
@@ -110,7 +102,7 @@ class NetworkedDeviceStore(ABC):
         """Write rows of SESSION_PANE, one a session, all of them retractions or none."""
 
     @abstractmethod
-    def read(
+    def read_rows(
         self, codec: RowCodec, device_id: str, since: int, until: int | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
         """Keys and values of a device's rows with since <= time < until that `expire` has not hidden; limit > 0."""
@@ -130,15 +122,6 @@ class NetworkedDeviceStore(ABC):
     @abstractmethod
     def disconnect(self) -> None:
         """Let go of connections and threads."""
-
-    def _recent(self, codec: RowCodec, device_id: str, since: int | None, until: int | None, limit: int) -> pa.Table:
-        self._check_open()
-        oldest = EARLIEST if since is None else since
-        if self.ttl is not None:
-            # the store itself takes expired rows out at its leisure
-            oldest = max(oldest, now() - self.ttl)
-        empty = limit <= 0 or (until is not None and until <= oldest)
-        return codec.decode([] if empty else self.read(codec, device_id, oldest, until, limit))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -11,14 +11,13 @@ import tempfile
 import threading
 from collections import deque
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
 from rocksdict import AccessType
 
 from schemas.errors import StoreError
-from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, key_range, last_panes
+from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, RowCodec, key_range, last_panes
+from stores.device_store import DeviceStore
 from stores.rocksdb_database import BATCH_ROWS, EVENTS, FAMILIES, SESSIONS, Database
 
 # rows a call from which a flush of its own (some 10 MB a file) costs less than the write-ahead log
@@ -28,7 +27,7 @@ _ENCODED_ROWS = 100_000
 _READ_ATTEMPTS = 3
 
 
-class RocksDBDeviceStore:
+class RocksDBDeviceStore(DeviceStore):
     """A device store in a directory.
 
     Stores opened for writing on one path share one RocksDB handle a process, as RocksDB demands. A read-only
@@ -56,17 +55,12 @@ class RocksDBDeviceStore:
         writer.delete(SESSIONS, SESSION_ROWS.encode_keys(withdrawn).to_pylist())
         return int(standing.num_rows + withdrawn.num_rows)
 
-    def recent_events(
-        self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
-    ) -> pa.Table:
-        """See `DeviceStore.recent_events`."""
-        return EVENT_ROWS.decode(self._reader().read(EVENTS, device_id, since, until, limit))
-
-    def recent_sessions(
-        self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
-    ) -> pa.Table:
-        """See `DeviceStore.recent_sessions`."""
-        return SESSION_ROWS.decode(self._reader().read(SESSIONS, device_id, since, until, limit))
+    def read(
+        self, codec: RowCodec, device_id: str, since: int | None, until: int | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        """See `DeviceStore.read`."""
+        family = EVENTS if codec is EVENT_ROWS else SESSIONS
+        return self._reader().read(family, device_id, since, until, limit)
 
     def delete_device(self, device_id: str) -> int:
         """See `DeviceStore.delete_device`."""
@@ -90,14 +84,6 @@ class RocksDBDeviceStore:
             rows, self._rows = self._rows, None
         if rows is not None:
             rows.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _reader(self) -> "_Writer | _Follower":
         if self._rows is None:
