@@ -7,7 +7,7 @@ from functools import partial
 
 import apache_beam as beam
 
-from pipelines.run import run_here
+from pipelines.run import run_here, shards_for
 from schemas.durations import SECOND
 from schemas.errors import StoreBusyError, StoreError
 from schemas.events import FACT_EVENT
@@ -24,8 +24,6 @@ from transforms.sinks.write_device_store import WriteDeviceSessions
 from transforms.tables import ShardedTable
 
 ATTEMPTS = 3
-_ROWS_A_SHARD = 250_000
-_LEAST_SHARDS = 4
 
 
 @dataclass(frozen=True)
@@ -123,19 +121,18 @@ def rebuild(options: RebuildOptions) -> RebuildReport:
     )
 
 
-def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions, shards: int) -> None:
+def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions) -> None:
     """The graph: what differs, first to the devices, then to the lake."""
     plans = pipeline | "Plan" >> beam.Create([plan], reshuffle=False).with_output_types(RevisionPlan)
     no_events = pipeline | "NoEvents" >> beam.Create([], reshuffle=False).with_output_types(ShardedTable)
-    panes = plans | "Revise" >> ReviseSessions(no_events, options.policy, shards, changes_only=True)
+    panes = plans | "Revise" >> ReviseSessions(no_events, options.policy, shards_for(plan.rows), changes_only=True)
     told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
     _ = panes | "AfterDevices" >> After(told) | "SessionsToLake" >> WriteSessions(options.lake)
 
 
 def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:
     plan = plan_revision(options.lake, [], days_of(dates), options.policy, settled_before=options.settled_before)
-    shards = max(_LEAST_SHARDS, -(-plan.rows // _ROWS_A_SHARD))
-    return run_here(partial(compose, plan=plan, options=options, shards=shards))
+    return run_here(partial(compose, plan=plan, options=options))
 
 
 def _dates(options: RebuildOptions) -> list[date]:

@@ -20,6 +20,12 @@ from stores.device_store import open_device_store
 from stores.lake import check_fresh, check_lake, create_tables
 from transforms.metrics import SEEN_HERE, read_counters
 
+OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
+Follow = Callable[[PipelineRunner], AbstractContextManager[None]]
+
+_ROWS_A_SHARD = 250_000
+_LEAST_SHARDS = 4
+
 
 def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object]]:
     """Checks that both stores can be written as the run is going to, each to be called before anything starts."""
@@ -31,12 +37,6 @@ def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object
     if endless and not options.onto_existing:
         checks.append(lambda: check_fresh(options.lake, tables))
     return checks
-
-
-OpenRunner = Callable[[PipelineOptions], AbstractContextManager[PipelineRunner]]
-
-
-Follow = Callable[[PipelineRunner], AbstractContextManager[None]]
 
 
 def unseen(_: PipelineRunner) -> AbstractContextManager[None]:
@@ -104,6 +104,11 @@ def run_here(compose: Callable[[beam.Pipeline], None]) -> dict[str, int]:
         except Exception as error:  # the runner wraps what a step raises
             raise first_cause(error) from error
     return read_counters(result.metrics())
+
+
+def shards_for(rows: int) -> int:
+    """How many shards a graph that is run here has for so many rows: those of a shard are in memory at once."""
+    return max(_LEAST_SHARDS, -(-rows // _ROWS_A_SHARD))
 
 
 def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner) -> str:

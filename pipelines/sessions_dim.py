@@ -7,7 +7,7 @@ from functools import partial
 
 import apache_beam as beam
 
-from pipelines.run import run_here
+from pipelines.run import run_here, shards_for
 from pipelines.sessions_dim_plan import Live, SessionsDimOptions, SessionsDimPlan, plan_sessions_dim
 from schemas.dimensions import DEVICE
 from schemas.events import FACT_EVENT
@@ -23,8 +23,6 @@ from transforms.sinks.overwrite_partitions import OverwritePartitions
 
 _ROWS_AT_ONCE = 250_000
 """Rows of small files that one worker reads one after the other."""
-_ROWS_A_SHARD = 250_000
-_LEAST_SHARDS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
         tuple(_groups(plan.lake, FACT_EVENT, plan.events)),
         tuple(_groups(plan.lake, DEVICE.record, plan.devices)),
         tuple(_before(plan)),
-        shards=max(_LEAST_SHARDS, -(-rows // _ROWS_A_SHARD)),
+        shards_for(rows),
     )
     writes = [
         built.sessions | "WriteSessions" >> OverwritePartitions(DIM_SESSIONS, plan.lake, plan.sessions),

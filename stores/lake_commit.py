@@ -55,6 +55,10 @@ class PartitionWrite(NamedTuple):
     skipped: int = 0
 
 
+NamedWrite = tuple[str, PartitionWrite]
+"""A table's name, and what a run wants of one of its partitions."""
+
+
 class CommitResult(NamedTuple):
     """What a commit did.
 

@@ -16,16 +16,13 @@ from schemas.user_stream import USER_STREAM
 from stores.encoded_texts import plain
 from stores.lake import table_uri
 from stores.lake_buffer import Filled, TableBuffers
-from stores.lake_commit import PartitionWrite
+from stores.lake_commit import NamedWrite, PartitionWrite
 from stores.lake_files import Place, write_files
 from transforms.activities.typed_events import EventTyper
 from transforms.gathered import put_together
 
 GATHERED_ROWS = 50_000
 """Events that are typed together: a query a type costs a millisecond or two, however few its events are."""
-
-Described = tuple[str, PartitionWrite]
-"""The name of a table, and files of it."""
 
 
 def layer_records(catalogue: Catalogue) -> tuple[Record, ...]:
@@ -41,7 +38,7 @@ class TypedFiles(NamedTuple):
         dead_letters: Rows of DEAD_LETTER.
     """
 
-    described: list[Described]
+    described: list[NamedWrite]
     dead_letters: pa.Table
 
 
@@ -69,7 +66,7 @@ class TypeToFiles:
             StoreError: A file cannot be written.
         """
         buffers = TableBuffers(layer_records(self.catalogue))
-        described: list[Described] = []
+        described: list[NamedWrite] = []
         letters = [DEAD_LETTER.empty()]
         for events in put_together(tables, GATHERED_ROWS):
             typed = self._typer.type_events(plain(events), self.first_met)
@@ -83,7 +80,7 @@ class TypeToFiles:
     def _typer(self) -> EventTyper:
         return EventTyper(self.catalogue)
 
-    def _write(self, record: Record, filled: Filled) -> Described:
+    def _write(self, record: Record, filled: Filled) -> NamedWrite:
         partition, tables = filled
         place = Place(table_uri(self.lake, record.name), record, partition)
         return record.name, PartitionWrite(partition, tuple(write_files(place, tables)))

@@ -14,10 +14,10 @@ from schemas.event_types import Catalogue
 from schemas.user_stream import USER_STREAM
 from stores.encoded_texts import plain
 from stores.lake import table_uri
-from stores.lake_commit import CommitResult, WriteMode
+from stores.lake_commit import CommitResult, NamedWrite, WriteMode
 from stores.lake_stream import STAGING
 from transforms.activities.typed_events import EventTyper, TypedEvents
-from transforms.activities.typed_files import GATHERED_ROWS, Described, TypedFiles, TypeToFiles, layer_records
+from transforms.activities.typed_files import GATHERED_ROWS, TypedFiles, TypeToFiles, layer_records
 from transforms.gathered import Gathered
 from transforms.metrics import count_dead_letters
 from transforms.sinks.hold_back import HoldBack, Worked
@@ -76,7 +76,7 @@ class WriteLayers(beam.PTransform):
                 | "HoldBack" >> HoldBack(folder, COMMIT_SECONDS, work, self.stable_input)
                 | "TellTyped"
                 >> beam.ParDo(_TellTyped())
-                .with_output_types(Described, **{DEAD_LETTERS: pa.Table})
+                .with_output_types(NamedWrite, **{DEAD_LETTERS: pa.Table})
                 .with_outputs(DEAD_LETTERS, main="files")
             )
             commits = typed["files"] | "CommitInOrder" >> CommitInOrder(

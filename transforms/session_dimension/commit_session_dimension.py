@@ -12,11 +12,8 @@ from schemas.errors import StoreBusyError
 from schemas.events import FACT_EVENT
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from stores.lake import live_files, open_table
-from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit, fingerprint
+from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMode, commit, fingerprint
 from transforms.sinks.stream_lake import count_commit
-
-NamedWrite = tuple[str, PartitionWrite]
-"""A table's name, and what a run wants of one of its partitions."""
 
 
 @dataclass(eq=False)

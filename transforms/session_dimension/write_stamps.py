@@ -10,7 +10,7 @@ import pyarrow as pa
 from schemas.events import FACT_EVENT
 from schemas.session_dimension import EVENT_SESSIONS
 from stores.lake import table_uri
-from stores.lake_commit import PartitionWrite
+from stores.lake_commit import NamedWrite
 from stores.lake_files import Place, parse_partition
 from stores.lake_rewrite import rewrite_changed
 from transforms.session_dimension.session_dates import StartDates
@@ -42,7 +42,7 @@ class StampEvents(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, places: beam.PCollection[pa.Table]) -> beam.PCollection[tuple[str, PartitionWrite]]:
+    def expand(self, places: beam.PCollection[pa.Table]) -> beam.PCollection[NamedWrite]:
         """Group by the events' date, rewrite."""
         return (
             places
@@ -51,14 +51,14 @@ class StampEvents(beam.PTransform):
         )
 
 
-@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+@beam.typehints.with_output_types(NamedWrite)
 class _Stamp(beam.DoFn):
     """The sessions of a date's events into its files."""
 
     def __init__(self, lake: str, live: LivePartitions, dates: StartDates) -> None:
         self._lake, self._live, self._dates = lake, dict(live), dates
 
-    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[NamedWrite]:
         folder, packed = group
         place = Place(table_uri(self._lake, FACT_EVENT.name), FACT_EVENT, parse_partition(folder))
         places = pa.concat_tables([EVENT_SESSIONS.empty(), *unpack(packed)])

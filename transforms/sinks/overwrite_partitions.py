@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.records import Record
 from stores.lake import LiveFile, table_uri
-from stores.lake_commit import PartitionWrite, fingerprint
+from stores.lake_commit import NamedWrite, PartitionWrite, fingerprint
 from stores.lake_files import Partition, Place, parse_partition, write_files
 from stores.lake_read import read_files
 from transforms.metrics import count
@@ -44,7 +44,7 @@ class OverwritePartitions(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[tuple[str, PartitionWrite]]:
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[NamedWrite]:
         """Group by partition, each of which is there even without a row."""
         return (
             tables
@@ -53,14 +53,14 @@ class OverwritePartitions(beam.PTransform):
         )
 
 
-@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+@beam.typehints.with_output_types(NamedWrite)
 class _WriteChanged(beam.DoFn):
     """All rows of a partition to files, unless it holds just these rows."""
 
     def __init__(self, record: Record, lake: str, live: LivePartitions) -> None:
         self._record, self._lake, self._live = record, lake, dict(live)
 
-    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[tuple[str, PartitionWrite]]:
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[NamedWrite]:
         folder, packed = group
         place = Place(table_uri(self._lake, self._record.name), self._record, parse_partition(folder))
         live = self._live[place.partition]

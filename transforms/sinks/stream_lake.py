@@ -19,7 +19,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.records import Record
 from stores.lake import table_uri
-from stores.lake_commit import CommitResult, PartitionWrite
+from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite
 from stores.lake_files import BUFFER_BYTES, Partition, Place, split_by_partition, write_files
 from stores.lake_stream import Changes, Numbered, commit_numbered
 from transforms.metrics import count, observe
@@ -75,7 +75,7 @@ class CommitInOrder(beam.PTransform):
     onto_existing: bool = False
     stable_input: bool = False
 
-    def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
+    def expand(self, described: beam.PCollection[NamedWrite]) -> beam.PCollection[CommitResult]:
         """Number the descriptions of each table, break fusion, commit."""
         return (
             described
@@ -98,7 +98,7 @@ def count_commit(result: CommitResult) -> None:
         observe(f"{prefix}_commit_ms", result.commit_ms)
 
 
-@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+@beam.typehints.with_output_types(NamedWrite)
 class _WriteBundles(beam.DoFn):
     """A bundle's tables to files, one or more a partition, described when the bundle ends."""
 
@@ -110,7 +110,7 @@ class _WriteBundles(beam.DoFn):
     def start_bundle(self) -> None:
         self._held, self._held_bytes = {}, 0
 
-    def process(self, table: pa.Table) -> Iterator[tuple[str, PartitionWrite]]:
+    def process(self, table: pa.Table) -> Iterator[NamedWrite]:
         if self._changes is None:
             table = table.select(self._record.names)
         for partition, part in split_by_partition(table, self._record):
@@ -124,7 +124,7 @@ class _WriteBundles(beam.DoFn):
             # the end of time: a description is never late, and holds no watermark back
             yield at_the_end(described)
 
-    def _flush(self) -> Iterator[tuple[str, PartitionWrite]]:
+    def _flush(self) -> Iterator[NamedWrite]:
         for partition, tables in self._held.items():
             if self._changes is None:
                 place = Place(table_uri(self._lake, self._record.name), self._record, partition)
@@ -151,7 +151,7 @@ class _Sequence(beam.DoFn):
 
     def process(
         self,
-        element: tuple[str, PartitionWrite],
+        element: NamedWrite,
         incarnation: ReadModifyWriteRuntimeState = beam.DoFn.StateParam(INCARNATION),  # noqa: B008
         last: ReadModifyWriteRuntimeState = beam.DoFn.StateParam(LAST),  # noqa: B008
     ) -> Iterator[tuple[str, Numbered]]:

@@ -13,7 +13,7 @@ from schemas.errors import OptionError
 from schemas.records import Record
 from stores.lake import LiveFile, find_files, table_uri
 from stores.lake_buffer import Part, PartitionBuffer, split_rows
-from stores.lake_commit import CommitResult, PartitionWrite, Wins, WriteMode, commit
+from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, Wins, WriteMode, commit
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
@@ -93,7 +93,7 @@ class WriteLake(beam.PTransform):
         )
 
 
-@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+@beam.typehints.with_output_types(NamedWrite)
 class _WriteRows(beam.DoFn):
     """Tables to files as they come, described when the bundle ends and keyed by table.
 
@@ -113,7 +113,7 @@ class _WriteRows(beam.DoFn):
         self._splitting.reset()
         self._writer.reset()
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
-        self._merge = MergeRows(self._lake, self._record) if self._mode is WriteMode.MERGE else None
+        self._rows = RowWriter(self._lake, self._record, self._mode, self._target_bytes)
 
     def process(self, table: pa.Table) -> None:
         self._writer.check()
@@ -124,7 +124,7 @@ class _WriteRows(beam.DoFn):
         for parts in self._splitting.finish():
             self._hold(parts)
         for filled in self._buffer.drain():
-            self._writer.start(self._write, *filled)
+            self._writer.start(self._rows.write, *filled)
         for write in join_writes(self._writer.finish()):
             described = (self._record.name, write)
             yield at_the_end(described)
@@ -135,28 +135,26 @@ class _WriteRows(beam.DoFn):
 
     def _hold(self, parts: list[Part]) -> None:
         for filled in self._buffer.hold(parts):
-            self._writer.start(self._write, *filled)
+            self._writer.start(self._rows.write, *filled)
 
-    def _write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
+
+class RowWriter:
+    """Writes rows of one table to files; in a merge those that the table, as it was found, does not have."""
+
+    def __init__(self, lake: str, record: Record, mode: WriteMode, target_bytes: int = TARGET_FILE_BYTES) -> None:
+        self._lake, self._record, self._target_bytes = lake, record, target_bytes
+        self._live = find_files(lake, record.name) if mode is WriteMode.MERGE else None
+        self._known = KnownKeys()
+
+    def write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
+        """Write rows of one partition; the list is empty afterwards, so that their memory is free."""
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
         try:
-            if self._merge is not None:
-                return self._merge.write(place, tables, self._target_bytes)
+            if self._live is not None:
+                return add_missing(place, self._live.get(partition, []), tables, self._target_bytes, self._known)
             return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
         finally:
             tables.clear()
-
-
-class MergeRows:
-    """The table as a bundle found it, and its keys as far as they were needed."""
-
-    def __init__(self, lake: str, record: Record) -> None:
-        self._live = find_files(lake, record.name)
-        self._known = KnownKeys()
-
-    def write(self, place: Place, tables: list[pa.Table], target_bytes: int = TARGET_FILE_BYTES) -> PartitionWrite:
-        """Write the rows that the partition does not have."""
-        return add_missing(place, self._live.get(place.partition, []), tables, target_bytes, self._known)
 
 
 def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
@@ -172,7 +170,7 @@ def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
     return list(joined.values())
 
 
-@beam.typehints.with_output_types(tuple[str, PartitionWrite])
+@beam.typehints.with_output_types(NamedWrite)
 class _WriteFiles(WorkAhead):
     """The tables of one partition to files, described for the commit and keyed by table."""
 
@@ -224,7 +222,7 @@ class CommitOnce(beam.PTransform):
     mode: WriteMode
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def expand(self, described: beam.PCollection[tuple[str, PartitionWrite]]) -> beam.PCollection[CommitResult]:
+    def expand(self, described: beam.PCollection[NamedWrite]) -> beam.PCollection[CommitResult]:
         """Group by table, commit."""
         return described | "GroupByTable" >> beam.GroupByKey() | "Commit" >> beam.ParDo(_Commit(self))
 

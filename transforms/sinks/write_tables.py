@@ -8,18 +8,15 @@ import pyarrow as pa
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.records import Record
-from stores.lake import table_uri
 from stores.lake_buffer import TableBuffers
-from stores.lake_commit import CommitResult, PartitionWrite, WriteMode
-from stores.lake_files import Partition, Place, write_files
+from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMode
+from stores.lake_files import Partition
 from transforms.background import Background
-from transforms.sinks.write_lake import CommitOnce, MergeRows, join_writes
+from transforms.sinks.write_lake import CommitOnce, RowWriter, join_writes
 from transforms.tables import Table, at_the_end
 
 NamedTable = tuple[str, Table]
 """A table's name, and rows of it."""
-
-Described = tuple[str, PartitionWrite]
 
 
 @dataclass(eq=False)
@@ -45,7 +42,7 @@ class WriteTables(beam.PTransform):
         return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode)
 
 
-@beam.typehints.with_output_types(Described)
+@beam.typehints.with_output_types(NamedWrite)
 class _WriteFiles(beam.DoFn):
     """Rows to files, in a thread of its own, described when the bundle ends and keyed by table."""
 
@@ -53,12 +50,12 @@ class _WriteFiles(beam.DoFn):
         self._lake, self._records, self._mode = write.lake, write.records, write.mode
 
     def setup(self) -> None:
-        self._writer = Background[Described]("write-tables")
+        self._writer = Background[NamedWrite]("write-tables")
 
     def start_bundle(self) -> None:
         self._writer.reset()
         self._buffers = TableBuffers(self._records)
-        self._merges: dict[str, MergeRows] = {}
+        self._rows: dict[str, RowWriter] = {}
 
     def process(self, element: NamedTable) -> None:
         self._writer.check()
@@ -79,14 +76,7 @@ class _WriteFiles(beam.DoFn):
     def teardown(self) -> None:
         self._writer.close()
 
-    def _write(self, record: Record, partition: Partition, tables: list[pa.Table]) -> Described:
-        place = Place(table_uri(self._lake, record.name), record, partition)
-        try:
-            if self._mode is WriteMode.MERGE:
-                merge = self._merges.get(record.name)
-                if merge is None:
-                    merge = self._merges[record.name] = MergeRows(self._lake, record)
-                return record.name, merge.write(place, tables)
-            return record.name, PartitionWrite(partition, tuple(write_files(place, tables)))
-        finally:
-            tables.clear()
+    def _write(self, record: Record, partition: Partition, tables: list[pa.Table]) -> NamedWrite:
+        if record.name not in self._rows:
+            self._rows[record.name] = RowWriter(self._lake, record, self._mode)
+        return record.name, self._rows[record.name].write(partition, tables)

@@ -13,7 +13,7 @@ from deltalake.transaction import Transaction
 
 from schemas.records import Field, Record
 from stores.lake import live_files, open_table, read_table
-from stores.lake_commit import CommitResult, PartitionWrite, WriteMode, commit
+from stores.lake_commit import CommitResult, NamedWrite, WriteMode, commit
 from transforms.sinks.overwrite_partitions import OverwritePartitions, sum_of_rows
 from transforms.tables import Spill
 
@@ -38,7 +38,7 @@ class _Commit(beam.DoFn):
     def __init__(self, lake: str, run: str) -> None:
         self._lake, self._run = lake, run
 
-    def process(self, group: tuple[int, Iterable[tuple[str, PartitionWrite]]]) -> Iterator[CommitResult]:
+    def process(self, group: tuple[int, Iterable[NamedWrite]]) -> Iterator[CommitResult]:
         writes = [write for _, write in group[1]]
         yield commit(self._lake, RECORD, writes, WriteMode.MERGE, Transaction(self._run, 1))
 
