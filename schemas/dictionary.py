@@ -15,7 +15,7 @@ from schemas.records import Field, Record
 from schemas.session_dimension import DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE
 from schemas.sessions import FACT_SESSION
 from schemas.silver import COMMON, EXTRA, FOLDER, other_record, silver_record
-from schemas.user_stream import USER_STREAM
+from schemas.user_stream import COMPUTED, USER_STREAM
 
 TABLES = (
     FACT_EVENT, FACT_SESSION, DEVICE.record, USER.record, PAGE,
@@ -95,6 +95,8 @@ def _section(table: Record) -> str:
         "",
         *_columns(table),
     ]
+    if table is USER_STREAM:
+        lines += ["", "Not stored, but in the view of `clickstream sql` (docs/layers.md):", "", *_columns(COMPUTED)]
     return "\n".join(lines) + "\n"
 
 

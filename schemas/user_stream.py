@@ -28,5 +28,11 @@ USER_STREAM = Record(
     sort_by=("customer", "activity", "ts"),
     key=("activity_id",),
 )
-"""What is stored. The view `user_stream` of a query adds activity_occurrence and activity_repeated_at, which depend on
-all of a customer's history: stored, one late event would change them in any number of old rows."""
+"""What is stored."""
+
+COMPUTED = (
+    Field("activity_occurrence", pa.int64(), "1, 2, 3 … of this activity of the customer", nullable=False),
+    Field("activity_repeated_at", TIMESTAMP, "ts of the next one; null: there is none"),
+)
+"""What the view `user_stream` of a query adds. It depends on all of a customer's history: stored, one late event would
+change it in any number of old rows."""

@@ -7,7 +7,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from schemas.records import TIMESTAMP
-from schemas.user_stream import USER_STREAM
+from schemas.user_stream import COMPUTED, USER_STREAM
 
 FEATURES = "feature_json."
 """Before the name of a feature that has no column of its own: feature_json.campaign."""
@@ -24,13 +24,13 @@ class Kind(StrEnum):
 
 
 def _kind(kind: pa.DataType) -> Kind:
-    if pa.types.is_decimal(kind):
+    if pa.types.is_decimal(kind) or pa.types.is_integer(kind):
         return Kind.NUMBER
     return {TIMESTAMP: Kind.TIME, pa.date32(): Kind.DATE, pa.bool_(): Kind.FLAG}.get(kind, Kind.TEXT)
 
 
-STREAM = {field.name: _kind(field.type) for field in USER_STREAM}
-"""The columns of the stream, and what they hold."""
+STREAM = {field.name: _kind(field.type) for field in (*USER_STREAM, *COMPUTED)}
+"""The columns of the stream as the view has it, and what they hold."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib import resources
+from string import Template
 from typing import Any
 
 import duckdb
@@ -298,6 +300,24 @@ def test_activity_that_only_a_null_keeps_out_of_the_cohort_is_in_between(sql: du
     question = cohort("open", columns=["activity_id"], where=[equals("feature_1", "x")])
     found = answer(sql, rows, question.append(first_in_between("open"), aggregate_in_between("open")))
     assert list(found.values()) == [[rows[1]["ts"], 1], [None, 0]]
+
+
+def test_occurrence_and_repetition_are_columns_like_those_that_are_stored(sql: duckdb.DuckDBPyConnection) -> None:
+    pick = random.Random(1)
+    _, second, third = rows = [row | {"activity": "open", "customer": "ann"} for row in stream(3, pick)]
+    for minute, row in enumerate(rows):
+        row |= {"ts": START + timedelta(minutes=minute)}
+    sql.register("stored", pa.Table.from_pylist(rows, schema=USER_STREAM.schema))
+    view = Template((resources.files("stores") / "user_stream.sql").read_text(encoding="utf-8"))
+    sql.execute(f"CREATE OR REPLACE TEMP VIEW viewed AS {view.substitute(stored='stored')}")
+    columns = ["activity_id", "activity_repeated_at"]
+    question = cohort("open", columns=columns, where=[at_least("activity_occurrence", 2)]).append(
+        last_before("open", columns=["activity_occurrence", "activity_repeated_at"])
+    )
+    assert sql.sql(question.sql(ordered=True, table="viewed")).fetchall() == [
+        (second["activity_id"], third["ts"], 1, second["ts"]),
+        (third["activity_id"], None, 2, third["ts"]),
+    ]
 
 
 def everything() -> Cohort:
