@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterator
 from datetime import date, datetime
 from itertools import islice
+from typing import Literal
 
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.terminal import verbatim
+from pipelines.terminal import print_table, verbatim
 from schemas.durations import SECOND, format_time
 from schemas.errors import InputError
 from stores.lake_sql import query
@@ -21,7 +22,7 @@ _SHOWN = 1_000
 """Rows that a table shows; JSON and CSV give all."""
 
 _GAP = 2
-"""Blanks between two columns."""
+"""Blanks between two columns; one where the table would else not fit."""
 
 
 def show_query(lake: str, sql: str, form: str, console: Console) -> None:
@@ -107,27 +108,41 @@ def _print_json(rows: Iterator[dict[str, object]]) -> None:
 
 def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
     rows = list(islice(_rows(reader), _SHOWN + 1))
-    names = reader.schema.names
-    if sum(map(len, names)) + _GAP * (len(names) - 1) <= console.width:
-        table = Table(box=None, pad_edge=False)
-        for field in reader.schema:
-            table.add_column(verbatim(field.name), justify="right" if _is_number(field.type) else "left")
-        for row in rows[:_SHOWN]:
-            table.add_row(*(verbatim(_short(value)) for value in row))
-        console.print(table)
+    names = [verbatim(name) for name in reader.schema.names]
+    cells = [[verbatim(_short(value)) for value in row] for row in rows[:_SHOWN]]
+    widest = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
+    # A name, a number or a time is read in one piece; a text may go on below
+    least = [
+        name.cell_len if _is_text(field.type) else width
+        for field, name, width in zip(reader.schema, names, widest, strict=True)
+    ]
+    gaps = len(names) - 1
+    if sum(least) + gaps <= console.width:
+        is_tight = console.is_terminal and sum(widest) + _GAP * gaps > console.width
+        table = Table(box=None, pad_edge=False, collapse_padding=is_tight)
+        for field, name in zip(reader.schema, names, strict=True):
+            justify: Literal["left", "right"] = "right" if _is_number(field.type) else "left"
+            table.add_column(name, justify=justify, no_wrap=not _is_text(field.type))
+        for row in cells:
+            table.add_row(*row)
+        print_table(table, console)
     else:
         # More columns than stand side by side: a line each
-        for number, row in enumerate(rows[:_SHOWN], start=1):
+        for number, row in enumerate(cells, start=1):
             console.print(f"row {number}", style="bold", highlight=False)
             table = Table(box=None, pad_edge=False, show_header=False)
-            table.add_column(style="dim", min_width=max(map(len, names)))
+            table.add_column(style="dim", min_width=max(name.cell_len for name in names))
             for name, value in zip(names, row, strict=True):
-                table.add_row(verbatim(name), verbatim(_short(value)))
-            console.print(table)
+                table.add_row(name, value)
+            print_table(table, console)
         if not rows:
             console.print("no rows")
     if len(rows) > _SHOWN:
         console.print(f"the first {_SHOWN:,} rows; --json or --csv gives all", style="dim")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return not (_is_number(kind) or pa.types.is_temporal(kind) or pa.types.is_boolean(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:

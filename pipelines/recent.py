@@ -7,7 +7,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.terminal import verbatim
+from pipelines.terminal import print_table, verbatim
 from schemas.durations import SECOND, format_duration, format_time
 from stores.device_store import open_device_store
 
@@ -104,7 +104,7 @@ def _print_by_date(times: list[object], columns: dict[str, list[object]], consol
             date = day
         table.add_row(*map(verbatim, (clock, *values)))
     console.print()
-    console.print(table)
+    print_table(table, console)
 
 
 def _are_numbers(values: list[object]) -> bool:

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 OUT = Console()
 ERR = Console(stderr=True)
+
+_LONGEST_LINE = 1 << 30
 
 
 def verbatim(value: object) -> Text:
@@ -23,6 +26,12 @@ def verbatim(value: object) -> Text:
     text = "" if value is None else str(value)
     shown = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return Text(shown, overflow="fold")
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table: within the width of a terminal; for what reads lines, a row a line."""
+    into = console if console.is_terminal else Console(file=console.file, width=_LONGEST_LINE)
+    into.print(table)
 
 
 def print_error(error: object) -> None:

@@ -7,12 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from rich.console import Console
 
+from pipelines.ask import show_rows
 from schemas.secrets import USER_KEY_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +204,32 @@ def test_sql_of_more_columns_than_fit_prints_a_line_each(command_line: CommandLi
     assert (code, lines[0]) == (0, ["row", "1"])
     assert ["event_type", "purchase"] in lines
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_sql_for_what_reads_lines_prints_a_row_a_line(command_line: CommandLine) -> None:
+    query = "SELECT repeat('text ', 40) AS a, event_time, repeat('x', 200) AS b FROM fact_events WHERE event_id = 'e1'"
+    _, row = command_line("sql", query).out.splitlines()
+    assert row.split() == ["text"] * 40 + ["2026-04-12T09:00:00.001000Z", "x" * 200]
+
+
+def rows_on_a_terminal(table: pa.Table, width: int) -> list[list[str]]:
+    """The words of each line that a terminal of this width shows."""
+    text = io.StringIO()
+    show_rows(table.to_reader(), "table", Console(file=text, force_terminal=True, no_color=True, width=width))
+    lines = re.sub(r"\x1b\[\d*m", "", text.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    return [line.split() for line in lines]
+
+
+def test_table_on_a_narrow_terminal_folds_texts_and_nothing_else() -> None:
+    time = datetime(2026, 4, 12, 9, tzinfo=UTC)
+    row = {"page": "a" * 20, "a_long_name": 1, "at": time}
+    header, *lines = rows_on_a_terminal(pa.Table.from_pylist([row]), width=50)
+    assert header == ["page", "a_long_name", "at"]
+    assert lines[0][1:] == ["1", "2026-04-12T09:00:00Z"]
+    assert "".join([lines[0][0], *(words[0] for words in lines[1:])]) == "a" * 20
+    # a row to a block where even that does not fit
+    assert rows_on_a_terminal(pa.Table.from_pylist([row]), width=35)[0] == ["row", "1"]
 
 
 def test_sql_reads_a_query_from_standard_input(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
