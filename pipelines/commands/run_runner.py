@@ -30,6 +30,15 @@ class RunnerArguments:
         problems.attempt("--runner", lambda: parse_choice(self.runner, RUNNERS))
         problems.attempt("--checkpoint-interval", lambda: parse_duration(self.checkpoint_interval))
         problems.attempt("--parallelism", lambda: parse_count(self.parallelism))
+        for option, given in (
+            ("--flink-master", self.flink_master),
+            ("--checkpoints", self.checkpoints),
+            ("--checkpoint-interval", self.checkpoint_interval != "2s"),
+            ("--state-backend", self.state_backend != "hashmap"),
+            ("--resume", self.resume),
+            ("--parallelism", self.parallelism != "1"),
+        ):
+            problems.require(not given or self.runner == "flink", f"{option} goes with --runner flink")
         problems.require(self.resume != "latest" or bool(self.checkpoints), "--resume: latest needs --checkpoints")
         resumable = endless or not (self.checkpoints or self.resume)
         problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay begins anew")

@@ -72,6 +72,8 @@ class SourceArguments:
         for bus, option, value in (
             ("--kafka", "--from", self.start != "earliest"),
             ("--kafka", "--until", self.until),
+            ("--kafka", "--max-disorder", self.max_disorder != "1m"),
+            ("--kafka", "--idle-timeout", self.idle_timeout != "30s"),
             ("--kafka", "--kafka-config", self.kafka_config),
             ("--kafka", "--kafka-group", self.kafka_group),
             ("--pubsub", "--pubsub-id-attribute", self.pubsub_id_attribute),

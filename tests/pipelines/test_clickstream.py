@@ -404,14 +404,16 @@ def test_every_wrong_option_is_named_at_once(command_line: Callable[..., Any]) -
         assert f"error: {option}: " in errors
 
 
-def test_option_of_another_input_is_refused_not_passed_over(command_line: Callable[..., Any]) -> None:
-    of_a_bus = {
-        "--from": "latest", "--until": "now", "--kafka-config": "x", "--kafka-group": "x",
-        "--pubsub-id-attribute": "x", "--pubsub-timestamp-attribute": "x",
+def test_option_of_another_input_or_runner_is_refused_not_passed_over(command_line: Callable[..., Any]) -> None:
+    of_others = {
+        "--from": "latest", "--until": "now", "--kafka-config": "x", "--kafka-group": "x", "--max-disorder": "2m",
+        "--idle-timeout": "1m", "--pubsub-id-attribute": "x", "--pubsub-timestamp-attribute": "x",
+        "--flink-master": "localhost:8081", "--checkpoints": "x", "--checkpoint-interval": "5s", "--resume": "x",
+        "--state-backend": "rocksdb", "--parallelism": "2",
     }  # fmt: skip
-    code, _, errors = command_line("run", "--input=x", *(f"{option}={value}" for option, value in of_a_bus.items()))
+    code, _, errors = command_line("run", "--input=x", *(f"{option}={value}" for option, value in of_others.items()))
     assert code == 2
-    for option in of_a_bus:
+    for option in of_others:
         assert f"error: {option} goes with --" in errors
 
 
