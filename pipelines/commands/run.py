@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -193,6 +194,9 @@ def run(  # noqa: PLR0915
         OUT.print_json(json.dumps(report.as_json()))
     else:
         report.show(OUT)
+    if report.dead_letters and not report.events_unique:
+        query = "SELECT reason, field, message, payload FROM dead_letters"
+        print_warning(f'no event was taken; clickstream sql "{query}" --lake {quote(options.lake)} says why')
 
 
 def _view(enabled: bool) -> "Follow":

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -367,6 +368,20 @@ def test_every_event_read_is_in_the_report_of_the_run(command_line: CommandLine,
     dead = sum(report["dead_letters"].values())
     assert dead >= 100
     assert report["events_read"] == report["events_unique"] + report["duplicates"] + dead
+
+
+def test_run_that_takes_no_event_says_where_the_reasons_are(command_line: CommandLine, tmp_path: Path) -> None:
+    foreign = {"messageId": "m1", "type": "page", "timestamp": "2026-04-12T00:00:00Z", "anonymousId": "d1"}
+    ours = {"event_id": "e1", "event_type": "click", "timestamp": "2026-04-12T00:00:00Z", "device_id": "d1"}
+    lake = tmp_path / "a lake"
+    run = ("run", f"--input={tmp_path}/in.jsonl", f"--lake={lake}", f"--devices=rocksdb:{tmp_path}/devices")
+    (tmp_path / "in.jsonl").write_text(json.dumps(foreign))
+    err = command_line(*run).err
+    named = shlex.split(next(line for line in err.splitlines() if "no event was taken" in line))
+    reasons = command_line(*named[named.index("sql") : named.index("says")])
+    assert (reasons.code, "event_id is missing" in reasons.out) == (0, True)
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(foreign)}\n{json.dumps(ours)}")
+    assert "no event was taken" not in command_line(*run).err
 
 
 def test_event_of_the_first_day_of_the_calendar_stops_no_command(command_line: CommandLine, tmp_path: Path) -> None:
