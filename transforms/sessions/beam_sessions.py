@@ -51,7 +51,8 @@ class BeamSessions(beam.PTransform):
         # A bounded input is all there before the first pane: there is no time to fire early in
         early = None if pcoll.is_bounded else self.policy.early_firing
         windows = beam.WindowInto(
-            Sessions((self.policy.gap + MILLISECOND) / SECOND),
+            # As a Duration: of a float of seconds Beam may make a millisecond less
+            Sessions(Duration(micros=self.policy.gap + MILLISECOND)),
             trigger=trigger.AfterWatermark(
                 # in processing time: Beam has no trigger on marks of event time
                 early=trigger.AfterProcessingTime(max(early // SECOND, 1)) if early else None,

@@ -4,7 +4,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from schemas.durations import MINUTE
+from schemas.durations import MINUTE, SECOND
 from schemas.errors import OptionError
 from schemas.sessions import SESSION_PANE
 from tests.transforms.sessions.session_scripts import (
@@ -17,6 +17,7 @@ from tests.transforms.sessions.session_scripts import (
     rows_of,
 )
 from transforms.metrics import read_counters
+from transforms.sessions.beam_sessions import BeamSessions
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessionize import Sessionize
 
@@ -25,9 +26,9 @@ from transforms.sessions.sessionize import Sessionize
 def run(tmp_path):
     """Runs some batches; gives the panes as one table, and the counters."""
 
-    def run(batches, policy):
+    def run(batches, policy, sessions=None):
         pipeline = beam.Pipeline(runner=FnApiRunner())
-        panes = pipeline | beam.Create(batches, reshuffle=False) | Sessionize(policy, shards=3)
+        panes = pipeline | beam.Create(batches, reshuffle=False) | (sessions or Sessionize(policy, shards=3))
         _ = panes | KeepTables(str(tmp_path))
         result = pipeline.run()
         result.wait_until_finish()
@@ -51,6 +52,15 @@ def test_bounded_input_with_early_firing_counts_both_kinds_of_pane(run):
     panes, counters = run([batch([click(at(0)), click(at(minutes=7))])], policy)
     assert rows_of(panes, "pane_timing", "pane_index")[-1]["pane_index"] == 2
     assert counters == {"panes_early": 2, "panes_on_time": 1}
+
+
+# 1.001 and 8.001 seconds are no binary fractions: as floats they are cut off to a millisecond less
+@pytest.mark.parametrize("gap", [SECOND, 8 * SECOND])
+def test_beam_engine_continues_a_session_at_exactly_the_gap_in_a_runner_of_milliseconds(run, gap):
+    policy = SessionPolicy(gap=gap, cap=None)
+    rows = [click(at(micros=n * gap + n // 3), event_id=f"e{n}") for n in range(6)]
+    panes, _ = run([batch(rows)], policy, BeamSessions(policy))
+    assert [row["event_count"] for row in rows_of(panes)] == [3, 3]
 
 
 def test_empty_batch_gives_nothing(run):
