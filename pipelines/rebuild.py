@@ -8,7 +8,7 @@ from functools import partial
 import apache_beam as beam
 
 from pipelines.run import run_here, shards_for
-from schemas.durations import SECOND
+from schemas.durations import micros_of
 from schemas.errors import StoreBusyError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.sessions import FACT_SESSION
@@ -52,7 +52,7 @@ class RebuildOptions:
 
         One gap more than the state keeps it, for the watermark's delay.
         """
-        return round(self.now.timestamp() * SECOND) - self.policy.retention - self.policy.gap
+        return micros_of(self.now) - self.policy.retention - self.policy.gap
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.terminal import print_table, verbatim
-from schemas.durations import SECOND, format_duration, format_time
+from schemas.durations import SECOND, format_duration, format_time, micros_of
 from stores.device_store import open_device_store
 
 Row = dict[str, object]
@@ -27,7 +27,7 @@ def show_recent(
     Raises:
         StoreError: The store cannot be read.
     """
-    first, last = _micros(since), _micros(until)
+    first, last = (None if time is None else micros_of(time) for time in (since, until))
     with open_device_store(uri, read_only=True) as store:
         events = store.recent_events(device, first, last, limit)
         sessions = store.recent_sessions(device, first, last, limit)
@@ -38,10 +38,6 @@ def show_recent(
         console.print(f"no events of device {verbatim(device)} there", highlight=False, markup=False, soft_wrap=True)
     else:
         _print(device, events.to_pylist(), sessions.to_pylist(), limit, console)
-
-
-def _micros(time: datetime | None) -> int | None:
-    return None if time is None else round(time.timestamp() * SECOND)
 
 
 def _plain(rows: pa.Table) -> list[dict[str, object]]:

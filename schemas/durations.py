@@ -1,7 +1,7 @@
 """Durations and times as a person writes them, parsed once at the edge into integer microseconds."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from schemas.errors import OptionError
 
@@ -17,6 +17,7 @@ _PART = re.compile(r"(\d+)(us|ms|s|m|h|d)")
 _WHOLE = re.compile(r"(?:\d+(?:us|ms|s|m|h|d))+")
 _OFF = re.compile(r"off|0+(?:us|ms|s|m|h|d)?")
 _LONGEST = 36_500 * DAY
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_duration(text: str) -> int:
@@ -78,16 +79,16 @@ def parse_time(text: str) -> datetime:
     """Read an RFC 3339 time, or a bare date as its midnight, in UTC unless it says otherwise.
 
     Raises:
-        OptionError: The text is not a time.
+        OptionError: The text is not a time, or one before the year 1 or after 9999 in UTC.
 
     >>> parse_time("2026-04-12T02:00:00+02:00").isoformat()
     '2026-04-12T00:00:00+00:00'
     """
     try:
         value = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise OptionError(f"{text!r} is not a time: write it like 2026-04-12T09:30:00Z") from error
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def format_time(value: datetime) -> str:
@@ -97,3 +98,12 @@ def format_time(value: datetime) -> str:
     '2026-04-12T00:00:00Z'
     """
     return value.isoformat().replace("+00:00", "Z")
+
+
+def micros_of(time: datetime) -> int:
+    """Microseconds from 1970, UTC, to a time: exact, where `datetime.timestamp` is a double.
+
+    >>> micros_of(parse_time("0001-01-01T00:00:00.000001Z"))
+    -62135596799999999
+    """
+    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -1,12 +1,12 @@
 """Durations and times as people write them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.durations import DAY, format_duration, parse_duration, parse_optional_duration, parse_time
+from schemas.durations import DAY, format_duration, micros_of, parse_duration, parse_optional_duration, parse_time
 from schemas.errors import OptionError
 
 
@@ -64,7 +64,14 @@ def test_time_without_an_offset_is_utc(text: str, time: datetime) -> None:
     assert (found, found.tzinfo) == (time, UTC)
 
 
-@pytest.mark.parametrize("text", ["", "now", "12:30", "2026-13-01", "2026-02-30"])
+@pytest.mark.parametrize(
+    "text", ["", "now", "12:30", "2026-13-01", "2026-02-30", "0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00"]
+)
 def test_text_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="is not a time"):
         parse_time(text)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_microseconds_of_any_time_are_exact(time: datetime) -> None:
+    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros_of(time)) == time

@@ -7,7 +7,7 @@ Infinity, which are not JSON, and refuses a lone surrogate escape, which is.
 
 import json
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from importlib import resources
 from itertools import pairwise
 from string import Template
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from schemas.columns import without_rows
 from schemas.dead_letters import DEAD_LETTER, Reason
-from schemas.durations import HOUR
+from schemas.durations import HOUR, micros_of
 from schemas.events import EVENT_BATCH
 from schemas.keys import stable_digest, user_keys
 from schemas.records import TIMESTAMP
@@ -123,7 +123,7 @@ class EnvelopeDecoder:
         text = raw.set_column(0, "payload", raw["payload"].cast(pa.string()))
         times = text["arrival_time"].cast(pa.int64())
         text = text.set_column(text.schema.get_field_index("arrival_time"), "arrival_time", times)
-        judged = self._query.run(text, (now - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
+        judged = self._query.run(text, micros_of(now))
         suspects = raw.filter(pc.is_in(raw["row"], _suspects(text)))
         loose = [
             row

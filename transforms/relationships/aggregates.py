@@ -37,7 +37,11 @@ class Aggregate:
             return []
         found = self.column.problems()
         if not found and self.function in (Function.SUM, Function.AVG) and self.column.kind is not Kind.NUMBER:
-            hint = f"; number({self.column.name!r}) reads it as one" if self.column.kind is Kind.TEXT else ""
+            hint = (
+                f"; number({self.column.name!r}), or number:{self.column.name}, reads it as one"
+                if self.column.kind is Kind.TEXT
+                else ""
+            )
             found.append(f"{self.function} of {self.column.name}: it is {self.column.kind}, no number{hint}")
         return found
 

@@ -64,7 +64,7 @@ class Cohort:
             found.append("the answer has no columns")
         for name, times in Counter(label.lower() for label in self.labels).items():
             if times > 1:
-                found.append(f"{times} columns are called {name}: name= gives what is appended another name")
+                found.append(f"{times} columns are called {name}: name=, or 'as NAME', gives what is appended another")
         return found
 
     def sql(self, dialect: Dialect = "duckdb", *, ordered: bool = False, table: str = USER_STREAM.name) -> str:

@@ -29,7 +29,7 @@ RELATIONSHIPS: dict[str, Picking | Aggregating | Callable[..., Appended]] = {
     "ever_done": relationships.ever_done,
     "count_between": relationships.count_between,
 }
-_CONDITION = re.compile(r"([\w.:-]+?)\s*(>=|<=|!=|=|>|<)\s*(.*)", re.DOTALL)
+_CONDITION = re.compile(r"(.+?)\s*(>=|<=|!=|=|>|<)\s*(.*)", re.DOTALL)
 _NUMBER = "number:"
 """Before a column whose text is read as a number."""
 
@@ -81,13 +81,13 @@ def parse_condition(text: str) -> Condition:
     >>> parse_condition("number:feature_2 >= 3").operator
     '>='
     """
-    column, _, state = text.strip().rpartition(" ")
-    if state in ("missing", "present"):
-        return Condition(parse_column(column), state)
     found = _CONDITION.fullmatch(text.strip())
-    if not found:
+    if found:
+        return Condition(parse_column(found[1]), found[2], (found[3],))
+    column, _, state = text.strip().rpartition(" ")
+    if state not in ("missing", "present"):
         raise OptionError(f"{text!r} is no condition: write it like feature_1=spring, or 'link missing'")
-    return Condition(parse_column(found[1]), found[2], (found[3],))
+    return Condition(parse_column(column), state)
 
 
 def parse_column(text: str) -> Column:

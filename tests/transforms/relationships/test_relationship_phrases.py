@@ -48,6 +48,10 @@ from transforms.relationships.phrases import parse_item
                 where=[differs("feature_1", "a b"), equals("feature_json.k", "x=y")],
             ),
         ),
+        (
+            "first_after click where 'feature_json.page type=a/b' where 'feature_1!=gone missing'",
+            first_after("click", where=[equals("feature_json.page type", "a/b"), differs("feature_1", "gone missing")]),
+        ),
         ("nth_ever click 3 columns done", nth_ever("click", 3, columns=["done"])),
         ("within_next click 1h", within_next("click", "1h")),
         ("within_next click within 1h", within_next("click", "1h")),
