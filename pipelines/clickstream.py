@@ -3,6 +3,7 @@
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.transforms.util import WaitOn
 
 from pipelines.options import RunOptions
 from schemas.dead_letters import DEAD_LETTER
@@ -12,7 +13,6 @@ from stores.lake_commit import WriteMode
 from transforms.activities.daily_metrics import MetricRules
 from transforms.activities.write_daily_metrics import WriteDailyMetrics
 from transforms.activities.write_layers import WriteLayers
-from transforms.after import After
 from transforms.events.decode import Decode
 from transforms.events.deduplicate import Deduplicate
 from transforms.events.pages import PageRules
@@ -80,7 +80,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
     if continues:
         # By what the lake lacks the same run again knows what to tell the devices: so it goes last
-        panes, into_lake = panes | "AfterDevices" >> After(told), into_lake | {"mode": WriteMode.MERGE}
+        panes, into_lake = panes | "AfterDevices" >> WaitOn(told), into_lake | {"mode": WriteMode.MERGE}
     sessions = panes | "SessionsToLake" >> WriteSessions(**into_lake)
     if options.catalogue:
         rules = MetricRules.of(options.catalogue, pages)

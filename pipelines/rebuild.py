@@ -6,6 +6,7 @@ from datetime import date, datetime
 from functools import partial
 
 import apache_beam as beam
+from apache_beam.transforms.util import WaitOn
 
 from pipelines.run import run_here, shards_for
 from schemas.durations import micros_of
@@ -15,7 +16,6 @@ from schemas.sessions import FACT_SESSION
 from stores.device_store import open_device_store
 from stores.lake import create_tables, find_files, find_table
 from stores.lake_files import date_of
-from transforms.after import After
 from transforms.sessions.event_hours import days_of
 from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.revise_sessions import ReviseSessions, RevisionPlan, plan_revision
@@ -127,7 +127,7 @@ def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions
     no_events = pipeline | "NoEvents" >> beam.Create([], reshuffle=False).with_output_types(ShardedTable)
     panes = plans | "Revise" >> ReviseSessions(no_events, options.policy, shards_for(plan.rows), changes_only=True)
     told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
-    _ = panes | "AfterDevices" >> After(told) | "SessionsToLake" >> WriteSessions(options.lake)
+    _ = panes | "AfterDevices" >> WaitOn(told) | "SessionsToLake" >> WriteSessions(options.lake)
 
 
 def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.transforms.util import WaitOn
 
 from schemas.durations import DAY, HOUR
 from schemas.events import FACT_EVENT
@@ -22,7 +23,6 @@ from schemas.sessions import FACT_SESSION, SESSION
 from stores.lake import LiveFile, find_files, table_uri
 from stores.lake_files import Place, date_of, partition_of
 from stores.lake_read import read_files
-from transforms.after import After
 from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.runs import Integers
@@ -93,7 +93,7 @@ class ReviseTouched(beam.PTransform):
         plans = (
             touched
             | "SumUp" >> beam.CombineGlobally(_SumUpTouched())
-            | "AfterEvents" >> After(self.stored)
+            | "AfterEvents" >> WaitOn(self.stored)
             | "Plan" >> beam.ParDo(_Plan(self.lake, self.policy, self.whole_dates))
         )
         return plans | "Revise" >> ReviseSessions(touched, self.policy, self.shards, changes_only=False)
