@@ -21,6 +21,7 @@ CHUNK_BYTES = 8 << 20
 """Bytes of JSON lines that become one batch: some 40,000 events."""
 
 AVRO_BATCH_ROWS = 40_000
+_AVRO_CODECS = ("null", "deflate", "bzip2", "xz", "zstandard")
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SYNC_BYTES = 16
 _BLOCK_BYTES = 1 << 20
@@ -228,8 +229,12 @@ def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
         blocks = fastavro.block_reader(stream)
     except Exception as error:
         raise InputError(f"{path} is not a whole Avro file: {error}") from error
-    if not {"payload"} <= {field["name"] for field in blocks.writer_schema.get("fields", ())}:
+    record = blocks.writer_schema if isinstance(blocks.writer_schema, dict) else {}
+    if "payload" not in {field["name"] for field in record.get("fields", ())}:
         raise InputError(f"{path} is not a raw log: its Avro records have no field payload")
+    if blocks.codec not in _AVRO_CODECS:
+        codecs = ", ".join(_AVRO_CODECS)
+        raise InputError(f"{path} is an Avro file with the codec {blocks.codec}: of raw logs these are read: {codecs}")
     broken = None
     try:
         for block in blocks:

@@ -6,6 +6,7 @@ import io
 import lzma
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import fastavro
 import pyarrow as pa
@@ -146,7 +147,7 @@ def avro(rows: list[dict[str, object]], codec: str = "deflate") -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("codec", ["null", "deflate", "zstandard", "bzip2"])
+@pytest.mark.parametrize("codec", ["null", "deflate", "zstandard", "bzip2", "xz"])
 def test_raw_log_keeps_positions_and_arrivals_of_the_bus(codec: str) -> None:
     rows, damages = read(avro(records(200), codec))
     assert damages == []
@@ -196,11 +197,27 @@ def test_avro_without_its_header_is_refused_in_one_line(data: bytes) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_avro_of_other_records_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "record", "name": "other", "fields": [{"name": "x", "type": "int"}]}, {"x": 1}),
+        ({"type": "array", "items": "int"}, [1]),
+        ("string", "payload"),
+        (["null", "bytes"], b"payload"),
+    ],
+)
+def test_avro_of_other_values_is_refused(schema: Any, value: object) -> None:
     out = io.BytesIO()
-    fastavro.writer(out, {"type": "record", "name": "other", "fields": [{"name": "x", "type": "int"}]}, [{"x": 1}])
+    fastavro.writer(out, schema, [value])
     with pytest.raises(InputError, match="no field payload"):
         read(out.getvalue())
+
+
+@pytest.mark.parametrize("codec", ["snappy", "lz4"])
+def test_raw_log_in_a_codec_that_is_not_read_is_refused_and_not_called_damaged(codec: str) -> None:
+    name = bytes([2 * len(codec)]) + codec.encode()
+    with pytest.raises(InputError, match=f"codec {codec}: .*deflate"):
+        read(avro(records(2), "null").replace(b"avro.codec\x08null", b"avro.codec" + name))
 
 
 def test_format_is_told_by_content_not_by_name() -> None:
