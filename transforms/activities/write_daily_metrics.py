@@ -1,4 +1,4 @@
-"""daily_metrics, kept by the main graph: refreshed once a bounded run, and beside an endless one."""
+"""daily_metrics, kept by the main graph: refreshed once by a bounded run, and again and again beside an endless one."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -12,25 +12,27 @@ from schemas.errors import ClickstreamError
 from stores.lake_commit import CommitResult
 from transforms.activities.daily_metrics import MetricRules
 from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
-from transforms.apart import run_apart
 from transforms.metrics import count
 from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit
+from transforms.subprocesses import run_in_subprocess
 
 REFRESH_SECONDS = 30
-"""Of an endless input the metrics are refreshed this often, and take no more than a twentieth of a processor."""
+"""Time between two refreshes of an endless run."""
 _REST = 19
+"""Seconds of rest for each CPU second of a refresh: the refreshes take no more than a twentieth of a processor."""
 
 
 @dataclass(eq=False)
 class WriteDailyMetrics(beam.PTransform):
     """Keeps daily_metrics up to the facts.
 
-    Input elements: what was committed of the facts. Output: what was committed of the metrics. A bounded run refreshes
-    once, after all commits. An endless one does so every now and then in a process beside the bundles, so that none
-    waits for it, and once more when the input has ended. A refresh that is lost is made up for by the next.
+    Input elements: commits of the facts. Output: commits of the metrics. A bounded run refreshes once, after all
+    commits. An endless one refreshes every `REFRESH_SECONDS` in a subprocess, so that no bundle waits for it, and once
+    more when the input has ended. The next refresh makes up for one that is lost.
 
-    Counters: those of a commit; ``daily_metrics_failed``, refreshes that another run or a lost file has kept from it.
+    Counters: those of a commit; ``daily_metrics_failed``, refreshes that failed because of another run's commit or of
+    a file that was gone.
 
     Attributes:
         lake: The lake's root, a path or URI.
@@ -44,49 +46,49 @@ class WriteDailyMetrics(beam.PTransform):
         super().__init__()
 
     def expand(self, commits: beam.PCollection[CommitResult]) -> beam.PCollection[CommitResult]:
-        """Gather the commits, refresh."""
-        keyed = commits | "OneKey" >> beam.Map(_that_there_was_one).with_output_types(tuple[str, None])
+        """Bring the commits together under one key, refresh."""
+        keyed = commits | "OneKey" >> beam.Map(_under_one_key).with_output_types(tuple[str, None])
         if not commits.is_bounded:
             keyed = keyed | "NowAndThen" >> now_and_then(REFRESH_SECONDS)
         return keyed | "Together" >> beam.GroupByKey() | "Refresh" >> beam.ParDo(_Refresh(self.lake, self.rules))
 
 
-def _that_there_was_one(_: CommitResult) -> tuple[str, None]:
+def _under_one_key(_: CommitResult) -> tuple[str, None]:
     return "", None
 
 
 @beam.typehints.with_output_types(CommitResult)
 class _Refresh(beam.DoFn):
-    """A firing to a refresh: beside the bundle while more is to come, within it at the end."""
+    """A refresh for each firing: in the background while more is to come, within the bundle at the end."""
 
     def __init__(self, lake: str, rules: MetricRules) -> None:
         self._lake, self._rules = lake, rules
 
     def setup(self) -> None:
-        self._beside = _Beside(self._lake, self._rules)
+        self._refresher = _Refresher(self._lake, self._rules)
 
     def process(
         self,
         _: tuple[str, Iterable[None]],
         pane: Any = beam.DoFn.PaneInfoParam,
     ) -> Iterator[CommitResult]:
-        results, failed = self._beside.take()
+        results, failed = self._refresher.take()
         count("daily_metrics_failed", failed)
         if pane.timing == PaneInfoTiming.EARLY:
-            self._beside.ask()
+            self._refresher.ask()
         else:
-            self._beside.end()
+            self._refresher.end()
             results.append(refresh_daily_metrics(self._lake, self._rules))
         for result in results:
             count_commit(result)
             yield result
 
     def teardown(self) -> None:
-        self._beside.end()
+        self._refresher.end()
 
 
-class _Beside:
-    """Refreshes apart: one at a time, once more for all that is asked for meanwhile, with rests between."""
+class _Refresher:
+    """Refreshes in a subprocess, one at a time and with rests; requests made meanwhile become one more refresh."""
 
     def __init__(self, lake: str, rules: MetricRules) -> None:
         self._lake, self._rules = lake, rules
@@ -97,21 +99,21 @@ class _Beside:
         self._thread: threading.Thread | None = None
 
     def ask(self) -> None:
-        """Have the metrics refreshed soon; does not wait."""
+        """Request a refresh; does not wait for it."""
         self._asked.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="daily-metrics", daemon=True)
             self._thread.start()
 
     def take(self) -> tuple[list[CommitResult], int]:
-        """What was committed since the last time, and how many refreshes failed."""
+        """The commits since the last call, and the number of refreshes that failed."""
         with self._lock:
             taken = self._results, self._failed
             self._results, self._failed = [], 0
         return taken
 
     def end(self) -> None:
-        """Wait for the refresh that runs, and start no other."""
+        """Wait for the running refresh, and start no other."""
         self._ended.set()
         self._asked.set()
         if self._thread is not None:
@@ -122,7 +124,7 @@ class _Beside:
             self._asked.clear()
             seconds = 0.0
             try:
-                result, seconds = run_apart(refresh_daily_metrics, self._lake, self._rules)
+                result, seconds = run_in_subprocess(refresh_daily_metrics, self._lake, self._rules)
                 with self._lock:
                     self._results.append(result)
             except ClickstreamError:  # another run's commit, or a file that was compacted away: the next will do

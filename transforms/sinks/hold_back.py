@@ -1,4 +1,4 @@
-"""Tables of an endless input, held back for what costs by the table and not by the row, and done beside the bundles."""
+"""Tables of an endless input held back in files, so that work which costs by the table is done on many at once."""
 
 import pickle
 import time
@@ -18,18 +18,18 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
 
 from stores.held_tables import delete_held, write_held
-from transforms.apart import BESIDE
 from transforms.sinks.held_work import Work, work_on
 from transforms.sinks.stable_input import BreakFusion, stable_par_do
+from transforms.subprocesses import SHARED_SUBPROCESS
 from transforms.tables import at_the_end
 
 
 class Worked(NamedTuple):
-    """What became of tables that were held back.
+    """The result of the work on some tables.
 
     Attributes:
-        result: What the work has returned.
-        names: Of their files, which are there until a checkpoint has what follows.
+        result: What the work returned.
+        names: The names of the tables' files, which are kept until a checkpoint has what follows from the result.
     """
 
     result: Any
@@ -37,28 +37,28 @@ class Worked(NamedTuple):
 
 
 LOOK_SECONDS = 0.5
-"""How often is looked whether a work is done."""
+"""Time between two looks at whether the work is done."""
 LONGEST_WORK = 60.0
-"""Seconds of a work after which the next group waits for it in its bundle, so that the input is no faster than that."""
+"""Seconds after which a bundle waits for the running work, so that the input cannot outrun it for ever."""
 _DONE = "done"
 
 
 @dataclass(eq=False)
 class HoldBack(beam.PTransform):
-    """Tables → `Worked`, what a work makes of those of a few seconds of the processing time together.
+    """Tables → `Worked`: the result of a work on the tables of a few seconds of processing time together.
 
-    They wait in files, one a bundle: the runner has only their names, to move and to write with each checkpoint. The
-    work is begun once a checkpoint has the names, in a process beside this one, so that no bundle is as long as it
-    takes, and no checkpoint waits for it. The names leave the state in the bundle that the result goes on in: what a
-    crash leaves half done is done again, on the same files. A file goes once a checkpoint has what its rows became.
-    The end of the input lets all go, and waits for it.
+    The tables wait in files, one a bundle; the runner moves and checkpoints only the files' names. The work starts
+    once a checkpoint has the names. It runs in a subprocess, so that neither a bundle nor a checkpoint waits for it.
+    The names leave the state in the bundle that emits the result: what a crash leaves half done is done again, on the
+    same files. A file is deleted once a checkpoint has the result of its rows. At the end of the input all that waits
+    is worked on, and waited for.
 
     Beam's own `transforms.async_dofn` works in threads of the steps' process, and leaves out the end of the input.
 
     Attributes:
-        folder: Of the files, a path or URI. What a lost attempt leaves there is never read.
-        seconds: How long a table waits at most before it is worked on.
-        work: Bears to be done again: of two results one goes on.
+        folder: Folder of the files, a path or URI. What a lost attempt leaves there is never read.
+        seconds: How long a table waits at most before the work on it starts.
+        work: What is done with the tables. It may be done twice; one of the results is emitted.
         stable_input: As of `WriteLake`.
     """
 
@@ -76,7 +76,7 @@ class HoldBack(beam.PTransform):
             | "Together" >> beam.GroupByKey()
             | "OnceHeld" >> stable_par_do(_GoOn(), self.stable_input).with_output_types(tuple[str, list[str]])
             | "Work"
-            >> beam.ParDo(_WorkBeside(self.work, self.folder))
+            >> beam.ParDo(_WorkInSubprocess(self.work, self.folder))
             .with_output_types(Worked, **{_DONE: tuple[str, str]})
             .with_outputs(_DONE, main="results")
         )
@@ -89,7 +89,7 @@ class HoldBack(beam.PTransform):
 
 
 def now_and_then(seconds: int) -> beam.WindowInto:
-    """Lets go what waits every few seconds of the processing time, and at the end of the input."""
+    """A trigger that fires every few seconds of processing time, and at the end of the input."""
     either = trigger.AfterAny(trigger.AfterProcessingTime(seconds), trigger.AfterWatermark())
     return beam.WindowInto(
         window.GlobalWindows(),
@@ -119,14 +119,14 @@ class _Write(beam.DoFn):
 
 
 class _GoOn(beam.DoFn):
-    """A group of names as it is."""
+    """A group of names, unchanged; only its stable input matters."""
 
     def process(self, group: tuple[str, Iterable[str]]) -> Iterator[tuple[str, list[str]]]:
         yield group[0], list(group[1])
 
 
 class _Running(NamedTuple):
-    """A work that was begun, the names of its files, and when it began, on this process' clock."""
+    """A work under way: the names of its files, and when it began by this process' monotonic clock."""
 
     names: tuple[str, ...]
     future: Future[Any]
@@ -134,9 +134,9 @@ class _Running(NamedTuple):
 
 
 _RUNNING: dict[str, _Running] = {}
-"""By step: the instances of a DoFn take turns, and what one has begun another goes on with."""
+"""The work under way of each step. A runner may use several instances of a DoFn: one goes on with another's work."""
 
-# Of files whose rows have not gone on; it is cleared of those that have.
+# The names of files whose result has not been emitted.
 _NAMES = beam.DoFn.StateParam(BagStateSpec("names", StrUtf8Coder()))
 _LOOK = TimerSpec("look", TimeDomain.REAL_TIME)
 _LOOK_TIMER = beam.DoFn.TimerParam(_LOOK)
@@ -144,10 +144,10 @@ _END = TimerSpec("end", TimeDomain.WATERMARK)
 _END_TIMER = beam.DoFn.TimerParam(_END)
 
 
-class _WorkBeside(beam.DoFn):
-    """Names of files → the result of the work on them, when it is there; and each name by its tag.
+class _WorkInSubprocess(beam.DoFn):
+    """Names of files → the result of the work on them once it is there, and then each name, tagged as done.
 
-    One work at a time, on all names that wait.
+    One work runs at a time, on all names that wait.
     """
 
     def __init__(self, work: Work, folder: str) -> None:
@@ -194,25 +194,25 @@ class _WorkBeside(beam.DoFn):
             yield from self._finish(running, names)
 
     def _running(self, names: Any) -> _Running | None:
-        """The work that runs, if it is of names that wait: not one from before the runner went back to a checkpoint."""
+        """The running work, unless it is from before the runner went back to a checkpoint: its names no longer wait."""
         running = _RUNNING.get(self._step)
         if running is None or not set(running.names) <= set(names.read()):
             return None
         return running
 
     def _begin(self, names: Any) -> _Running | None:
-        """Begin the work on all that waits, if anything does."""
+        """Begin the work on all names that wait, if any do."""
         waiting = tuple(names.read())
         if not waiting:
             return None
-        future = BESIDE.start(work_on, self._work, self._folder, waiting)
+        future = SHARED_SUBPROCESS.start(work_on, self._work, self._folder, waiting)
         _RUNNING[self._step] = running = _Running(waiting, future, time.monotonic())
         return running
 
     def _finish(self, running: _Running, names: Any) -> Iterator[Any]:
-        """Let the result of a work go on, and its names; waits for it."""
+        """Wait for a work, emit its result and its names, and take these out of the state."""
         _RUNNING.pop(self._step)
-        yield at_the_end(Worked(BESIDE.result(running.future), running.names))
+        yield at_the_end(Worked(SHARED_SUBPROCESS.result(running.future), running.names))
         left = [name for name in names.read() if name not in running.names]
         names.clear()
         for name in left:

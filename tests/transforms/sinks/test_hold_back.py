@@ -136,13 +136,13 @@ class Step:
     """The step on a runner that goes back to its last checkpoint when it crashes."""
 
     def __init__(self, beside: Slow) -> None:
-        hold_back.BESIDE = beside  # type: ignore[assignment]
+        hold_back.SHARED_SUBPROCESS = beside  # type: ignore[assignment]
         self.beside = beside
         self.names, self.look, self.end = Bag(), Timer(), Timer()
         self.arrived = 0
         self.results: list[hold_back.Worked] = []
         self.gone: list[str] = []
-        self.do_fn = hold_back._WorkBeside(numbers_of, "")
+        self.do_fn = hold_back._WorkInSubprocess(numbers_of, "")
         self.checkpoint()
 
     def _emit(self, emitted: Iterator[Any]) -> None:
@@ -181,7 +181,7 @@ class Step:
 
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hold_back, "BESIDE", hold_back.BESIDE)
+    monkeypatch.setattr(hold_back, "SHARED_SUBPROCESS", hold_back.SHARED_SUBPROCESS)
 
 
 STEPS = st.lists(

@@ -1,4 +1,4 @@
-"""Work in processes beside this one, with a lock of their own; Beam is not loaded there."""
+"""Tasks in subprocesses: each has an interpreter lock of its own, and does not load Beam."""
 
 import multiprocessing
 import os
@@ -16,30 +16,30 @@ from schemas.errors import ClickstreamError
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_GIVES_WAY = 10
-_GIVES_SOME_WAY = 5
-"""Of a process that others wait for, if not at once: it must keep up."""
+_NICENESS = 10
+_NICENESS_SHARED = 5
+"""The shared subprocess must keep up: steps wait for its results, if not at once."""
 
 
 class ProcessDiedError(ClickstreamError):
-    """The process that a task ran in has died."""
+    """The subprocess that a task ran in has died."""
 
 
-def run_apart(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-    """Run a task in a process of its own, and wait for it: it has a lock of its own, and leaves no memory behind.
+def run_in_subprocess(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    """Run a task in a new subprocess and wait for it; the memory that the task took goes with the subprocess.
 
-    It gives way to this one where processors are scarce, and does not outlive it.
+    The subprocess has a lower priority than this process, and does not outlive it.
 
     Args:
-        task: A function of a module, which the process imports.
-        args: What to call it with.
-        kwargs: What to call it with, by name.
+        task: A function of a module, which the subprocess imports.
+        args: Its arguments.
+        kwargs: Its arguments by name.
 
     Returns:
-        What it returned, and the processor seconds that it and the start of its process took.
+        The task's result, and the CPU seconds that it took, the start of the subprocess included.
 
     Raises:
-        ProcessDiedError: The process was killed.
+        ProcessDiedError: The subprocess was killed.
         Exception: What the task raised.
     """
     context = multiprocessing.get_context("spawn")
@@ -60,10 +60,11 @@ def run_apart(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[
     return returned, seconds
 
 
-class Beside:
-    """A process that stays beside this one for tasks in turns, of a lower priority and with a lock of its own.
+class Subprocess:
+    """A subprocess of a lower priority that is kept for many tasks, one at a time.
 
-    It starts with the first task, and anew with the next after it has died. It does not outlive this one.
+    It is started for the first task, and started again for the next one after it has died. It does not outlive this
+    process.
     """
 
     def __init__(self) -> None:
@@ -71,26 +72,28 @@ class Beside:
         self._pool: ProcessPoolExecutor | None = None
 
     def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a task run once those before it are done; does not wait.
+        """Run a task once those before it are done; does not wait for it.
 
         Args:
-            task: A function of a module, which the process imports.
-            args: What to call it with.
-            kwargs: What to call it with, by name.
+            task: A function of a module, which the subprocess imports.
+            args: Its arguments.
+            kwargs: Its arguments by name.
         """
         with self._lock:
             if self._pool is not None:
                 with suppress(BrokenProcessPool):
                     return self._pool.submit(task, *args, **kwargs)
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _give_way, (_GIVES_SOME_WAY,))
+            self._pool = ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), _follow_parent, (_NICENESS_SHARED,)
+            )
             return self._pool.submit(task, *args, **kwargs)
 
     @staticmethod
     def result(future: Future[T]) -> T:
-        """Wait for a task; what it returned.
+        """Wait for a task and return its result.
 
         Raises:
-            ProcessDiedError: The process was killed.
+            ProcessDiedError: The subprocess was killed.
             Exception: What the task raised.
         """
         try:
@@ -99,20 +102,20 @@ class Beside:
             raise ProcessDiedError("the process beside the bundles died while it was at work") from error
 
 
-BESIDE = Beside()
-"""The one that the steps of this process share: one more copy of the libraries, whatever there is to do."""
+SHARED_SUBPROCESS = Subprocess()
+"""The subprocess that all steps of this process share, so that the libraries are in memory once more and not often."""
 
 
-def _give_way(how_much: int) -> None:
-    """Let this process have a lower priority than the one that started it, and end with it."""
-    os.nice(how_much)
+def _follow_parent(niceness: int) -> None:
+    """Lower the priority of this process, and let it end when the process that started it ends."""
+    os.nice(niceness)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _run_and_tell(sender: Connection, task: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    _give_way(_GIVES_WAY)
+    _follow_parent(_NICENESS)
     returned, raised = None, None
     try:
         returned = task(*args, **kwargs)

@@ -12,37 +12,39 @@ import pytest
 
 from schemas.catalogue import shipped_catalogue
 from transforms.activities.typed_files import TypeToFiles
-from transforms.apart import Beside, ProcessDiedError, run_apart
 from transforms.events.pages import PageRules
 from transforms.events.stored_events import StoredKeys
 from transforms.identity.merge_dimensions import MergeDimensions
 from transforms.sinks.held_work import work_on
+from transforms.subprocesses import ProcessDiedError, Subprocess, run_in_subprocess
 
 
-def test_task_apart_runs_in_another_process_of_a_lower_priority():
-    assert run_apart(os.getpid)[0] != os.getpid()
-    assert run_apart(os.nice, 0)[0] > os.nice(0)
-    result, seconds = run_apart(operator.pow, 7, 2)
+def test_task_runs_in_another_process_of_a_lower_priority():
+    assert run_in_subprocess(os.getpid)[0] != os.getpid()
+    assert run_in_subprocess(os.nice, 0)[0] > os.nice(0)
+    result, seconds = run_in_subprocess(operator.pow, 7, 2)
     assert result == 49
     # its start alone takes more than a clock tick
     assert seconds > 0
 
 
-def test_failure_of_a_task_apart_is_raised_as_it_was():
+def test_failure_of_a_task_is_raised_as_it_was():
     with pytest.raises(ZeroDivisionError):
-        run_apart(operator.floordiv, 1, 0)
+        run_in_subprocess(operator.floordiv, 1, 0)
 
 
-def test_death_of_a_task_apart_is_told():
+def test_death_of_a_subprocess_is_told():
     with pytest.raises(ProcessDiedError, match="a process for _exit died with status 3"):
-        run_apart(os._exit, 3)
+        run_in_subprocess(os._exit, 3)
 
 
 @pytest.mark.parametrize(
-    "waits", ["run_apart(time.sleep, 600)", "BESIDE.result(BESIDE.start(time.sleep, 600))"], ids=["apart", "beside"]
+    "waits",
+    ["run_in_subprocess(time.sleep, 600)", "SHARED_SUBPROCESS.result(SHARED_SUBPROCESS.start(time.sleep, 600))"],
+    ids=["own", "shared"],
 )
 def test_task_does_not_outlive_a_process_that_is_killed(waits):
-    code = f"import time; from transforms.apart import BESIDE, run_apart; {waits}"
+    code = f"import time; from transforms.subprocesses import SHARED_SUBPROCESS, run_in_subprocess; {waits}"
     parent = subprocess.Popen([sys.executable, "-c", code])
     child = until(lambda: children_that_run(parent.pid, "spawn_main"))[0]
     parent.send_signal(signal.SIGKILL)
@@ -50,18 +52,18 @@ def test_task_does_not_outlive_a_process_that_is_killed(waits):
     until(lambda: not Path(f"/proc/{child}").exists() or state_of(child) == "Z")
 
 
-def test_tasks_beside_share_a_process_of_a_lower_priority_that_is_replaced_when_it_dies():
-    beside = Beside()
-    tasks = [beside.start(os.getpid), beside.start(os.getpid), beside.start(os.nice, 0)]
-    first, second, priority = map(beside.result, tasks)
+def test_tasks_share_a_subprocess_of_a_lower_priority_that_is_replaced_when_it_dies():
+    helper = Subprocess()
+    tasks = [helper.start(os.getpid), helper.start(os.getpid), helper.start(os.nice, 0)]
+    first, second, priority = map(helper.result, tasks)
     assert first == second != os.getpid()
     assert priority > os.nice(0)
     with pytest.raises(ZeroDivisionError):
-        beside.result(beside.start(operator.floordiv, 1, 0))
-    assert beside.result(beside.start(os.getpid)) == first
+        helper.result(helper.start(operator.floordiv, 1, 0))
+    assert helper.result(helper.start(os.getpid)) == first
     with pytest.raises(ProcessDiedError, match="died while it was at work"):
-        beside.result(beside.start(os._exit, 3))
-    assert beside.result(beside.start(os.getpid)) != first
+        helper.result(helper.start(os._exit, 3))
+    assert helper.result(helper.start(os.getpid)) != first
 
 
 @pytest.mark.parametrize(
@@ -73,11 +75,11 @@ def test_tasks_beside_share_a_process_of_a_lower_priority_that_is_replaced_when_
     ],
     ids=lambda work: type(work).__name__,
 )
-def test_process_beside_does_not_load_beam(work):
-    beside = Beside()
-    beside.result(beside.start(pickle.loads, pickle.dumps(work)))
-    beside.result(beside.start(pickle.loads, pickle.dumps(work_on)))
-    assert not beside.result(beside.start(eval, "'apache_beam' in __import__('sys').modules"))
+def test_subprocess_does_not_load_beam(work):
+    helper = Subprocess()
+    helper.result(helper.start(pickle.loads, pickle.dumps(work)))
+    helper.result(helper.start(pickle.loads, pickle.dumps(work_on)))
+    assert not helper.result(helper.start(eval, "'apache_beam' in __import__('sys').modules"))
 
 
 def until(found, seconds=30.0):
