@@ -2,7 +2,7 @@
 
     python benchmarks/live.py                      # what `make bench-live` runs; writes live.json and live.md
     python benchmarks/live.py --events 500000 --seconds 20 --dry-run   # a trial; writes nothing
-    python benchmarks/live.py --state-backend rocksdb --dry-run
+    python benchmarks/live.py --state-backend=rocksdb --dry-run        # any option of `clickstream run`
     python benchmarks/live.py soak --minutes 15    # memory, state and files each minute at a steady rate
 
 The highest rate is that at which the job reads a backlog: nothing but the broker, Flink and the job has the machine
@@ -349,7 +349,9 @@ def _soak(soaked: dict[str, object]) -> list[str]:
 
 def main() -> None:
     """Measure what is asked for, and keep the results."""
-    parser = argparse.ArgumentParser(description="Measure the live job.")
+    parser = argparse.ArgumentParser(
+        description="Measure the live job.", epilog="Options that are not of these are those of `clickstream run`."
+    )
     parser.add_argument("what", nargs="?", choices=("rates", "soak"), default="rates")
     parser.add_argument("--events", type=int, default=6_000_000, help="of the backlog")
     parser.add_argument(
@@ -357,10 +359,8 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of the latency")
     parser.add_argument("--minutes", type=float, default=15.0, help="of the soak")
-    parser.add_argument("--state-backend", default="hashmap", help="of the job; hashmap or rocksdb")
     parser.add_argument("--dry-run", action="store_true")
-    given = parser.parse_args()
-    job_options = [f"--state-backend={given.state_backend}"]
+    given, job_options = parser.parse_known_args()
     path = HERE / "live.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     if given.what == "soak":
