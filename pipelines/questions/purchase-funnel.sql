@@ -1,4 +1,4 @@
--- Purchase funnel by session and day: how many sessions viewed a page, then filled a cart, then bought.
+-- Purchase funnel by session and day: how many sessions viewed a page or a product, then filled a cart, then bought.
 -- Each step counts only after the one before it. converting_sessions are those with a purchase, whatever preceded it.
 WITH placed AS (
     SELECT start_date, event_sessions.user_key, event_sessions.session_id, event_sessions.session_position, event_type,
