@@ -124,7 +124,8 @@ class EnvelopeDecoder:
         times = text["arrival_time"].cast(pa.int64())
         text = text.set_column(text.schema.get_field_index("arrival_time"), "arrival_time", times)
         judged = self._query.run(text, micros_of(now))
-        suspects = raw.filter(pc.is_in(raw["row"], _suspects(text)))
+        no_objects = judged["row"].filter(pc.equal(judged["reason"], Reason.NOT_AN_OBJECT.value))
+        suspects = raw.filter(pc.or_(pc.is_in(raw["row"], _suspects(text)), pc.is_in(raw["row"], no_objects)))
         loose = [
             row
             for row, payload in zip(suspects["row"].to_pylist(), suspects["payload"].to_pylist(), strict=True)

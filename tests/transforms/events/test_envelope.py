@@ -85,6 +85,7 @@ BROKEN = [
     (envelope(properties={"a": [float("-inf")]}), Reason.NOT_JSON, None),
     (envelope(unknown=float("inf")), Reason.NOT_JSON, None),
     (envelope(session_id=float("nan")), Reason.NOT_JSON, None),
+    *[(text, Reason.NOT_JSON, None) for text in (b"NaN", b" -Infinity", b"inf")],
     (b"[1, 2]", Reason.NOT_AN_OBJECT, None),
     (b'"text"', Reason.NOT_AN_OBJECT, None),
     (b"null", Reason.NOT_AN_OBJECT, None),
