@@ -26,7 +26,8 @@ _INTRODUCTION = """\
 # Data dictionary
 
 Written from `schemas/` by `make docs`; a test holds the two equal. All times are UTC. In the lake a table is a Delta
-table: Parquet files in a folder for each value of its partition column.
+table: Parquet files in a folder for each value of its partition column. `clickstream sql "SHOW TABLES"` and
+`"SHOW TABLES FROM silver"` list what a lake has, views too, and `"DESCRIBE journeys"` the columns of one.
 """
 
 _TYPES = {pa.string(): "text", pa.binary(): "bytes", pa.bool_(): "boolean", pa.date32(): "date"}

@@ -171,6 +171,20 @@ def test_sql_prints_a_table(command_line: CommandLine) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("SHOW TABLES", {"fact_events", "journeys", "user_stream"}),
+        ("SHOW TABLES FROM silver", {"purchase", "other"}),
+        ("DESCRIBE journeys", {"person_key", "session_start"}),
+    ],
+)
+def test_sql_tells_what_the_lake_has(command_line: CommandLine, query: str, named: set[str]) -> None:
+    code, out, _ = command_line("sql", query, "--csv")
+    assert code == 0
+    assert {row[0] for row in csv.reader(io.StringIO(out))} >= named
+
+
 def test_sql_prints_json_and_csv_for_programs(command_line: CommandLine) -> None:
     assert json.loads(command_line("sql", QUERY, "--json").out) == [
         {"event_id": "e1", "revenue": None, "anonymous": True},
