@@ -41,7 +41,7 @@ from transforms.events.pages import PageRules
 from transforms.events.write_events import fact_events
 from transforms.identity.devices import device_rows, merge_devices
 from transforms.identity.stitching import keep_resolution
-from transforms.sessions.panes import TIME, fold_into_facts
+from transforms.sessions.panes import SESSION_TIME, fold_into_facts
 
 HERE = Path(__file__).resolve().parent
 DAY = date(2026, 5, 12)
@@ -65,7 +65,7 @@ def events_of(delivery: Path) -> pa.Table:
 
 def lay_sessions(lake: str) -> None:
     """The sessions in the files that a live job would have left."""
-    sessions = read_table(lake, FACT_SESSION.name).sort_by(TIME)
+    sessions = read_table(lake, FACT_SESSION.name).sort_by(SESSION_TIME)
     place = Place(table_uri(lake, FACT_SESSION.name), FACT_SESSION, ())
     writes = []
     for partition, rows in split_by_partition(sessions, FACT_SESSION):
@@ -118,7 +118,7 @@ def sessions(lake: str, _: Path) -> Callable[[], object]:
     told = {"is_retraction": pa.repeat(pa.scalar(False), len(rows)), "fired_at": pa.repeat(now, len(rows))}
     for name, values in told.items():
         rows = rows.append_column(name, values)
-    changes = Changes(SESSION_PANE, fold_into_facts, keep_resolution, TIME)
+    changes = Changes(SESSION_PANE, fold_into_facts, keep_resolution, SESSION_TIME)
     numbered = staged(lake, FACT_SESSION, changes, rows.select(SESSION_PANE.names).cast(SESSION_PANE.schema))
     return lambda: commit_numbered(lake, FACT_SESSION, numbered, changes, onto_existing=True)
 

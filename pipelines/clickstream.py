@@ -39,14 +39,14 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         "onto_existing": options.onto_existing,
         "stable_input": options.stable_input,
     }
-    # What goes before a shuffle, apart from what follows: under one interpreter's lock a processor would be idle
+    # Steps before the first shuffle have a worker of their own: with one interpreter lock for all a processor is idle
     reading = "reading" if options.two_workers else None
     raw: RawInput = pipeline | "Read" >> in_worker(source, reading)
     if options.archive:
-        # Before anything can reject a payload: whatever is wrong with the rest of the graph, it can be derived again
+        # Before any step can reject a payload: whatever goes wrong later, everything can be derived again
         _ = raw.batches | "Archive" >> in_worker(Archive(options.archive), reading)
     decoded = raw.batches | "Decode" >> in_worker(Decode(options.secret, options.started_at), reading)
-    # Duplicates go before anything counts: a copy must not lengthen a session or stand twice in a store
+    # Before anything is counted or stored: a copy must not lengthen a session, nor be twice in a store
     unique = decoded.events | "Deduplicate" >> Deduplicate(
         options.shards,
         policy.gap,
@@ -56,10 +56,9 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         stable_input=options.stable_input,
         keying_worker=reading,
     )
-    columnar = options.session_engine == "columnar"
     dead_letters = [raw.dead_letters, decoded.dead_letters]
     if options.catalogue:
-        # After Deduplicate, as everything that counts; what it refuses stays in fact_events
+        # After Deduplicate, like every step that counts; an event that it refuses stays in fact_events
         layers = unique | "Layers" >> WriteLayers(options.catalogue, options.started_at.date(), **into_lake)
         dead_letters.append(layers.dead_letters)
     all_letters: Any = dead_letters | "AllDeadLetters" >> beam.Flatten()
@@ -70,20 +69,28 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     _ = unique | "EventsToDevices" >> WriteDeviceEvents(options.devices)
     _ = unique | "Dimensions" >> WriteDimensions(options.lake, pages, stable_input=options.stable_input)
     _ = letters | "DeadLettersToLake" >> WriteLake(DEAD_LETTER, **into_lake)
-    # A session's other events may have come in an earlier run
-    continues = unique.is_bounded and columnar and mode is not WriteMode.APPEND and has_rows(options.lake, FACT_EVENT)
+    continues = unique.is_bounded and _may_continue_sessions(options)
     if continues:
         whole_dates = mode is WriteMode.OVERWRITE
         panes = unique | "Sessionize" >> ReviseTouched(stored, options.lake, policy, options.shards, whole_dates)
+    elif options.session_engine == "beam":
+        panes = unique | "Sessionize" >> BeamSessions(policy)
     else:
-        panes = unique | "Sessionize" >> (Sessionize(policy, options.shards) if columnar else BeamSessions(policy))
-    told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
+        panes = unique | "Sessionize" >> Sessionize(policy, options.shards)
+    in_devices = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
     if continues:
-        # By what the lake lacks the same run again knows what to tell the devices: so it goes last
-        panes, into_lake = panes | "AfterDevices" >> WaitOn(told), into_lake | {"mode": WriteMode.MERGE}
+        # The lake goes last: if the run dies, the same run again finds by what the lake lacks what the devices lack
+        panes, into_lake = panes | "AfterDevices" >> WaitOn(in_devices), into_lake | {"mode": WriteMode.MERGE}
     sessions = panes | "SessionsToLake" >> WriteSessions(**into_lake)
     if options.catalogue:
         rules = MetricRules.of(options.catalogue, pages)
-        # From the stores and not from what flows: late events, merges and corrections are all in there, once
+        # From the tables and not from the events in flight: late events, merges and corrections are in them, once
         facts = (stored, sessions) | "FactCommits" >> beam.Flatten()
         _ = facts | "DailyMetrics" >> WriteDailyMetrics(options.lake, rules)
+
+
+def _may_continue_sessions(options: RunOptions) -> bool:
+    """Whether a session may have other events that an earlier run brought: it is then computed from the lake."""
+    if options.session_engine != "columnar" or options.write_mode == WriteMode.APPEND:
+        return False
+    return has_rows(options.lake, FACT_EVENT)

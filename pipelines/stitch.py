@@ -14,11 +14,11 @@ from pipelines.stitch_stream import stitch_stream
 from schemas.dimensions import DEVICE
 from schemas.records import Record
 from schemas.sessions import FACT_SESSION
-from stores.lake import LiveFile, check_there, live_files, open_table, table_uri
+from stores.lake import LiveFile, check_exists, live_files, open_table, table_uri
 from stores.lake_commit import PartitionWrite, Planned, WriteMode, commit_planned
 from stores.lake_files import Partition, Place, date_of
 from stores.lake_read import read_files
-from stores.lake_rewrite import Looked, rewrite_changed
+from stores.lake_rewrite import Candidates, rewrite_changed
 from transforms.identity.stitching import (
     DEVICE_COLUMNS,
     RULE,
@@ -72,7 +72,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
         StoreBusyError: Other runs kept committing: run again.
         StoreError: There is no lake, or a table cannot be read or written.
     """
-    check_there(lake_uri)
+    check_exists(lake_uri)
     devices = open_table(lake_uri, DEVICE.record)
     before = _read_devices(lake_uri, devices)
     after = stitched_devices(before, lookback)
@@ -86,7 +86,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
     def plan_sessions(table: DeltaTable, done: int) -> Planned:
         known = paths_of(table, done)
         files = {
-            partition: _looked_at(partition, found, known, reach) for partition, found in live_files(table).items()
+            partition: _candidates(partition, found, known, reach) for partition, found in live_files(table).items()
         }
         writes = [_stitch_partition(lake_uri, partition, found, after) for partition, found in files.items()]
         writes = [write for write in writes if write.removed]
@@ -131,7 +131,7 @@ class _Reach:
         return self.devices.filter(pa.array((self.earliest <= day) & (day <= self.latest)))
 
 
-def _looked_at(partition: Partition, files: list[LiveFile], known: set[str], reach: _Reach) -> Looked:
+def _candidates(partition: Partition, files: list[LiveFile], known: set[str], reach: _Reach) -> Candidates:
     """All of the files that came after the last stitch; of the others the sessions of devices that changed."""
     devices = reach.on(partition)
     of_devices = pc.field("device_id").isin(devices) if len(devices) else None
@@ -162,7 +162,7 @@ def _dates(times: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
     return np.asarray(times.cast(pa.timestamp("us")).cast(pa.date32()).to_numpy(), "datetime64[D]")
 
 
-def _stitch_partition(lake_uri: str, partition: Partition, files: Looked, devices: pa.Table) -> PartitionWrite:
+def _stitch_partition(lake_uri: str, partition: Partition, files: Candidates, devices: pa.Table) -> PartitionWrite:
     place = _place(lake_uri, FACT_SESSION, partition)
     return rewrite_changed(place, files, SESSION_COLUMNS, partial(stitched_sessions, devices=devices))
 

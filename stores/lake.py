@@ -45,7 +45,7 @@ def table_uri(lake_uri: str, name: str) -> str:
 
 
 def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
-    """Find out before a run whether it can write these records; the lake's root is made if it is not there.
+    """Check before a run that it can write these records; the lake's root is made if it is not there.
 
     Raises:
         SchemaMismatchError: A table exists whose columns or partitioning cannot become those of its record.
@@ -64,7 +64,7 @@ def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
 
 
 def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
-    """Find out before a run starts anew on an endless input whether it would add to the rows of another run.
+    """Check before a fresh run on an endless input that it does not add to the rows of another run.
 
     Raises:
         StoreError: A table has rows.
@@ -191,8 +191,8 @@ def read_table(lake_uri: str, name: str, columns: Sequence[str] | None = None) -
         raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
 
 
-def check_there(lake_uri: str) -> None:
-    """Find out whether there is a lake: what keeps one in order makes none where a mistyped name points.
+def check_exists(lake_uri: str) -> None:
+    """Make sure that there is a lake, before a command for its upkeep: none is made where a mistyped path points.
 
     Raises:
         StoreError: There is none.

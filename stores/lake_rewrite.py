@@ -1,4 +1,4 @@
-"""Changing rows of a table in their places: only the files that hold one are written anew."""
+"""Changing rows of a table in place: only the files that hold a changed row are rewritten."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -11,21 +11,21 @@ from stores.lake_files import Place, write_files
 from stores.lake_read import read_files
 
 Change = Callable[[pa.Table], pa.Table | None]
-"""Rows of a file, of some columns or all, to the same rows in the same order as they are to be; None: as they are.
-What becomes of a row depends on no other."""
+"""From rows of a file, with some columns or all, to the same rows in the same order, changed; None where none changes.
+The new row depends on the old one alone."""
 
-Looked = Mapping[LiveFile, pc.Expression | None]
-"""Files to look at, and which of their rows may change; None for any."""
+Candidates = Mapping[LiveFile, pc.Expression | None]
+"""Files that may hold a row that changes, and a filter for these rows; None for all rows."""
 
 
-def rewrite_changed(place: Place, files: Looked, columns: Sequence[str], change: Change) -> PartitionWrite:
-    """Write the files of a partition anew that hold a row which changes.
+def rewrite_changed(place: Place, files: Candidates, columns: Sequence[str], change: Change) -> PartitionWrite:
+    """Rewrite the files of a partition that hold a row which changes.
 
     Args:
         place: The partition.
-        files: Live files of it, and which rows to look at.
-        columns: The columns that the change depends on and makes: of a file without a change no other is read.
-        change: Says what the rows are to be.
+        files: Live files of it that may hold such a row.
+        columns: The columns that the change reads or writes: of a file without a change no others are read.
+        change: The change.
 
     Raises:
         StoreError: A file cannot be read or written.

@@ -36,12 +36,12 @@ def metrics(
     pause = problems.attempt("--every", lambda: parse_duration(every) if every else None)
     problems.raise_any()
 
-    from stores.lake import check_there
+    from stores.lake import check_exists
     from transforms.activities.daily_metrics import MetricRules
     from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
     from transforms.events.pages import PageRules
 
-    check_there(known(uri))
+    check_exists(known(uri))
     rules = MetricRules.of(known(event_types), PageRules.load())
 
     def once() -> None:

@@ -62,10 +62,11 @@ from schemas.secrets import USER_KEY_VARIABLE, UserKeySecret
 from stores.device_store import split_uri
 
 if TYPE_CHECKING:
+    from pipelines.report import RunReport
     from pipelines.run import Follow
 
 
-def run(  # noqa: PLR0915
+def run(
     context: typer.Context,
     input: Input = None,
     kafka: Kafka = None,
@@ -190,13 +191,17 @@ def run(  # noqa: PLR0915
     with watch(input_bytes, ERR, enabled=not as_json):
         view = _view(source.endless and not as_json)
         report = start_job(options, events, known(beam_options), known(open_runner), follow=view)
+    _print(report, as_json, options.lake)
+
+
+def _print(report: "RunReport", as_json: bool, lake: str) -> None:
     if as_json:
         OUT.print_json(json.dumps(report.as_json()))
     else:
         report.show(OUT)
     if report.dead_letters and not report.events_unique:
         query = "SELECT reason, field, message, payload FROM dead_letters"
-        print_warning(f'no event was taken; clickstream sql "{query}" --lake {quote(options.lake)} says why')
+        print_warning(f'no event was taken; clickstream sql "{query}" --lake {quote(lake)} says why')
 
 
 def _view(enabled: bool) -> "Follow":

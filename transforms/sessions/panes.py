@@ -6,8 +6,8 @@ import pyarrow as pa
 from schemas.sessions import FACT_SESSION, SESSION
 from transforms.events.pages import with_page_keys
 
-TIME = "session_start"
-"""A session's id is made of it: two rows of one session have the same."""
+SESSION_TIME = "session_start"
+"""A time that all rows of one session share, as the session's id is made of it."""
 PANE_ORDER = ("fired_at", "pane_index", "is_retraction")
 """Of two panes of one session the one that sorts last holds."""
 
@@ -37,7 +37,7 @@ def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
     """
     last = latest_panes(panes)
     withdrawn = last.column("is_retraction")
-    gone = last.filter(withdrawn).select([*SESSION.key, TIME])
+    gone = last.filter(withdrawn).select([*SESSION.key, SESSION_TIME])
     return last.filter(pa.compute.invert(withdrawn)).select(SESSION.names).cast(SESSION.schema), gone
 
 

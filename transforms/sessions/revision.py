@@ -1,8 +1,9 @@
-"""What the events of a lake now say of its sessions, beside what its sessions say: the rule of every rebuild.
+"""The sessions that a lake's events make, compared with the sessions that it stores: the rule of every rebuild.
 
-A *chain* is all that a device did without a silence longer than the gap; caps cut it into sessions, and where they
-fall depends on its start. So a chain is computed anew as a whole, or not at all. A *knot* is chains and stored sessions
-that overlap: what a change in one of them can reach. A knot that the hours read may have cut off is read further.
+A *chain* is all that a device did without a silence longer than the gap. Caps cut it into sessions, and where the cuts
+fall depends on its start: so a chain is computed anew as a whole, or not at all. A *cluster* is a set of chains and
+stored sessions that overlap: all that a change in one of them can reach. Where the hours that were read may have cut
+a cluster off, more hours are read.
 """
 
 from collections.abc import Callable
@@ -33,12 +34,12 @@ dates of which no hour has been read."""
 
 
 class Scope(NamedTuple):
-    """What is to be made right: all that shares a knot with it.
+    """What is to be computed anew: every cluster that has a part of it.
 
     Attributes:
         touched: Rows of `TOUCHED`, any number of each.
         days: Days since 1970, in order: every event on them, and every stored session that reaches into them.
-        settled_before: Knots with an event at or after this time are left as they are; None for none.
+        settled_before: Clusters with an event at or after this time are left as they are; None for none.
     """
 
     touched: pa.Table
@@ -58,16 +59,16 @@ class Revised(NamedTuple):
     kept: pa.Table
 
 
-class _Knots(NamedTuple):
-    """Chains and stored sessions that overlap, tied together."""
+class _Clusters(NamedTuple):
+    """The clusters, and which of them each session belongs to."""
 
     table: pl.DataFrame
-    """A row a knot: device_id, first and last (microseconds), touched, and latest: of its stored sessions the highest
-    pane_index, null where it has none."""
+    """A row a cluster: device_id, first and last (microseconds), touched, and latest: the highest pane_index of its
+    stored sessions, null where it has none."""
     of_span: Integers
-    """The knot of each span."""
+    """The cluster of each span."""
     of_stored: Integers
-    """The knot of each stored session."""
+    """The cluster of each stored session."""
 
 
 def touched_slots(events: pa.Table, policy: SessionPolicy) -> pa.Table:
@@ -87,7 +88,7 @@ def revise(
         stored: Rows of SESSION: those that start on the dates of these hours.
         scope: What is to be made right.
         hours: What has been read.
-        read_more: Reads what a knot needs that reaches beyond it.
+        read_more: Reads the hours that a cluster reaches into and that have not been read.
         policy: The rules.
     """
     reach = DAY
@@ -95,21 +96,21 @@ def revise(
         cells = merge_cells([cells])
         frame, known = pl.DataFrame(pl.from_arrow(cells)), pl.DataFrame(pl.from_arrow(stored))
         spans = spans_of(frame, policy)
-        knots = _tie(frame, spans, known, scope)
-        first, last = (knots.table[name].to_numpy() for name in ("first", "last"))
-        short = knots.table["touched"].to_numpy() & hours.cut_off(first - policy.gap, last + policy.gap)
+        clusters = _clusters(frame, spans, known, scope)
+        first, last = (clusters.table[name].to_numpy() for name in ("first", "last"))
+        short = clusters.table["touched"].to_numpy() & hours.cut_off(first - policy.gap, last + policy.gap)
         if not short.any():
-            return _revised(frame, spans, known, knots, scope, policy)
+            return _revised(frame, spans, known, clusters, scope, policy)
         # What never pauses is reached in few steps
         more = hours.unread_between(first[short] - policy.gap - reach, last[short] + policy.gap + reach)
-        devices = knots.table["device_id"].filter(pl.Series(short)).unique().to_arrow().cast(pa.string())
+        devices = clusters.table["device_id"].filter(pl.Series(short)).unique().to_arrow().cast(pa.string())
         more_cells, more_stored = read_more(hours, more, devices)
         cells, stored = pa.concat_tables([cells, more_cells]), pa.concat_tables([stored, more_stored])
         hours, reach = hours.having_read(more), 2 * reach
 
 
-def _tie(cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, scope: Scope) -> _Knots:
-    """The knots, by (device_id, first)."""
+def _clusters(cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, scope: Scope) -> _Clusters:
+    """The clusters, by (device_id, first)."""
     begins = np.ones(len(spans.starts), bool)
     begins[1:] = spans.cuts[:-1] == 0
     heads = np.flatnonzero(begins)
@@ -132,21 +133,21 @@ def _tie(cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, scope: Scope) 
         pl.Series("touched", reaching, pl.Boolean),
         "pane_index",
     )
-    tied = pl.concat([chains, sessions]).with_row_index("row").sort("device_id", "first", "row")
+    rows = pl.concat([chains, sessions]).with_row_index("row").sort("device_id", "first", "row")
     reached = pl.col("last").cum_max().shift(1).over("device_id")
-    tied = tied.with_columns(knot=((reached.is_null() | (pl.col("first") > reached)).cast(pl.Int64).cum_sum() - 1))
+    rows = rows.with_columns(cluster=((reached.is_null() | (pl.col("first") > reached)).cast(pl.Int64).cum_sum() - 1))
     table = (
-        tied.group_by("knot", maintain_order=True)
+        rows.group_by("cluster", maintain_order=True)
         .agg(
             pl.col("device_id", "first").first(),
             pl.col("last").max(),
             pl.col("touched").any(),
             pl.col("pane_index").max().alias("latest"),
         )
-        .drop("knot")
+        .drop("cluster")
     )
-    of_row = tied.sort("row")["knot"].to_numpy()
-    return _Knots(table, of_row[: len(heads)][np.cumsum(begins) - 1], of_row[len(heads) :])
+    of_row = rows.sort("row")["cluster"].to_numpy()
+    return _Clusters(table, of_row[: len(heads)][np.cumsum(begins) - 1], of_row[len(heads) :])
 
 
 def _in_scope(cells: pl.DataFrame, scope: Scope) -> Flags:
@@ -165,22 +166,22 @@ def _reaches_into(stored: pl.DataFrame, days: Integers) -> Flags:
 
 
 def _revised(
-    cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, knots: _Knots, scope: Scope, policy: SessionPolicy
+    cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, clusters: _Clusters, scope: Scope, policy: SessionPolicy
 ) -> Revised:
-    chosen = knots.table["touched"].to_numpy()
+    chosen = clusters.table["touched"].to_numpy()
     if scope.settled_before is not None:
-        chosen = chosen & (knots.table["last"].to_numpy() < scope.settled_before)
-    known = chosen & knots.table["latest"].is_not_null().to_numpy()
-    fresh = np.repeat((chosen & ~known)[knots.of_span], spans.ends - spans.starts)
+        chosen = chosen & (clusters.table["last"].to_numpy() < scope.settled_before)
+    known = chosen & clusters.table["latest"].is_not_null().to_numpy()
+    fresh = np.repeat((chosen & ~known)[clusters.of_span], spans.ends - spans.starts)
     new_panes = panes_of_bounded(cells.filter(pl.Series(fresh, dtype=pl.Boolean)).to_arrow(), policy)
 
-    # One more than any of the knot: a store that keeps the highest takes an id back that it had been told to withdraw
-    following = knots.table["latest"] + 1
-    of_span, of_stored = knots.of_span[known[knots.of_span]], knots.of_stored[known[knots.of_stored]]
-    before = stored.filter(pl.Series(known[knots.of_stored], dtype=pl.Boolean)).with_columns(
+    # One more than any in the cluster: the device store keeps the highest, and so takes back an id it had withdrawn
+    following = clusters.table["latest"] + 1
+    of_span, of_stored = clusters.of_span[known[clusters.of_span]], clusters.of_stored[known[clusters.of_stored]]
+    before = stored.filter(pl.Series(known[clusters.of_stored], dtype=pl.Boolean)).with_columns(
         following=following[of_stored]
     )
-    now = describe(cells, spans.pick(known[knots.of_span])).with_columns(following=following[of_span])
+    now = describe(cells, spans.pick(known[clusters.of_span])).with_columns(following=following[of_span])
     beside = now.join(
         before.select("session_id", *(pl.col(name).alias(f"{name}__before") for name in _COMPARED), *_PANE),
         on="session_id",

@@ -9,7 +9,7 @@ from schemas.sessions import FACT_SESSION, SESSION_PANE
 from stores.lake_commit import CommitResult, Wins, WriteMode
 from stores.lake_stream import Changes
 from transforms.identity.stitching import keep_resolution
-from transforms.sessions.panes import TIME, fold_into_facts, latest_panes
+from transforms.sessions.panes import SESSION_TIME, fold_into_facts, latest_panes
 from transforms.sinks.write_lake import WriteLake
 
 
@@ -41,7 +41,7 @@ class WriteSessions(beam.PTransform):
             self.lake,
             self.mode,
             wins=Wins.NEW,
-            changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution, TIME),
+            changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution, SESSION_TIME),
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,
         )
