@@ -22,15 +22,17 @@ class TableQuery(threading.local):
     Args:
         query: The SQL; it reads from ``given`` and may have parameters, ``$1`` …
         config: Further settings of DuckDB for the connections.
+        macros: SQL that creates the macros which the query calls.
 
     >>> double = TableQuery("SELECT 2 * n + $1 AS n FROM given")
     >>> double.run(pa.table({"n": [1, 2]}), 5)["n"].to_pylist()
     [7, 9]
     """
 
-    def __init__(self, query: str, config: dict[str, Any] | None = None) -> None:
+    def __init__(self, query: str, config: dict[str, Any] | None = None, macros: str = "") -> None:
         # A thread that meets this object comes by here
         self._query = query
+        self._macros = macros
         self._config = _CONFIG | (config or {})
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._given: _Given | None = None
@@ -39,7 +41,7 @@ class TableQuery(threading.local):
         """The query's rows."""
         if self._connection is None:
             self._connection = duckdb.connect(config=self._config)
-            self._connection.execute("SET TimeZone = 'UTC'")
+            self._connection.execute(f"SET TimeZone = 'UTC'; {self._macros}")
         if self._given is None or not self._given.takes(table):
             self._given = _Given(table.schema)
             self._connection.register("given", self._given)

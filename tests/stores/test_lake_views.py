@@ -24,7 +24,7 @@ from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
 from stores.lake_sql import connect
 from tests.transforms.sessions.session_scripts import at, batch, click
-from transforms.events.pages import normalise, page_keys
+from transforms.events.pages import normalise
 from transforms.identity.devices import device_rows
 from transforms.identity.stitching import stitched_devices
 
@@ -161,7 +161,7 @@ def test_lake_of_before_the_page_keys_is_asked_as_it_is(tmp_path: Path) -> None:
     create_tables(str(tmp_path), [EVENT, SESSION, DEVICE.record])
     row = session("s", "phone", 0, entry_page="/cart?x=1")
     fill(str(tmp_path), SESSION, pa.Table.from_pylist([row], SESSION.schema))
-    key = page_keys(pl.Series(["/cart"]))[0]
+    key = normalise(pl.Series(["/cart"]))["page_key"][0]
     assert ask(str(tmp_path), "SELECT entry_page_key, exit_page_key FROM fact_sessions") == [
         {"entry_page_key": None, "exit_page_key": None}
     ]
@@ -190,6 +190,7 @@ URL_PIECES = [
     " ",
     "\n",
     "é",
+    "İΣ",  # lower case by the rules of one library is not that of another
     "a/b/",
 ]
 
@@ -197,7 +198,7 @@ URL_PIECES = [
 @settings(max_examples=200)
 @given(st.lists(st.lists(st.sampled_from(URL_PIECES), max_size=7).map("".join), min_size=1, max_size=20))
 def test_key_of_a_url_is_the_same_in_a_query_as_in_dim_pages(urls: list[str]) -> None:
-    wanted = page_keys(normalise(pl.Series(urls, dtype=pl.String))["url"]).to_list()
+    wanted = normalise(pl.Series(urls, dtype=pl.String))["page_key"].to_list()
     with duckdb.connect() as connection:
         connection.execute((Path(__file__).parents[2] / "stores" / "page_key.sql").read_text())
         connection.register("given", pa.table({"n": range(len(urls)), "url": pa.array(urls, pa.string())}))

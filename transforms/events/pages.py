@@ -19,8 +19,6 @@ from transforms.frames import to_arrow
 
 RULES_VARIABLE = "CLICKSTREAM_PAGE_RULES"
 OTHER = "other"
-_BLANKS = " \t\r\n"
-_SCHEME = "^(?:[A-Za-z][A-Za-z0-9+.-]*:)?"
 
 
 @dataclass(frozen=True)
@@ -84,33 +82,31 @@ def _check_pattern(name: str, pattern: str) -> None:
 _DEFAULT = files(__package__) / "page_rules.toml"
 
 
+_PAGES = TableQuery(
+    """SELECT md5(host || path) AS page_key, host || path AS url, nullif(host, '') AS host, path
+    FROM (SELECT page_host(bare) AS host, page_path(bare) AS path FROM (SELECT page_bare(url) AS bare FROM given))""",
+    macros=(files("stores") / "page_key.sql").read_text(encoding="utf-8"),
+)
+
+
 def normalise(urls: pl.Series) -> pl.DataFrame:
     """The page of each URL.
 
     Scheme, user information, default port, query and fragment are dropped; the host is in lower case; the path is as
-    it is, without a slash at its end or two in a row. stores/page_key.sql says the same to a query.
+    it is, without a slash at its end or two in a row.
 
     Args:
         urls: Absolute URLs, URLs without a scheme (``//host/path``), or paths.
 
     Returns:
-        Columns url, host (null for a path), path; a row a URL; null where there is no URL.
+        Columns page_key (MD5 of url, 32 hexadecimal digits), url, host (null for a path), path; a row a URL; null where
+        there is no URL.
 
     >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm=x#top", "/cart/"]))["url"].to_list()
     ['shop.example/Tea', '/cart']
     """
-    given = pl.col("given").str.strip_chars(_BLANKS)
-    bare = given.str.replace(r"(?s)[?#].*$", "")
-    host = bare.str.extract(rf"{_SCHEME}//([^/]*)").fill_null("").str.to_lowercase()
-    host = host.str.replace(r"^.*@", "").str.replace(r":(80|443)?$", "")
-    path = bare.str.replace(rf"{_SCHEME}//[^/]*", "").str.replace_all("/{2,}", "/")
-    path = pl.concat_str(pl.lit("/"), path.str.strip_chars("/"))
-    there = given != ""
-    return pl.DataFrame({"given": urls.cast(pl.String)}).select(
-        pl.when(there).then(pl.concat_str(host, path)).alias("url"),
-        pl.when(there & (host != "")).then(host).alias("host"),
-        pl.when(there).then(path).alias("path"),
-    )
+    given = pl.DataFrame({"url": urls.cast(pl.String)}).to_arrow(compat_level=pl.CompatLevel.oldest())
+    return pl.DataFrame(pl.from_arrow(_PAGES.run(given)))
 
 
 def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
@@ -125,15 +121,6 @@ def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
     return pl.DataFrame({"path": paths}).select(chosen.alias("category")).to_series()
 
 
-_PAGE_KEYS = TableQuery("SELECT md5(url) AS page_key FROM given")
-
-
-def page_keys(urls: pl.Series) -> pl.Series:
-    """The key of each normalised URL: MD5, 32 hexadecimal digits; null stays null."""
-    keys = _PAGE_KEYS.run(pl.DataFrame({"url": urls}).to_arrow(compat_level=pl.CompatLevel.oldest()))
-    return pl.Series(pl.from_arrow(keys.column("page_key")), dtype=pl.String)
-
-
 def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
     """The table with the keys of some pages as further columns, dictionary-encoded.
 
@@ -144,7 +131,7 @@ def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
     for name, url in urls.items():
         encoded = whole(table.column(url)).dictionary_encode()
         texts = pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)
-        keys = page_keys(normalise(texts)["url"]).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+        keys = normalise(texts)["page_key"].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         distinct = keys.dictionary_encode()
         table = table.append_column(
             name, pa.DictionaryArray.from_arrays(distinct.indices.take(encoded.indices), distinct.dictionary)
@@ -169,7 +156,6 @@ def page_rows(events: pa.Table) -> pa.Table:
     given = first.select(texts[first["url"]].alias("page_url"), "first_seen_at")
     pages = pl.concat([normalise(given["page_url"]), given.select("first_seen_at")], how="horizontal")
     pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
-    pages = pages.with_columns(page_keys(pages["url"]).alias("page_key"))
     return to_arrow(_one_a_page(pages), PAGE.schema)
 
 
