@@ -128,13 +128,16 @@ def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
         table: Has columns of URLs.
         urls: Of each column of keys, the name of the column with the URLs.
     """
-    for name, url in urls.items():
-        encoded = whole(table.column(url)).dictionary_encode()
-        texts = pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)
-        keys = normalise(texts)["page_key"].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
-        distinct = keys.dictionary_encode()
+    encoded = [whole(table.column(url)).dictionary_encode() for url in urls.values()]
+    # Hashed together: what a query costs before its first row is more than hundreds of rows do
+    texts = pl.concat([pl.Series("url", pl.from_arrow(column.dictionary), dtype=pl.String) for column in encoded])
+    keys = normalise(texts)["page_key"].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+    start = 0
+    for name, column in zip(urls, encoded, strict=True):
+        distinct = keys.slice(start, len(column.dictionary)).dictionary_encode()
+        start += len(column.dictionary)
         table = table.append_column(
-            name, pa.DictionaryArray.from_arrays(distinct.indices.take(encoded.indices), distinct.dictionary)
+            name, pa.DictionaryArray.from_arrays(distinct.indices.take(column.indices), distinct.dictionary)
         )
     return table
 
