@@ -19,9 +19,9 @@ from runners.services.bigtable_emulator import BigtableEmulator
 from runners.services.processes import free_port
 from schemas.errors import StoreError
 from schemas.events import EVENT
-from schemas.sessions import SESSION_PANE
 from stores import bigtable_store, networked_store
 from stores.device_store import open_device_store
+from tests.session_panes import pane, pane_table
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 
@@ -42,25 +42,8 @@ def clicks(*times: datetime) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=EVENT.schema)
 
 
-def pane(index: int, is_retraction: bool = False) -> pa.Table:
-    row = {
-        "session_id": "s1",
-        "device_id": "phone",
-        "session_start": NOON,
-        "session_end": NOON,
-        "start_date": NOON.date(),
-        "end_date": NOON.date(),
-        "duration_secs": 0.0,
-        "event_count": 1,
-        "page_view_count": 1,
-        "had_purchase": False,
-        "revenue": 0,
-        "pane_timing": "EARLY",
-        "pane_index": index,
-        "is_retraction": is_retraction,
-        "fired_at": NOON,
-    }
-    return pa.Table.from_pylist([row], schema=SESSION_PANE.schema)
+def pane_of_s1(index: int, is_retraction: bool = False) -> pa.Table:
+    return pane_table(pane("s1", index, is_retraction=is_retraction))
 
 
 def read(uri: str) -> list[str]:
@@ -88,7 +71,7 @@ def test_replay_adds_no_version(table: str, cells: Callable[[], list[Any]]) -> N
     with open_device_store(table) as store:
         for _ in range(3):
             store.write_events(clicks(NOON, NOON + timedelta(microseconds=1)))
-            store.write_sessions(pane(1))
+            store.write_sessions(pane_of_s1(1))
         assert len(cells()) == 3
 
 

@@ -19,6 +19,7 @@ from schemas.errors import OptionError, StoreError
 from schemas.events import EVENT, EVENT_BATCH
 from schemas.sessions import SESSION, SESSION_PANE
 from stores.device_store import DeviceStore, open_device_store
+from tests.session_panes import pane, pane_table
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 
@@ -40,30 +41,6 @@ def event(event_id: str, device_id: str = "phone", at: datetime = NOON, **column
 
 def events(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=EVENT.schema)
-
-
-def pane(session_id: str, index: int = 0, start: datetime = NOON, **columns: Any) -> dict[str, Any]:
-    return {
-        "session_id": session_id,
-        "device_id": "phone",
-        "session_start": start,
-        "session_end": start,
-        "start_date": start.date(),
-        "end_date": start.date(),
-        "duration_secs": 0.0,
-        "event_count": 1,
-        "page_view_count": 1,
-        "had_purchase": False,
-        "revenue": Decimal("0.0000"),
-        "pane_timing": "EARLY",
-        "pane_index": index,
-        "is_retraction": False,
-        "fired_at": start + timedelta(minutes=5),
-    } | columns
-
-
-def panes(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=SESSION_PANE.schema)
 
 
 def ids(table: pa.Table, column: str = "event_id") -> list[str]:
@@ -203,63 +180,63 @@ def test_session_comes_back_in_every_column(store: DeviceStore) -> None:
         country="US",
         cut_reason="cap",
     )
-    store.write_sessions(panes(full))
-    assert store.recent_sessions("phone").equals(panes(full).select(SESSION.names).cast(SESSION.schema))
+    store.write_sessions(pane_table(full))
+    assert store.recent_sessions("phone").equals(pane_table(full).select(SESSION.names).cast(SESSION.schema))
 
 
 def test_later_pane_replaces_the_session(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1")))
-    store.write_sessions(panes(pane("s1", 1, event_count=9)))
+    store.write_sessions(pane_table(pane("s1")))
+    store.write_sessions(pane_table(pane("s1", 1, event_count=9)))
     assert store.recent_sessions("phone").column("event_count").to_pylist() == [9]
 
 
 def test_of_panes_in_one_table_the_highest_index_counts(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1", 2, event_count=3), pane("s1", 0, event_count=1), pane("s1", 1)))
+    store.write_sessions(pane_table(pane("s1", 2, event_count=3), pane("s1", 0, event_count=1), pane("s1", 1)))
     assert store.recent_sessions("phone").column("pane_index").to_pylist() == [2]
 
 
 def test_retraction_takes_the_session_out(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1"), pane("s2", start=NOON + timedelta(hours=1))))
-    store.write_sessions(panes(pane("s1", 1, is_retraction=True)))
+    store.write_sessions(pane_table(pane("s1"), pane("s2", start=NOON + timedelta(hours=1))))
+    store.write_sessions(pane_table(pane("s1", 1, is_retraction=True)))
     assert ids(store.recent_sessions("phone"), "session_id") == ["s2"]
 
 
 def test_retraction_of_an_unknown_session_is_harmless(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1", 1, is_retraction=True)))
+    store.write_sessions(pane_table(pane("s1", 1, is_retraction=True)))
     assert ids(store.recent_sessions("phone"), "session_id") == []
 
 
 def test_retraction_beside_its_last_pane_takes_the_session_out(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1", 1, is_retraction=True), pane("s1", 0)))
+    store.write_sessions(pane_table(pane("s1", 1, is_retraction=True), pane("s1", 0)))
     assert ids(store.recent_sessions("phone"), "session_id") == []
 
 
 def test_retraction_that_comes_again_keeps_the_session_out(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1")))
+    store.write_sessions(pane_table(pane("s1")))
     for _ in range(2):
-        store.write_sessions(panes(pane("s1", 1, is_retraction=True)))
+        store.write_sessions(pane_table(pane("s1", 1, is_retraction=True)))
     assert ids(store.recent_sessions("phone"), "session_id") == []
     assert store.delete_device("phone") == 0
 
 
 def test_session_that_fires_after_its_retraction_is_there(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1", 1, is_retraction=True)))
-    store.write_sessions(panes(pane("s1", 2, event_count=7)))
+    store.write_sessions(pane_table(pane("s1", 1, is_retraction=True)))
+    store.write_sessions(pane_table(pane("s1", 2, event_count=7)))
     assert store.recent_sessions("phone").column("event_count").to_pylist() == [7]
 
 
 def test_withdrawn_sessions_do_not_count_against_the_limit(store: DeviceStore) -> None:
     hour = timedelta(hours=1)
-    store.write_sessions(panes(*(pane(f"s{i}", start=NOON + i * hour) for i in range(6))))
-    store.write_sessions(panes(*(pane(f"s{i}", 1, NOON + i * hour, is_retraction=True) for i in (5, 4, 2))))
+    store.write_sessions(pane_table(*(pane(f"s{i}", start=NOON + i * hour) for i in range(6))))
+    store.write_sessions(pane_table(*(pane(f"s{i}", 1, NOON + i * hour, is_retraction=True) for i in (5, 4, 2))))
     assert ids(store.recent_sessions("phone", limit=2), "session_id") == ["s3", "s1"]
 
 
 @pytest.mark.parametrize("uri", ["bigtable", "cassandra"], indirect=True)
 def test_late_write_of_an_earlier_pane_changes_nothing_where_several_write(store: DeviceStore) -> None:
-    store.write_sessions(panes(pane("s1", 2, event_count=3), pane("s2", 1, is_retraction=True)))
-    store.write_sessions(panes(pane("s1", 1, event_count=2), pane("s2", 0)))
-    store.write_sessions(panes(pane("s1", 1, is_retraction=True), pane("s2", 1)))
+    store.write_sessions(pane_table(pane("s1", 2, event_count=3), pane("s2", 1, is_retraction=True)))
+    store.write_sessions(pane_table(pane("s1", 1, event_count=2), pane("s2", 0)))
+    store.write_sessions(pane_table(pane("s1", 1, is_retraction=True), pane("s2", 1)))
     assert store.recent_sessions("phone").select(["session_id", "event_count"]).to_pylist() == [
         {"session_id": "s1", "event_count": 3}
     ]
@@ -267,7 +244,7 @@ def test_late_write_of_an_earlier_pane_changes_nothing_where_several_write(store
 
 def test_same_pane_written_with_other_values_has_the_last(store: DeviceStore) -> None:
     for count in (9, 1, 5):
-        store.write_sessions(panes(pane("s1", 1, event_count=count)))
+        store.write_sessions(pane_table(pane("s1", 1, event_count=count)))
     assert store.recent_sessions("phone").column("event_count").to_pylist() == [5]
 
 
@@ -324,19 +301,19 @@ def test_threads_write_and_read_at_once(store: DeviceStore) -> None:
 
 def test_deleted_device_that_is_written_again_is_there(store: DeviceStore) -> None:
     """What was deleted in order to be derived anew."""
-    table, sessions = events(event("a"), event("b")), panes(pane("s1", 4), pane("s2", 1, is_retraction=True))
+    table, sessions = events(event("a"), event("b")), pane_table(pane("s1", 4), pane("s2", 1, is_retraction=True))
     store.write_events(table)
     store.write_sessions(sessions)
     store.delete_device("phone")
     store.write_events(table)
-    store.write_sessions(panes(pane("s1", 0), pane("s2", 0)))
+    store.write_sessions(pane_table(pane("s1", 0), pane("s2", 0)))
     assert store.recent_events("phone").equals(table)
     assert store.recent_sessions("phone").column("pane_index").to_pylist() == [0, 0]
 
 
 def test_deleted_device_is_gone_and_counted(store: DeviceStore) -> None:
     store.write_events(events(event("a"), event("b"), event("c", device_id="tablet")))
-    store.write_sessions(panes(pane("s1")))
+    store.write_sessions(pane_table(pane("s1")))
     assert store.delete_device("phone") == 3
     assert ids(store.recent_events("phone")) == []
     assert ids(store.recent_sessions("phone"), "session_id") == []
@@ -348,7 +325,7 @@ def test_expired_rows_are_hidden_at_once_and_stay_so(store: DeviceStore) -> None
     second = timedelta(seconds=1)
     table = events(event("old", at=NOON - second), event("kept", at=NOON), event("other", "tablet", NOON - second))
     store.write_events(table)
-    store.write_sessions(panes(pane("s-old", start=NOON - second), pane("s-kept")))
+    store.write_sessions(pane_table(pane("s-old", start=NOON - second), pane("s-kept")))
     store.expire(micros(NOON))
     store.expire(micros(NOON - 2 * second))
     store.write_events(table)
@@ -398,7 +375,7 @@ def test_read_only_store_reads_and_refuses_to_write(open_as: OpenAs) -> None:
             assert ids(reader.recent_events("phone")) == ["a"]
             for write in (
                 lambda: reader.write_events(events(event("b"))),
-                lambda: reader.write_sessions(panes(pane("s"))),
+                lambda: reader.write_sessions(pane_table(pane("s"))),
                 lambda: reader.delete_device("phone"),
                 lambda: reader.expire(0),
                 reader.compact,

@@ -15,8 +15,8 @@ import pytest
 
 from schemas.errors import StoreBusyError, StoreError
 from schemas.events import EVENT
-from schemas.sessions import SESSION_PANE
 from stores.device_store import open_device_store
+from tests.session_panes import pane, pane_table
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 BULK = 40_000
@@ -39,24 +39,7 @@ def clicks(count: int, device_id: str = "phone", first: int = 0) -> pa.Table:
 
 
 def session(session_id: str, device_id: str) -> pa.Table:
-    row = {
-        "session_id": session_id,
-        "device_id": device_id,
-        "session_start": NOON,
-        "session_end": NOON,
-        "start_date": NOON.date(),
-        "end_date": NOON.date(),
-        "duration_secs": 0.0,
-        "event_count": 1,
-        "page_view_count": 1,
-        "had_purchase": False,
-        "revenue": 0,
-        "pane_timing": "EARLY",
-        "pane_index": 0,
-        "is_retraction": False,
-        "fired_at": NOON,
-    }
-    return pa.Table.from_pylist([row], schema=SESSION_PANE.schema)
+    return pane_table(pane(session_id, device_id=device_id))
 
 
 def newest(path: Path, read_only: bool = False) -> list[str]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.sessions import SESSION, SESSION_PANE
+from tests.session_panes import pane, pane_table
 from transforms.sessions.panes import fold_panes, latest_panes
 
 NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
@@ -15,28 +16,11 @@ Pane = tuple[str, int, bool]
 
 def panes(rows: list[Pane]) -> pa.Table:
     """Panes of (session_id, pane_index, is_retraction); event_count tells them apart."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "session_id": session_id,
-                "device_id": "d",
-                "session_start": NOON,
-                "session_end": NOON,
-                "start_date": NOON.date(),
-                "end_date": NOON.date(),
-                "duration_secs": 0.0,
-                "event_count": index + 100,
-                "page_view_count": 0,
-                "had_purchase": False,
-                "revenue": 0,
-                "pane_timing": "LATE",
-                "pane_index": index,
-                "is_retraction": retraction,
-                "fired_at": NOON + timedelta(minutes=5 * index),
-            }
+    return pane_table(
+        *(
+            pane(session_id, index, event_count=index + 100, pane_timing="LATE", is_retraction=retraction)
             for session_id, index, retraction in rows
-        ],
-        schema=SESSION_PANE.schema,
+        )
     )
 
 

@@ -16,9 +16,10 @@ from apache_beam.testing.test_stream import TestStream as Script
 
 from schemas.errors import OptionError
 from schemas.records import TIMESTAMP, Field, Record
-from schemas.sessions import SESSION, SESSION_PANE
+from schemas.sessions import SESSION
 from stores.lake import find_table, read_table
 from stores.lake_commit import WriteMode
+from tests.session_panes import pane, pane_table
 from transforms.sessions.write_sessions import WriteSessions
 from transforms.sinks.write_lake import WriteLake
 from transforms.tables import TableCoder
@@ -44,24 +45,7 @@ def visits(*times: datetime) -> pa.Table:
 
 
 def panes(session_id: str, count: int, index: int, *, retraction: bool = False) -> pa.Table:
-    row = {
-        "session_id": session_id,
-        "device_id": "d",
-        "session_start": NOON,
-        "session_end": NOON,
-        "start_date": NOON.date(),
-        "end_date": NOON.date(),
-        "duration_secs": 0.0,
-        "event_count": count,
-        "page_view_count": 0,
-        "had_purchase": False,
-        "revenue": 0,
-        "pane_timing": "LATE",
-        "pane_index": index,
-        "is_retraction": retraction,
-        "fired_at": NOON + timedelta(minutes=5 * index),
-    }
-    return pa.Table.from_pylist([row], schema=SESSION_PANE.schema)
+    return pane_table(pane(session_id, index, event_count=count, pane_timing="LATE", is_retraction=retraction))
 
 
 def streamed(sink: beam.PTransform, *tables: pa.Table) -> None:

@@ -15,8 +15,8 @@ from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.events import EVENT, EVENT_BATCH
-from schemas.sessions import SESSION_PANE
 from stores.device_store import open_device_store
+from tests.session_panes import pane, pane_table
 from transforms.metrics import read_counters
 from transforms.sinks.write_device_store import WriteDeviceEvents, WriteDeviceSessions
 from transforms.tables import TableCoder, at_earliest
@@ -44,27 +44,9 @@ def clicks(*minutes: int) -> pa.Table:
 
 def panes(*rows: tuple[str, int, bool]) -> pa.Table:
     """Panes of (session id, pane index, retraction)."""
-    made = [
-        {
-            "session_id": session_id,
-            "device_id": "phone",
-            "session_start": NOON,
-            "session_end": NOON,
-            "start_date": NOON.date(),
-            "end_date": NOON.date(),
-            "duration_secs": 0.0,
-            "event_count": index + 1,
-            "page_view_count": 1,
-            "had_purchase": False,
-            "revenue": 0,
-            "pane_timing": "EARLY",
-            "pane_index": index,
-            "is_retraction": withdrawn,
-            "fired_at": NOON,
-        }
-        for session_id, index, withdrawn in rows
-    ]
-    return pa.Table.from_pylist(made, schema=SESSION_PANE.schema)
+    return pane_table(
+        *(pane(name, index, event_count=index + 1, is_retraction=withdrawn) for name, index, withdrawn in rows)
+    )
 
 
 @pytest.fixture(params=["rocksdb", "memory"])

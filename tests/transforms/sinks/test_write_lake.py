@@ -4,6 +4,7 @@ import operator
 import random
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -15,9 +16,10 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from schemas.dead_letters import DEAD_LETTER
 from schemas.errors import StoreError
 from schemas.events import EVENT, EVENT_BATCH
-from schemas.sessions import FACT_SESSION, SESSION_PANE
+from schemas.sessions import FACT_SESSION
 from stores.lake import create_tables, find_table, read_table
 from stores.lake_commit import WriteMode
+from tests.session_panes import pane, pane_table
 from transforms.metrics import read_counters
 from transforms.sessions.write_sessions import WriteSessions
 from transforms.sinks.write_lake import WriteLake
@@ -47,24 +49,9 @@ def events(rows: list[tuple[str, str, datetime]], page: str = "/") -> pa.Table:
     return pa.Table.from_pylist(filled, schema=EVENT_BATCH.schema)
 
 
-def panes(rows: list[dict[str, object]]) -> pa.Table:
-    blank = {
-        "device_id": "d1",
-        "session_start": NOON,
-        "session_end": NOON,
-        "start_date": NOON.date(),
-        "end_date": NOON.date(),
-        "duration_secs": 0.0,
-        "event_count": 1,
-        "page_view_count": 0,
-        "had_purchase": False,
-        "revenue": 0,
-        "pane_timing": "ON_TIME",
-        "pane_index": 0,
-        "is_retraction": False,
-        "fired_at": NOON,
-    }
-    return pa.Table.from_pylist([{**blank, **row} for row in rows], schema=SESSION_PANE.schema)
+def panes(rows: list[dict[str, Any]]) -> pa.Table:
+    blank = {"pane_timing": "ON_TIME", "fired_at": NOON}
+    return pane_table(*(pane(**blank | row) for row in rows))
 
 
 def run(sink: beam.PTransform, *tables: pa.Table) -> dict[str, int]:
