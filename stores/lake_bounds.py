@@ -1,4 +1,4 @@
-"""The bounds of a time in a table's files, as the transaction log says them."""
+"""The least and the greatest time in each of a table's files, read off the transaction log."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from deltalake import DeltaTable
 from stores.lake import LiveFile
 
 ALL_TIME = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
-"""The bounds of a file whose log does not say them."""
+"""The bounds of a file for which the log has none."""
 _PRECISION_US = 1_000
-"""Of the greatest time in a file's bounds: some writers keep milliseconds."""
+"""Added to the greatest time: some writers cut it to milliseconds."""
 
 
 class TimeBounds(NamedTuple):
-    """Between which times the rows of each file lie.
+    """The bounds of one column of times in each file.
 
     Attributes:
         column: The column of the time.

@@ -16,11 +16,11 @@ from stores.lake_files import (
 )
 
 HELD_BYTES = 48 << 20
-"""Bytes held of all partitions together, some 300,000 events; one file's rows are being written beside them, in twice
-`BUFFER_BYTES` at most. More would make larger files of an input that is in no order of time."""
+"""Most bytes held of all partitions together, some 300,000 events; the rows of a file that is being written take twice
+`BUFFER_BYTES` on top. A higher bound gives larger files where the input is in no order of time."""
 
 _STRAGGLERS = 8
-"""A partition that gets less than this part of a table has ended; these rows are late."""
+"""A partition that gets less than an eighth of a table's rows has ended: the rows are late ones."""
 
 Part = tuple[Partition, pa.Table]
 Filled = tuple[Partition, list[pa.Table]]
@@ -28,7 +28,7 @@ Filled = tuple[Partition, list[pa.Table]]
 
 
 def split_rows(table: pa.Table, record: Record) -> list[Part]:
-    """The rows of each partition, as they wait until they are written.
+    """The rows of each partition, in the form in which they wait to be written.
 
     Args:
         table: A table with at least the record's columns.
@@ -36,23 +36,23 @@ def split_rows(table: pa.Table, record: Record) -> list[Part]:
     """
     parts = []
     for partition, part in split_by_partition(table.select(record.names), record):
-        # the texts of the whole table may be many more than the rows
+        # a part of a table has the dictionaries of the whole table, which may be much larger than its rows
         rows = encode_rows(plain(part) if 2 * part.num_rows < table.num_rows else part, record)
         if rows.get_total_buffer_size() > 2 * rows.nbytes:
-            # a slice keeps all of the table alive that it was cut from
+            # a slice keeps the whole table alive that it was cut from
             rows = rows.take(pa.array(range(rows.num_rows), pa.int64()))
         parts.append((partition, rows))
     return parts
 
 
 class PartitionBuffer:
-    """Holds tables by partition; gives back a partition that fills a file, or one of them where all are too much.
+    """Holds rows by partition; releases a partition once it fills a file, or once all together exceed the bound.
 
-    In an order of time a partition ends and the next begins: one that has ended goes before one that still grows.
-    In no order all grow, and the largest goes.
+    Where the input is in order of time, one partition ends and the next begins: a partition that has ended is released
+    before one that still grows. Where it is in no order, all grow, and the largest is released.
 
     Attributes:
-        held_bytes: What it holds, in Arrow bytes, repeated texts encoded.
+        held_bytes: Arrow bytes held, repeated texts dictionary-encoded.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class PartitionBuffer:
         self._tables_added = 0
 
     def add(self, table: pa.Table) -> Iterator[Filled]:
-        """Take rows in, and give out what is to be written now."""
+        """Hold rows; yields the partitions that are to be written now."""
         return self.hold(split_rows(table, self._record))
 
     def hold(self, parts: list[Part]) -> Iterator[Filled]:
-        """As `add`, of what `split_rows` made of a table."""
+        """As `add`, for a table that `split_rows` has split."""
         self._tables_added += 1
         most = sum(rows.num_rows for _, rows in parts)
         for partition, rows in parts:
@@ -84,11 +84,11 @@ class PartitionBuffer:
             yield self.release_heaviest()
 
     def release_heaviest(self) -> Filled:
-        """Give out what is best written where all is too much; something is held."""
+        """The partition to write first where the bound is exceeded; there is one."""
         return self._release(max(self._held, key=self._weight))
 
     def drain(self) -> Iterator[Filled]:
-        """Give out the rest."""
+        """Release all partitions."""
         while self._held:
             yield self._release(next(iter(self._held)))
 
@@ -103,13 +103,13 @@ class PartitionBuffer:
 
 
 class TableBuffers:
-    """Holds tables of several records by partition, within one bound; gives back what is to be written now."""
+    """Holds rows of several tables by partition, within one bound for all; releases as `PartitionBuffer` does."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._buffers = {record.name: (record, PartitionBuffer(record)) for record in records}
 
     def add(self, name: str, table: pa.Table) -> Iterator[tuple[Record, Filled]]:
-        """Take rows of a record in, and give out what is to be written now."""
+        """Hold rows of a table; yields the partitions that are to be written now."""
         record, buffer = self._buffers[name]
         for filled in buffer.add(table):
             yield record, filled
@@ -118,14 +118,14 @@ class TableBuffers:
             yield record, buffer.release_heaviest()
 
     def drain(self) -> Iterator[tuple[Record, Filled]]:
-        """Give out the rest."""
+        """Release all partitions of all tables."""
         for record, buffer in self._buffers.values():
             for filled in buffer.drain():
                 yield record, filled
 
 
 class _Held:
-    """Tables of a partition, their bytes, and the number of the table that last brought it more than stragglers."""
+    """Tables of a partition, their bytes, and the number of the last table that gave it more than stragglers."""
 
     def __init__(self) -> None:
         self.tables: list[pa.Table] = []
@@ -136,6 +136,6 @@ class _Held:
         """Hold a table; returns its bytes."""
         size = int(rows.nbytes)
         self.tables.append(rows)
-        # as the writer counts: what fills a file here is one file there
+        # counted as the writer counts: what fills a file here is one file there
         self.bytes += size
         return size

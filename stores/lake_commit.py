@@ -1,4 +1,4 @@
-"""What a run does to a table, and the one transaction that makes it visible."""
+"""What a run wants of a table, and the transaction that makes it visible."""
 
 import hashlib
 import time
@@ -37,14 +37,13 @@ class Wins(StrEnum):
 
 
 class PartitionWrite(NamedTuple):
-    """What a run wants of one partition.
+    """The files that a run adds to a partition, and those that it takes out.
 
     Attributes:
         partition: The partition's values.
         added: Files written for it.
         removed: Paths of live files that they replace.
-        seen: Fingerprint of the partition's live files that this was worked out from; None where it was not
-            worked out from any.
+        seen: Fingerprint of the partition's live files that were read for this; None where none were.
         skipped: Rows not written because the table has them already.
     """
 
@@ -123,8 +122,8 @@ class Planned(NamedTuple):
     Attributes:
         version: The transaction version that says it is in.
         writes: The writes.
-        even_empty: Whether the version is recorded where the writes come to nothing.
-        also: Versions of other applications to record with it.
+        even_empty: Whether the version is recorded even where there is nothing to write.
+        also: Versions of other application ids to record in the same transaction.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""Whether a table of the lake has a few rows, found by the times in its files and by their keys alone."""
+"""Looking up a few rows in a large table of the lake, by their keys and a time, without reading most files."""
 
 import time
 from collections.abc import Mapping
@@ -20,20 +20,21 @@ from stores.locations import open_location
 
 REFRESH_SECONDS = 10
 APART_US = 1_000_000
-"""Times in a file that are further apart, with none between them, belong to different stretches."""
+"""A gap between two times in a file that is longer than this separates two stretches."""
 Stretches = npt.NDArray[np.int64]
 """Two rows: the first and the last time of each stretch."""
 
 
 class StoredRows:
-    """A table's rows, looked up by key and by a time that copies of a row share.
+    """A table's rows, looked up by key and by a time that all copies of a row share.
 
-    Of files whose bounds hold one of the times the stretches of time that they have rows in are found out once: one
-    late row gives a file of some seconds bounds of hours. Files without the time in a stretch are not opened again;
-    of the others the time and the first column of the key are read, and the rest of the key only where a row has both.
+    First the files are chosen whose bounds of the time, in the table's log, hold one of the times. One late row gives a
+    file of some seconds bounds of hours: so each chosen file is read once for the stretches of time that it has rows
+    in, and is not opened again for a time outside them. Of the files that are left the time and the first column of
+    the key are read, and the rest of the key only where a row has both.
 
-    The table's log is read again once it is older than `refresh` seconds: what was committed since is not found. Of
-    what was asked nothing is remembered: a runner that goes back to a checkpoint asks again, and must be told the same.
+    The table's log is read again once it is older than `refresh` seconds: what was committed since is not found.
+    Answers are not remembered: a runner that goes back to a checkpoint asks again, and must get the same answer.
 
     Attributes:
         record: The table's record.
@@ -49,7 +50,9 @@ class StoredRows:
         self._looked_into: dict[str, Stretches] = {}
 
     def keys_of(self, rows: pa.Table) -> pa.Table:
-        """The keys that the table has of the rows' first key columns, at the rows' times: those of the rows among them.
+        """The keys of the table's rows that share the first key column and the time with one of these rows.
+
+        The keys of these rows that the table has are all among them; others may be.
 
         Args:
             rows: Rows with the columns of the key and the time.
@@ -95,7 +98,7 @@ class StoredRows:
 
         def look(files: list[str], columns: list[str]) -> pa.Table:
             dataset = ds.dataset(files, pa.schema(types), "parquet", filesystem=filesystem)
-            # a piece of a file at a time
+            # one piece of a file in memory at a time
             return dataset.to_table(columns, filter=wanted, batch_readahead=1, fragment_readahead=1, use_threads=False)
 
         try:
@@ -117,7 +120,7 @@ class StoredRows:
 
 
 def _holding(files: Mapping[str, Stretches], times: npt.NDArray[np.int64]) -> list[str]:
-    """The files with one of the sorted times in a stretch of theirs."""
+    """The files that have one of the sorted times in one of their stretches."""
     if not files:
         return []
     first, last = np.concatenate(list(files.values()), axis=1)

@@ -1,4 +1,4 @@
-"""Work of a step in threads beside it: the bundle goes on while a file is written, or a batch worked out."""
+"""Work of a step in threads, so that a bundle goes on while a file is written or a batch is computed."""
 
 import os
 from collections import deque
@@ -17,9 +17,9 @@ MOST_WORKERS = 4
 
 
 class Background(Generic[T]):
-    """One task at a time, in one thread; the next waits for it, and with it the bundle, so that memory stays bounded.
+    """One thread for one task at a time. To start the next is to wait for it, so that memory stays bounded.
 
-    What fails there is raised by the next call of `start` or `finish`.
+    An error of a task is raised by the next call of `start`, `check` or `finish`.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,12 +33,12 @@ class Background(Generic[T]):
         self._pending = self._pool.submit(task, *args, **kwargs)
 
     def check(self) -> None:
-        """Raise what a task that has ended raised; does not wait."""
+        """Raise the error of a task that has failed; does not wait."""
         if self._pending is not None and self._pending.done():
             self._collect()
 
     def finish(self) -> list[T]:
-        """Wait for the last task; what all of them returned since the last `finish`, in order."""
+        """Wait for the last task; returns the results of all since the last `finish`, in order."""
         self._collect()
         done, self._done = self._done, []
         return done
@@ -73,13 +73,13 @@ class Ahead(Generic[T]):
         self._running: deque[Future[T]] = deque()
 
     def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-        """Start a task; what the oldest returned, where that had to be waited for first."""
+        """Start a task; returns the result of the oldest if all threads were busy, and it had to be waited for."""
         done = [self._running.popleft().result()] if len(self._running) == self._workers else []
         self._running.append(self._pool.submit(task, *args, **kwargs))
         return done
 
     def finish(self) -> Iterator[T]:
-        """What the tasks returned that are left, each as it is there."""
+        """The results of the tasks that are left, in their order."""
         while self._running:
             yield self._running.popleft().result()
 
@@ -94,7 +94,7 @@ class Ahead(Generic[T]):
 
 
 class WorkAhead(beam.DoFn):
-    """A step with work outside of Python's lock for the most part: several elements at a time, results in their order.
+    """A step that works on several elements at a time in threads, mostly outside of Python's lock; results in order.
 
     Attributes:
         workers: How many elements at a time, at most.
