@@ -207,9 +207,14 @@ def table_names(lake_uri: str) -> list[str]:
         StoreError: There is none.
     """
     filesystem, root = open_location(lake_uri)
-    names = sorted(_tables_under(filesystem, root, ""))
+    try:
+        names = sorted(_tables_under(filesystem, root, ""))
+    except NotADirectoryError as error:
+        raise StoreError(f"{lake_uri} is a file: a lake is a folder") from error
     if not names:
         raise StoreError(f"there is no lake at {lake_uri}")
+    if "" in names:
+        raise StoreError(f"{lake_uri} is a table of a lake: name the lake, the folder that its tables are in")
     return names
 
 

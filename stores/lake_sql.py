@@ -167,7 +167,12 @@ class LakeConnection:
             options += ", union_by_name = true"  # reads each file's columns first
         columns = ", ".join(quoted(field.name) for field in schema)
         paths = ", ".join(map(literal, files))
-        self._duckdb.execute(f"CREATE VIEW {view} AS SELECT {columns}{nulls} FROM read_parquet([{paths}], {options})")
+        try:
+            self._duckdb.execute(
+                f"CREATE VIEW {view} AS SELECT {columns}{nulls} FROM read_parquet([{paths}], {options})"
+            )
+        except duckdb.Error as error:  # a file is not there, or is none
+            raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
         return files
 
 

@@ -217,6 +217,15 @@ def test_tables_are_found_by_name_however_deep(tmp_path: Path) -> None:
         table_names(str(tmp_path / "nothing"))
 
 
+def test_lake_that_is_a_file_or_one_of_its_own_tables_is_refused(tmp_path: Path) -> None:
+    create_tables(str(tmp_path), [VISIT])
+    (tmp_path / "notes").touch()
+    with pytest.raises(StoreError, match="visits is a table of a lake: name the lake"):
+        table_names(table_uri(str(tmp_path), VISIT.name))
+    with pytest.raises(StoreError, match="notes is a file"):
+        table_names(str(tmp_path / "notes"))
+
+
 def test_lake_in_a_path_that_deltalake_would_take_for_another_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="percent sign"):
         create_tables(f"{tmp_path}/a%20b", [])

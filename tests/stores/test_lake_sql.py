@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake.transaction import Transaction
 
-from schemas.errors import InputError
+from schemas.errors import InputError, StoreError
 from schemas.events import FACT_EVENT
 from schemas.records import MONEY, TIMESTAMP, Field, Record
 from schemas.sessions import FACT_SESSION
@@ -49,6 +49,17 @@ def lake(tmp_path: Path) -> str:
     commit(str(root), VISIT, writes, WriteMode.APPEND, Transaction("run", 1))
     write_files(Place(uri, VISIT, ("2026-04-12",)), [table.slice(0, 1)])
     return str(root)
+
+
+@pytest.mark.parametrize("left", [None, b"PAR1"])
+def test_lake_whose_files_are_gone_or_damaged_is_refused_in_one_line(lake: str, left: bytes | None) -> None:
+    for file in Path(lake).glob("silver/visits/*/*.parquet"):
+        if left is None:
+            file.unlink()
+        else:
+            file.write_bytes(left)
+    with pytest.raises(StoreError, match=r"^silver/visits: cannot read: [^\n]+$"):
+        connect(lake)
 
 
 def test_a_view_has_the_tables_columns_types_and_live_rows(lake: str) -> None:
