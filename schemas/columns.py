@@ -1,9 +1,10 @@
-"""Columns of Arrow tables as one array, and tables without some of their rows."""
+"""Arrow tables: a column as one array, a table without some of its rows, and as a Polars frame."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 
@@ -25,3 +26,8 @@ def without_rows(table: pa.Table, rows: Sequence[int] | npt.NDArray[np.integer])
     kept = np.ones(table.num_rows, bool)
     kept[rows] = False
     return table.filter(pa.array(kept))
+
+
+def to_polars(table: pa.Table) -> pl.DataFrame:
+    """The table as a frame, without a copy where Polars has the types; to Polars' types a table may be a series too."""
+    return pl.DataFrame(pl.from_arrow(table))

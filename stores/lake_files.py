@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.columns import to_polars
 from schemas.errors import OptionError, StoreError, first_line
 from schemas.records import Field, Record
 from stores.encoded_texts import encode_texts, plain_type
@@ -108,7 +109,7 @@ def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partit
     columns = table.select(list(record.partition_by))
     constant = all(_is_constant(column) for column in columns.columns)
     # Delta writes an empty text as null
-    values = _frame(columns.slice(0, 1) if constant else columns).with_columns(pl.col(pl.String).replace("", None))
+    values = to_polars(columns.slice(0, 1) if constant else columns).with_columns(pl.col(pl.String).replace("", None))
     groups = values.with_row_index("__row").group_by(values.columns, maintain_order=True).agg("__row")
     partitions = groups.select(pl.col(values.columns).cast(pl.String)).rows()
     if len(partitions) == 1:
@@ -259,7 +260,3 @@ def check_partition_columns(record: Record) -> None:
         plain = (pa.types.is_date32, pa.types.is_integer, pa.types.is_string)
         if field.name in record.partition_by and not any(is_type(field.type) for is_type in plain):
             raise OptionError(f"{record.name}: cannot partition by {field.name}, a {field.type}")
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table))

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from schemas.columns import to_polars
 from schemas.records import Record
 from stores.encoded_texts import plain_type
 from stores.lake import LiveFile, live_files, table_uri
@@ -74,7 +75,7 @@ class KnownKeys:
         return self._hashes(read_files(place, [file.path], place.record.key))
 
     def _hashes(self, keys: pa.Table) -> pl.DataFrame:
-        frame = pl.DataFrame(pl.from_arrow(keys))
+        frame = to_polars(keys)
         return pl.DataFrame({name: frame.hash_rows(seed) for name, seed in self._seeds.items()})
 
 
@@ -212,7 +213,7 @@ def _joined(rows: pa.Table, keys: pa.Table, key: Sequence[str], how: Literal["se
     if rows.num_rows == 0 or keys.num_rows == 0:
         return rows if how == "anti" else rows.slice(0, 0)
     names = list(key)
-    wanted = pl.DataFrame(pl.from_arrow(rows.select(names))).with_row_index("__row")
-    known = pl.DataFrame(pl.from_arrow(keys.select(names).cast(rows.select(names).schema)))
+    wanted = to_polars(rows.select(names)).with_row_index("__row")
+    known = to_polars(keys.select(names).cast(rows.select(names).schema))
     found = wanted.join(known, on=names, how=how, nulls_equal=True, maintain_order="left")["__row"]
     return rows if len(found) == rows.num_rows else rows.take(found.to_arrow())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.columns import whole
+from schemas.columns import to_polars, whole
 from stores.encoded_texts import encode_text, plain_type
 
 ROW_GROUP_ROWS = 128 << 10
@@ -72,7 +72,7 @@ def sorted_order(table: pa.Table, sort_by: Sequence[str]) -> npt.NDArray[np.int6
     rows = order[places]
     tied = table.select(rest).take(pa.array(rows))
     plain = pa.schema([pa.field(field.name, plain_type(field.type)) for field in tied.schema])
-    frame = pl.DataFrame(pl.from_arrow(tied.cast(plain))).with_columns(pl.Series("__key", key[rows]))
+    frame = to_polars(tied.cast(plain)).with_columns(pl.Series("__key", key[rows]))
     order[places] = rows[frame.select(pl.arg_sort_by("__key", *rest, maintain_order=True)).to_series().to_numpy()]
     return order
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.events import DEDUPLICATION_ORDER
 from transforms.events.duplicates import Digests, digests_of, occurs_again
 
@@ -203,7 +204,7 @@ def _first_copies(events: pa.Table, digests: Digests, buckets: npt.NDArray[np.in
     first = np.ones(len(buckets), bool)
     suspects = np.flatnonzero(occurs_again(digests[0]))
     if len(suspects):
-        few = pl.DataFrame(pl.from_arrow(events.select(DEDUPLICATION_ORDER).take(pa.array(suspects))))
+        few = to_polars(events.select(DEDUPLICATION_ORDER).take(pa.array(suspects)))
         identity = {"high": digests[0, suspects], "low": digests[1, suspects], "bucket": buckets[suspects]}
         few = few.with_columns(pl.Series(name, values) for name, values in identity.items()).with_row_index("nth")
         kept = few.sort(DEDUPLICATION_ORDER, nulls_last=True).unique([*identity], keep="first", maintain_order=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.keys import shards_of
 from schemas.records import TIMESTAMP
 from schemas.session_dimension import ANONYMOUS_PREFIX, DIM_SESSIONS, EVENT_SESSIONS
@@ -52,8 +53,8 @@ def resolve_users(events: pa.Table, devices: pa.Table) -> pa.Table:
     Returns:
         The events, in their order.
     """
-    frame = _frame(events)
-    known = _frame(devices.select(["device_id", "resolved_user_key"]))
+    frame = to_polars(events)
+    known = to_polars(devices.select(["device_id", "resolved_user_key"]))
     found = frame.select("device_id").join(known, on="device_id", how="left", maintain_order="left")
     users = frame["user_key"].fill_null(found["resolved_user_key"])
     return _with_column(events, "user_key", users)
@@ -69,7 +70,7 @@ def user_events(events: pa.Table, dates: StartDates) -> pa.Table:
     Returns:
         The columns of `events`, user_key never null, and start_date.
     """
-    frame = _frame(events).with_columns(
+    frame = to_polars(events).with_columns(
         pl.col("user_key").fill_null(pl.concat_str(pl.lit(ANONYMOUS_PREFIX), "device_id")),
         local_dates(pl.col("event_time"), dates.zone.key).alias("start_date"),
     )
@@ -86,7 +87,7 @@ def user_cells(events: pa.Table) -> pa.Table:
     Returns:
         Rows of CELL, user and date in the place of device_id.
     """
-    keys = _frame(events.select(["user_key", "start_date", "event_id", "device_id"])).select(
+    keys = to_polars(events.select(["user_key", "start_date", "event_id", "device_id"])).select(
         device_id=pl.concat_str("user_key", pl.col("start_date").cast(pl.String)),
         # ids are unique on a device, and these may be of several: a tie must not depend on the order of rows
         event_id=pl.concat_str("event_id", "device_id", separator="\0"),
@@ -99,7 +100,7 @@ def split_by_user(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]
     """Cut a table with a user_key column into one table a shard of users."""
     if table.num_rows:
         shard = pl.Series("__shard", shards_of(table.column("user_key"), shards))
-        parts = _frame(table).with_columns(shard).partition_by("__shard", include_key=False, as_dict=True)
+        parts = to_polars(table).with_columns(shard).partition_by("__shard", include_key=False, as_dict=True)
         for (key, *_), part in parts.items():
             yield int(key), to_arrow(part, table.schema)
 
@@ -107,7 +108,7 @@ def split_by_user(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]
 def sessions_before(counts: Iterable[pa.Table]) -> pa.Table:
     """Rows of `BEFORE_SCHEMA` added up: one a user who has any, by user_key."""
     table = pa.concat_tables([BEFORE_SCHEMA.empty_table(), *counts])
-    summed = _frame(table).group_by("user_key").agg(pl.col("sessions").sum()).filter(pl.col("sessions") != 0)
+    summed = to_polars(table).group_by("user_key").agg(pl.col("sessions").sum()).filter(pl.col("sessions") != 0)
     return to_arrow(summed.sort("user_key"), BEFORE_SCHEMA)
 
 
@@ -122,7 +123,7 @@ def number_sessions(cells: Iterable[pa.Table], before: pa.Table, zone: str) -> p
     Returns:
         Rows of DIM_SESSIONS by user_key and session_id.
     """
-    sessions = _frame(chain(merge_cells(cells), POLICY)).with_columns(
+    sessions = to_polars(chain(merge_cells(cells), POLICY)).with_columns(
         pl.col("device_id")
         .str.slice(pl.col("device_id").str.len_chars() - _DATE_LETTERS)
         .str.to_date()
@@ -130,7 +131,7 @@ def number_sessions(cells: Iterable[pa.Table], before: pa.Table, zone: str) -> p
     )
     numbered = (
         sessions.sort("user_key", "start_date", "session_start")
-        .join(_frame(before), on="user_key", how="left", maintain_order="left")
+        .join(to_polars(before), on="user_key", how="left", maintain_order="left")
         .with_columns(
             (pl.int_range(1, pl.len() + 1).over("user_key") + pl.col("sessions").fill_null(0)).alias("session_id"),
             pl.col("start_date").alias("end_date"),
@@ -153,10 +154,10 @@ def place_events(events: Iterable[pa.Table], sessions: pa.Table) -> pa.Table:
     Raises:
         ValueError: The events are others than those of the sessions.
     """
-    counts = _frame(sessions.select(["user_key", "session_id", "start_date", "event_count"]))
+    counts = to_polars(sessions.select(["user_key", "session_id", "start_date", "event_count"]))
     # in this order the events of a session stand together, and its events follow those of the session before it
     order = ["user_key", "start_date", "event_time", "event_id", "device_id"]
-    rows = _frame(pa.concat_tables([USER_EVENT_SCHEMA.empty_table(), *events])).sort(order)
+    rows = to_polars(pa.concat_tables([USER_EVENT_SCHEMA.empty_table(), *events])).sort(order)
     total = int(counts["event_count"].sum())
     if total != rows.height:
         raise ValueError(f"{rows.height} events for sessions that hold {total}")
@@ -180,10 +181,10 @@ def stamp_events(events: pa.Table, places: pa.Table, dates: StartDates) -> pa.Ta
         The same rows in their order; None where none changes.
     """
     keys, stamps = list(STAMP_COLUMNS[:2]), list(STAMP_COLUMNS[3:])
-    found = _frame(places.select([*keys, "user_key", "session_id", "session_position"])).rename(
+    found = to_polars(places.select([*keys, "user_key", "session_id", "session_position"])).rename(
         {"user_key": "session_user_key"}
     )
-    old = _frame(events.select(list(STAMP_COLUMNS)))
+    old = to_polars(events.select(list(STAMP_COLUMNS)))
     new = old.select(keys).join(found, on=keys, how="left", maintain_order="left")
     before = old.select(local_dates(pl.col("event_time"), dates.zone.key) < dates.first).to_series()
     new = new.select(pl.when(before).then(old[name]).otherwise(pl.col(name)).alias(name) for name in stamps)
@@ -192,10 +193,6 @@ def stamp_events(events: pa.Table, places: pa.Table, dates: StartDates) -> pa.Ta
     for name in stamps:
         events = _with_column(events, name, new[name])
     return events
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table))
 
 
 def _with_column(table: pa.Table, name: str, values: pl.Series) -> pa.Table:

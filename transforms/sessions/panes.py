@@ -1,8 +1,8 @@
 """From the panes of sessions to their current state."""
 
-import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.sessions import FACT_SESSION, SESSION
 from transforms.events.pages import with_page_keys
 
@@ -21,7 +21,7 @@ def latest_panes(panes: pa.Table) -> pa.Table:
         panes: Rows of SESSION_PANE in any order.
     """
     # Sorted are the columns that decide, and gathered the rows that are left
-    frame = pl.DataFrame(pl.from_arrow(panes.select(["session_id", *PANE_ORDER]))).with_row_index("row")
+    frame = to_polars(panes.select(["session_id", *PANE_ORDER])).with_row_index("row")
     last = frame.sort("session_id", *PANE_ORDER).unique("session_id", keep="last", maintain_order=True)
     return panes.combine_chunks().take(last["row"].to_arrow())
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.durations import DAY
 from schemas.sessions import SESSION, SESSION_PANE, PaneTiming
 from transforms.frames import to_arrow
@@ -73,7 +74,7 @@ class _Clusters(NamedTuple):
 
 def touched_slots(events: pa.Table, policy: SessionPolicy) -> pa.Table:
     """Rows of `TOUCHED`, each once, of some events."""
-    frame = pl.DataFrame(pl.from_arrow(events.select(["device_id", "event_time"])))
+    frame = to_polars(events.select(["device_id", "event_time"]))
     slot = pl.col("event_time").cast(pl.Int64) // policy.cell * policy.cell
     return to_arrow(frame.select("device_id", slot.alias("slot")).unique(), TOUCHED)
 
@@ -94,7 +95,7 @@ def revise(
     reach = DAY
     while True:
         cells = merge_cells([cells])
-        frame, known = pl.DataFrame(pl.from_arrow(cells)), pl.DataFrame(pl.from_arrow(stored))
+        frame, known = to_polars(cells), to_polars(stored)
         spans = spans_of(frame, policy)
         clusters = _clusters(frame, spans, known, scope)
         first, last = (clusters.table[name].to_numpy() for name in ("first", "last"))
@@ -153,7 +154,7 @@ def _clusters(cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, scope: Sc
 def _in_scope(cells: pl.DataFrame, scope: Scope) -> Flags:
     days = cells.select(pl.col("first_time", "last_time") // DAY)
     found = np.isin(days["first_time"], scope.days) | np.isin(days["last_time"], scope.days)
-    touched = pl.DataFrame(pl.from_arrow(scope.touched))
+    touched = to_polars(scope.touched)
     rows = cells.select("device_id", "slot").with_row_index("row")
     found[rows.join(touched, on=["device_id", "slot"], how="semi")["row"].to_numpy()] = True
     return found

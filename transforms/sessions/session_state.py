@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import to_polars
 from schemas.sessions import SESSION_PANE, PaneTiming
 from transforms.frames import to_arrow
 from transforms.sessions.cells import CELL, fold_cells, merge_cells
@@ -179,9 +180,9 @@ def fire(tick: int, pending: pa.Table, hot: Kept, cold: Kept | None, marks: Mark
         cold = _sweep(tick, cold, policy)
 
     cells = merge_cells([hot.cells, thawed.cells, shown])
-    frame = pl.DataFrame(pl.from_arrow(cells))
+    frame = to_polars(cells)
     spans = spans_of(frame, policy)
-    told = pl.DataFrame(pl.from_arrow(pa.concat_tables([hot.panes, thawed.panes])))
+    told = to_polars(pa.concat_tables([hot.panes, thawed.panes]))
     sessions = _compare(frame, spans, told)
     withdrawn = told.join(sessions, on=KEY, how="anti").filter(~pl.col("is_retraction"))
     sessions = _decide(tick, sessions, withdrawn, marks, policy)
@@ -302,7 +303,7 @@ def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy
     Dropping single cells would move the start of what is left; dropping at the end of Beam's retention (one gap
     sooner) would let an accepted event start a twin of a forgotten session.
     """
-    frame = pl.DataFrame(pl.from_arrow(cells))
+    frame = to_polars(cells)
     last = frame["last_time"].to_numpy()[spans.ends - 1]
     live = last + policy.retention >= tick
     sessions = pl.DataFrame(
@@ -313,7 +314,7 @@ def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy
         }
     )
     # A retraction has no session any more and goes by its own end.
-    told = pl.DataFrame(pl.from_arrow(panes)).join(sessions, on=KEY, how="left", maintain_order="left")
+    told = to_polars(panes).join(sessions, on=KEY, how="left", maintain_order="left")
     by_itself = pl.col("session_end").cast(pl.Int64) + policy.retention >= tick
     stays = told.select(pl.coalesce("live", by_itself)).to_series()
     if live.all() and stays.all():
@@ -323,7 +324,7 @@ def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy
 
 def _sweep(tick: int, cold: Kept, policy: SessionPolicy) -> Kept:
     cells = merge_cells([cold.cells])
-    return _unexpired(tick, cells, spans_of(pl.DataFrame(pl.from_arrow(cells)), policy), cold.panes, policy)
+    return _unexpired(tick, cells, spans_of(to_polars(cells), policy), cold.panes, policy)
 
 
 def _fold(tick: int, cells: pa.Table, policy: SessionPolicy) -> pa.Table:
@@ -336,7 +337,7 @@ def _fold(tick: int, cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     if not settled.any():
         return cells
     begins = ~settled
-    begins[spans_of(pl.DataFrame(pl.from_arrow(cells)), policy).starts] = True
+    begins[spans_of(to_polars(cells), policy).starts] = True
     worth_it = 4 * np.count_nonzero(begins) <= 3 * len(begins)
     return fold_cells(cells, begins) if worth_it else cells
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.durations import DAY, SECOND
 from schemas.keys import session_ids
 from schemas.sessions import SESSION, SESSION_PANE, CutReason, PaneTiming
@@ -60,7 +61,7 @@ def chain(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     Returns:
         Rows of SESSION without the pane columns, by (device_id, session_start).
     """
-    frame = pl.DataFrame(pl.from_arrow(cells))
+    frame = to_polars(cells)
     return to_arrow(describe(frame, spans_of(frame, policy)), SESSION_STATE)
 
 
@@ -192,7 +193,7 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     """
     if cells.num_rows == 0:
         return SESSION_PANE.empty()
-    frame = pl.DataFrame(pl.from_arrow(cells.select(_SHOWN)))
+    frame = to_polars(cells.select(_SHOWN))
     spans = spans_of(frame, policy)
     closed = closing_ticks(frame["last_time"].to_numpy()[spans.ends - 1], policy)
     session = np.arange(len(spans.starts))

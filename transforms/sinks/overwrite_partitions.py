@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
-import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.records import Record
 from stores.lake import LiveFile, table_uri
 from stores.lake_commit import NamedWrite, PartitionWrite, fingerprint
@@ -90,7 +90,7 @@ def sum_of_rows(tables: Iterable[pa.Table]) -> tuple[int, int, int]:
     """
     rows, high, low = 0, 0, 0
     for table in tables:
-        frame = pl.DataFrame(pl.from_arrow(table))
+        frame = to_polars(table)
         rows += frame.height
         high += int(frame.hash_rows(_SEEDS[0]).sum() or 0)
         low += int(frame.hash_rows(_SEEDS[1]).sum() or 0)

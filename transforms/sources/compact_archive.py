@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
+from schemas.columns import to_polars
 from schemas.errors import InputError, StoreError, first_line
 from schemas.events import RAW
 from stores.locations import open_location
@@ -106,7 +107,7 @@ def without_copies(rows: pa.Table) -> pa.Table:
     >>> len(without_copies(pa.Table.from_pylist([row, row, {**row, "offset": 2}], schema=RAW.schema)))
     2
     """
-    frame = pl.DataFrame(pl.from_arrow(rows)).unique().sort(*_ORDER, "payload", nulls_last=True)
+    frame = to_polars(rows).unique().sort(*_ORDER, "payload", nulls_last=True)
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(RAW.schema)
 
 
