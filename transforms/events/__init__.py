@@ -1,1 +1,1 @@
-"""From raw payloads to events: decoded, each once, with the key of their page."""
+"""From raw payloads to events: decode, deduplicate, add page keys, write."""

@@ -1,4 +1,4 @@
-"""Decode as a step of the graph; the rules are in transforms/events/envelope.py."""
+"""The Decode step of the graph; its rules are in transforms/events/envelope.py."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from transforms.tables import at_earliest
 DEAD_LETTERS = "dead_letters"
 
 _LARGE_BUNDLE = 16
-"""Batches of a bundle from which its threads end with it: for the next one each plans anew, which takes as long as to
-decode a batch."""
+"""After a bundle of at least this many batches the threads end. After a smaller one they stay, because a new thread
+must plan the query again, which takes as long as decoding a batch."""
 
 Output = Any
 """A windowed table, or one with a tag."""
@@ -40,8 +40,8 @@ class Decode(beam.PTransform):
     """Decodes batches of RAW rows.
 
     Attributes:
-        secret: Where the secret of user_key's keyed hash is; read on the worker.
-        now: Stands for a row's arrival where the input does not say it.
+        secret: Where to find the secret for user_key's keyed hash; read on the worker.
+        now: The arrival time of rows for which the input gives none.
     """
 
     secret: UserKeySecret
@@ -59,9 +59,9 @@ class Decode(beam.PTransform):
 
 
 class _DecodeBatch(WorkAhead):
-    """RAW table → EVENT_BATCH table, and a DEAD_LETTER table by its tag.
+    """RAW table → EVENT_BATCH table, and a DEAD_LETTER table in the tagged output.
 
-    With a large bundle its threads end too: their connections to DuckDB would keep some 130 MB from the steps to come.
+    The threads end with a large bundle, because their DuckDB connections hold some 130 MB that later steps need.
     """
 
     def __init__(self, secret: UserKeySecret, now: datetime) -> None:

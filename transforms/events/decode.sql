@@ -1,10 +1,11 @@
--- One row of `given` in, one row out: the columns of an event, and reason and field where it is bad.
--- $$1 is when the batch was met. The other names with a dollar sign are filled in by transforms/events/envelope.py from constants.
+-- One output row per row of `given`: the columns of an event; and reason and field, which are null for a valid event.
+-- $$1 is the time at which the batch is decoded. The other names with a dollar sign are constants that
+-- transforms/events/envelope.py inserts.
 -- Times are microseconds since 1970, UTC.
 WITH parsed AS (
   SELECT *,
     from_json(json, $structure) AS e,
-    json_type(json, $paths) AS types,       -- of each envelope key: SQL NULL where missing, 'NULL' where null
+    json_type(json, $paths) AS types,       -- per envelope key: SQL NULL if missing, 'NULL' if null
     len(json_keys(json)) AS key_count
   FROM (SELECT *, CASE WHEN json_valid(payload) THEN payload END AS json FROM given)
 ), typed AS (

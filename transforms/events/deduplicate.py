@@ -1,4 +1,4 @@
-"""Let each event through once: exact for a bounded input, exact within a horizon for a stream."""
+"""Deduplicate events: exact for a bounded input, exact within a horizon for a stream."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,28 +28,34 @@ Output = Any
 
 _KEYS = "keys"
 _CELLS_TO_KEYS = 4
-"""The keys of a shard are few bytes beside its sessions, and each piece of a batch has a frame of its own."""
+"""How many times fewer shards the keys get than the cells of sessions: a shard has fewer bytes of keys, and every piece
+of a batch has a fixed overhead."""
 
 
 @dataclass(eq=False)
 class Deduplicate(beam.PTransform):
     """Tables of EVENT_BATCH → tables of EVENT_BATCH in which each (device_id, event_id) occurs once.
 
-    The copy that arrived first counts. Of a bounded input only keys are grouped, by shard of their digests; the batches
-    wait and then go on as they came, in no order, less the rows that are copies, the columns of REPEATED
-    dictionary-encoded. A stream is keyed by shard, and an event goes on with its bundle, unless a copy went before.
-    What went is remembered by hour of client time; an hour is forgotten when no copy that is in time can come, and its
-    events that come later are looked up in the lake. Counters: ``duplicates``, ``events_unique``.
+    The copy that arrived first is kept.
+
+    For a bounded input, only keys are grouped, by shard of their digests. The batches wait for the result and then pass
+    on, in no order, without the rows that are copies and with the columns of REPEATED dictionary-encoded.
+
+    A stream is keyed by shard of devices. An event passes on with its bundle unless a copy was passed before. The
+    digests of passed events are kept by hour of client time. An hour expires when no on-time copy can arrive any more;
+    events of an expired hour are looked up in the lake.
+
+    Counters: ``duplicates``, ``events_unique``.
 
     Attributes:
-        shards: Number of shards of devices; of a bounded input a part as many, of digests.
+        shards: Number of shards of devices; a bounded input uses a quarter as many, of digests.
         gap: The sessions' inactivity gap, microseconds.
-        allowed_lateness: How far behind the watermark an event is still in time, microseconds.
+        allowed_lateness: How far behind the watermark an event is still on time, microseconds.
         tick: The sessions' cell, microseconds.
         bucket: Length of a bucket of client time, microseconds.
-        lake: Of a stream, the lake that its events go to; None for none.
-        stable_input: Of a stream, as of `WriteLake`.
-        keying_worker: Of a stream, the worker that gave its events, which keys them too; see `in_worker`.
+        lake: For a stream, the lake that the events are written to; None for no lookup.
+        stable_input: For a stream, see `WriteLake`.
+        keying_worker: For a stream, the worker that emits the events and also keys them; see `in_worker`.
     """
 
     shards: int
@@ -66,7 +72,7 @@ class Deduplicate(beam.PTransform):
             raise OptionError("deduplication needs at least one shard, a bucket, and no negative duration")
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Choose by the boundedness of the input."""
+        """Expand by the boundedness of the input."""
         if events.is_bounded:
             return self._bounded(events)
         keep = self.allowed_lateness + self.gap + 2 * self.tick
@@ -75,10 +81,10 @@ class Deduplicate(beam.PTransform):
         )
 
     def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Group batches by id too: two readings of one batch meet there, and it goes on once.
+        """Group keys to find the copies, and batches by id, so that a batch that was read twice passes on once.
 
-        The rows to drop are asked for by id as each batch passes. Flattened into that grouping instead, the runner
-        would encode every batch twice.
+        The rows to drop are a side input, which each batch looks up by its id. If they were flattened into the grouping
+        of batches instead, the runner would encode every batch twice.
         """
         named = events | "NameBatches" >> (
             beam.ParDo(_NameBatch(-(-self.shards // _CELLS_TO_KEYS)))
@@ -102,7 +108,7 @@ class _NameBatch(beam.DoFn):
     def process(self, events: pa.Table) -> Iterator[Output]:
         if events.num_rows:
             batch, keys = keys_of(events)
-            # Half the bytes to hold, a third to move; and each text is hashed here once for all steps to come
+            # Takes half the memory and a third of the bytes to move; and later steps need not hash each text again
             yield batch, self._coder.encode(encode_columns(events, REPEATED))
             for piece in split_keys(keys, self._shards):
                 yield beam.pvalue.TaggedOutput(_KEYS, piece)
@@ -114,7 +120,7 @@ class _FindCopies(beam.DoFn):
 
 
 class _DropCopies(WorkAhead):
-    workers = 1  # as one of several steps that work side by side
+    workers = 1  # several such steps run in parallel
 
     def __init__(self) -> None:
         self._coder = TableCoder()

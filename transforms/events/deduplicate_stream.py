@@ -38,24 +38,26 @@ from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.tables import ShardedTable, at_earliest, at_the_end, split_by_shard
 from transforms.workers import in_worker
 
-# a batch of this size is worth its way through the runner; a larger one only waits
+# Large enough to amortize the runner's cost per element; a larger batch would only add latency
 _GATHERED_ROWS = 100_000
 _LATE = "late"
 LOOK_UP_SECONDS = 30
-"""How long an event of a forgotten stretch, hours late, waits for its look-up, which reads files of its whole date."""
+"""How long an event of an expired bucket waits for its lookup in the lake. Such an event is hours late, and the lookup
+reads the files of its whole date."""
 
 
 @dataclass(eq=False)
 class DeduplicateStream(beam.PTransform):
-    """Tables of EVENT_BATCH → a table a bundle in which each (device_id, event_id) occurs that had not before.
+    """Tables of EVENT_BATCH → one table per bundle with the events whose (device_id, event_id) has not occurred before.
 
     Attributes:
         shards: Number of shards of devices.
-        length: The stretch of client time that is forgotten at once, microseconds.
-        keep: How long after its end a stretch is remembered, microseconds.
-        lake: The lake that the events go to: those of a forgotten stretch are looked up there too. None: they are not.
-        stable_input: As of `WriteLake`.
-        keying_worker: As of `Deduplicate`.
+        length: Length of a bucket, the stretch of client time that expires as a whole, microseconds.
+        keep: How long after its end a bucket is kept in state, microseconds.
+        lake: The lake that the events are written to. Events of expired buckets are looked up there; None for no
+            lookup.
+        stable_input: See `WriteLake`.
+        keying_worker: See `Deduplicate`.
     """
 
     shards: int
@@ -66,7 +68,7 @@ class DeduplicateStream(beam.PTransform):
     keying_worker: str | None = None
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Key by shard, and ask its state; then the lake, of what the state cannot know."""
+        """Key by shard and check the shard's state; look up in the lake what the state has already forgotten."""
         split = beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
         dropped = (
             events
@@ -86,7 +88,7 @@ class DeduplicateStream(beam.PTransform):
 
 
 class _SplitByShard(beam.DoFn):
-    """Tables of a bundle → a table a shard: state is read once a bundle and key."""
+    """Tables of a bundle → one table per shard, so that each bundle reads the state of a key only once."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -106,26 +108,26 @@ class _SplitByShard(beam.DoFn):
 
 _EXPIRY = TimerSpec("expiry", TimeDomain.WATERMARK)
 _TIMER = beam.DoFn.TimerParam(_EXPIRY)
-# Pieces of `pack`, one a change and bucket. Bucket n is in the cell n mod 4: to forget it the expiry timer empties the
-# cell, or reads no more than that.
+# Pieces made by `pack`, one per change and bucket. Bucket n is in state cell n mod 4, so that to drop an expired bucket
+# the expiry timer clears or reads a single cell.
 _SEEN_0 = beam.DoFn.StateParam(BagStateSpec("seen_0", BytesCoder()))
 _SEEN_1 = beam.DoFn.StateParam(BagStateSpec("seen_1", BytesCoder()))
 _SEEN_2 = beam.DoFn.StateParam(BagStateSpec("seen_2", BytesCoder()))
 _SEEN_3 = beam.DoFn.StateParam(BagStateSpec("seen_3", BytesCoder()))
-# Names the current contents of the cells above; the expiry timer clears it with the last of them.
+# Identifies the current contents of the cells above; the expiry timer clears it with the last bucket.
 _TOKEN = beam.DoFn.StateParam(ReadModifyWriteStateSpec("token", BytesCoder()))
-# Expiries, a few numbers. Never cleared: by them a copy that comes too late is not remembered for nothing.
+# Expiries, a few numbers. Never cleared: they keep an event of an expired bucket from re-creating that bucket.
 _EXPIRIES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("expiries", FastPrimitivesCoder()))
 
 
 class _DropSeen(beam.DoFn):
-    """Tables of a shard → when the bundle ends, one table of the events that had not been let through.
+    """Tables of a shard → at the end of the bundle, one table of the events that were not passed before.
 
-    By their tag, a table of those among them of which a copy may have gone and been forgotten.
+    The tagged output has the events whose bucket has expired: a copy may have been passed and forgotten.
 
-    Reading a shard's digests for every bundle would cost more with each event in it. So they are kept
-    decoded here too, under a token that is written anew with every change of the state: where state and
-    memory carry the same token they are the same, whatever was restarted, retried or restored in between.
+    Reading a shard's digests in every bundle would cost more with each event in state. So the decoded digests are also
+    cached here, under a token that is replaced with every change of the state. If the token in state equals the cached
+    one, the digests are equal too, whatever was restarted, retried or restored in between.
     """
 
     def __init__(self, length: int, keep: int) -> None:
@@ -162,7 +164,7 @@ class _DropSeen(beam.DoFn):
             unique, late = split_forgotten(unique, after, self._length)
             late = without_seen(late, seen)
             if late.num_rows:
-                # what is committed, and when the lake shows it, is not known here: they count as seen just now
+                # When the lake will have these events is not known here, so they go into the current bucket
                 now = max(after.passed or 0, *(part.latest for part in fresh))
                 remembered.append(seen_late(late, now, self._length))
                 after = after.with_fresh(remembered[-1:], self._length, self._keep)
@@ -183,7 +185,7 @@ class _DropSeen(beam.DoFn):
         for unique in self._gathered.take():
             yield WindowedValue(unique, at_earliest(unique).timestamp, [GlobalWindow()])
         for late in self._late.take():
-            # the watermark has passed them by hours
+            # The watermark has passed these events hours ago
             yield beam.pvalue.TaggedOutput(_LATE, at_the_end(late))
 
     @on_timer(_EXPIRY)
@@ -219,14 +221,14 @@ class _DropSeen(beam.DoFn):
 
 
 class _DropStored(beam.DoFn):
-    """The keys that the lake has of tables in files, and their names → the events of the others, together."""
+    """The result of the lookup and the names of the held tables' files → the events that the lake does not have."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def process(self, looked_up: Worked) -> Iterator[pa.Table]:
         tables = (read_held(self._folder, name) for name in looked_up.names)
-        # a file a bundle holds a few rows, and each step behind has fixed costs a table
+        # Each file has the few rows of one bundle, and every later step has a fixed cost per table
         for events in put_together(tables, _GATHERED_ROWS):
             unique = without_keys(events, looked_up.result, FACT_EVENT.key)
             count("duplicates", events.num_rows - unique.num_rows)
@@ -235,7 +237,7 @@ class _DropStored(beam.DoFn):
 
 
 class _CountUnique(beam.DoFn):
-    """Tables as they are, and how many events are in them."""
+    """Counts the events of tables and passes the tables on."""
 
     def process(self, events: pa.Table) -> Iterator[pa.Table]:
         count("events_unique", events.num_rows)
@@ -249,7 +251,7 @@ def _name_anew(token: Any) -> bytes:
 
 
 def _set(state: Any, timer: Any, expiries: Expiries, before: Expiries) -> None:
-    """Keep the expiries, and set the timer where it is not set for then already."""
+    """Write the expiries if they changed, and set the timer unless it is already set to the same time."""
     if expiries != before:
         state.write(tuple(expiries))
     if expiries.next is not None and (expiries.next != before.next or expiries.passed != before.passed):
@@ -257,7 +259,7 @@ def _set(state: Any, timer: Any, expiries: Expiries, before: Expiries) -> None:
 
 
 class _Decoded:
-    """Decoded shards, the least recently used dropped beyond a bound of 64 million events (1 GB)."""
+    """An LRU cache of decoded shards, bounded to 64 million events (1 GB)."""
 
     _BOUND = 64_000_000
 

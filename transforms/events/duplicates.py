@@ -1,12 +1,13 @@
-"""Which copy of an event counts: of one (device_id, event_id), the one that arrived first.
+"""Find duplicates: of all events with the same (device_id, event_id), the copy that arrived first is kept.
 
-The same id on another device is another event. In a bounded input all copies are compared: by keys of some forty
-bytes that leave their batches, so that only the numbers of the rows to drop come back (`keys_of`, `split_keys`,
-`find_copies`, `drop_rows`). In a stream a copy that has been let through cannot be called back, so there the first to
-be accepted counts (`transforms.events.seen_events`).
+The same event_id on another device is another event. In a bounded input all copies are compared. Keys of some forty
+bytes are extracted from the batches, and only the numbers of the rows to drop are returned to them (`keys_of`,
+`split_keys`, `find_copies`, `drop_rows`). In a stream a copy that was passed on cannot be withdrawn, so the first copy
+to be accepted is kept (`transforms.events.seen_events`).
 
-Identities are compared by their MD5. That some two of a trillion events collide by chance has odds of 2 in 10^15. Known
-attacks make two new ids collide, so a client can lose an event of its own; none meets the id of another client's event.
+Identities are compared by their MD5. The probability that any two of a trillion events collide by chance is 2 in 10^15.
+Known attacks can make two new ids collide, so a client can lose one of its own events; no known attack can match the
+id of another client's event.
 """
 
 import hashlib
@@ -23,22 +24,22 @@ from schemas.columns import whole, without_rows
 from schemas.table_query import TableQuery
 
 Digests = npt.NDArray[np.uint64]
-"""Identities of n events: an array of shape (2, n), column by column the 128 bits of an MD5."""
+"""Identities of n events: an array of shape (2, n), in which each column is the 128 bits of an MD5."""
 
 BatchId = bytes
-"""Derived from what is in a batch: its identities, their positions and their order. Two batches with one id are one
-batch that was read twice."""
+"""The id of a batch, derived from the identities of its events, their positions in the source, and their order. Two
+batches with the same id are one batch that was read twice."""
 
 RowNumbers = bytes
-"""Numbers of rows in a batch, in no order, four bytes each: a few of each shard and batch, so that a table would be
-more of its frame than of them."""
+"""Numbers of rows in a batch, in no order, four bytes each. They are bytes because each shard finds only a few rows per
+batch, for which the fixed size of an Arrow table would be larger than its content."""
 
 _IDENTITY = ["device_id", "event_id"]
 _LAST = np.iinfo(np.int64).max
 _BATCH = b"batch"
 _ID_BYTES = 16
 _NUMBER = np.dtype("<i4")
-# the length in front keeps the two ids apart, whatever they contain
+# The length prefix separates the two ids, whatever they contain
 _DIGESTS = TableQuery("""
     SELECT CAST(digest >> 64 AS UBIGINT) AS high, CAST(digest & 18446744073709551615 AS UBIGINT) AS low
     FROM (SELECT md5_number(concat(strlen(device_id), ':', device_id, event_id)) AS digest FROM given)
@@ -46,18 +47,18 @@ _DIGESTS = TableQuery("""
 
 
 def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
-    """What tells which rows of a batch are copies and which copy is first, without the rest of it.
+    """Extract the keys of a batch: the columns that tell which rows are copies, and which copy is first.
 
     Args:
         events: A table with EVENT_BATCH's columns.
 
     Returns:
-        The batch's id, and a row for each of its rows: the digest in two halves, DEDUPLICATION_ORDER (a null
-        arrival_time as the latest there is), and the row's number. The id is in the schema's metadata too.
+        The batch's id; and one row per row of the batch: the digest in two halves, DEDUPLICATION_ORDER (with a null
+        arrival_time as the latest possible time), and the row number. The schema's metadata has the id too.
     """
     high, low = digests_of(events)
     arrival = events.column("arrival_time").cast(pa.int64()).fill_null(_LAST).to_numpy()
-    # a batch comes from one source or a few: their names are moved once
+    # A batch comes from one or a few sources, so each name is stored once
     source = whole(events.column("source")).dictionary_encode()
     partition, offset = events.column("partition").to_numpy(), events.column("offset").to_numpy()
     content = hashlib.sha256("\0".join([str(len(high)), *source.dictionary.to_pylist()]).encode())
@@ -77,7 +78,7 @@ def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
 
 
 def split_keys(keys: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """Cut the keys of a batch by shard of their digests, so that copies meet; each piece still names the batch."""
+    """Split the keys of a batch by shard of their digests, so that copies meet; each piece has the id of the batch."""
     shard = (keys.column("low").to_numpy() % np.uint64(shards)).astype(np.int32)
     order = np.argsort(shard, kind="stable")
     ordered = keys.take(pa.array(order))
@@ -86,20 +87,21 @@ def split_keys(keys: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
 
 
 def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, RowNumbers]]:
-    """The rows that are not the first copy of their event.
+    """Find the rows that are not the first copy of their event.
 
     Args:
-        pieces: All keys of a shard, of `split_keys`, in any order. A batch that was read twice counts once.
+        pieces: All keys of a shard, as `split_keys` returns them, in any order. A batch that was read twice counts
+            once.
 
     Returns:
-        Of each batch with such rows its id and their numbers. Copies that are equal in all of DEDUPLICATION_ORDER
-        were read from one place and are the same: one of them stays.
+        The id of each batch with such rows, and their numbers. Copies that are equal in all columns of
+        DEDUPLICATION_ORDER were read from the same place and are identical: any one of them is kept.
     """
     by_batch = {piece.schema.metadata[_BATCH]: piece for piece in pieces}
     batches = sorted(by_batch)
     keys = pa.concat_tables([by_batch[batch].replace_schema_metadata() for batch in batches])
     batch_of = np.repeat(np.arange(len(batches)), [by_batch[batch].num_rows for batch in batches])
-    # half of the digest parts nearly all events from one another; the whole rule is for the few that are left
+    # Half of the digest tells nearly all events apart; only the few that are left need the whole rule
     suspects = np.flatnonzero(occurs_again(keys.column("high").to_numpy()))
     if not len(suspects):
         return
@@ -118,19 +120,19 @@ def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, RowNumber
 
 
 def drop_rows(events: pa.Table, rows: Iterable[RowNumbers]) -> pa.Table:
-    """The table without some of its rows; the table itself where there are none."""
+    """The table without some of its rows; the same table if there are no rows to drop."""
     numbers = np.frombuffer(b"".join(rows), _NUMBER)
     return without_rows(events, numbers) if len(numbers) else events
 
 
 def digests_of(events: pa.Table) -> Digests:
-    """The identity of each event, stable across processes and versions: it rests in a runner's state."""
+    """The identity of each event. It is kept in runners' state, so it must not change between processes or versions."""
     words = _DIGESTS.run(events.select(_IDENTITY))
     return np.stack([words.column("high").to_numpy(), words.column("low").to_numpy()])
 
 
 def occurs_again(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether each value stands more than once among them."""
+    """A flag for each value: whether it occurs more than once."""
     order = np.argsort(values)
     ordered = values[order]
     same = ordered[1:] == ordered[:-1]

@@ -1,8 +1,8 @@
-"""The envelope of the bus, decoded: RAW rows in, EVENT_BATCH rows and DEAD_LETTER rows out, without Beam.
+"""Decodes the envelope of the bus: RAW rows to EVENT_BATCH rows and DEAD_LETTER rows. No Beam here.
 
-One DuckDB query decodes a whole batch, broken lines included, so that a line means the same whatever stands beside
-it. Python looks at single rows only where a row is suspect: DuckDB's parser takes a trailing comma, NaN and
-Infinity, which are not JSON, and refuses a lone surrogate escape, which is.
+One DuckDB query decodes a whole batch, broken lines included, so that the result for a line does not depend on the
+other lines of the batch. Python checks single rows only if they are suspect: DuckDB's parser accepts trailing commas,
+NaN and Infinity, which are not JSON, and rejects lone surrogate escapes, which are.
 """
 
 import json
@@ -31,8 +31,8 @@ MAX_EVENT_BYTES = 1 << 20
 MAX_ID_LENGTH = 255
 MAX_AHEAD = 1 * HOUR
 _FEW_ROWS = 64
-"""So many are looked at one by one. More are left out in one pass over all: a piece between two of them costs as much
-as to copy thousands of rows."""
+"""Up to this many rows are handled one by one. More are removed in a single pass over all rows, because each slice
+between two removed rows costs as much as copying thousands of rows."""
 
 _REQUIRED = ("event_id", "event_type", "timestamp")
 _ACTOR = ("device_id", "user_id", "entity_id", "entity_type")
@@ -43,12 +43,12 @@ _CONTEXT = (*_CONTEXT_IDS, "country", "device_type", "os", "app_version")
 
 _MESSAGES = {
     Reason.NULL_PAYLOAD: "the record has no value (a tombstone)",
-    Reason.EMPTY_PAYLOAD: "the record has a value of no bytes",
+    Reason.EMPTY_PAYLOAD: "the record's value is empty (zero bytes)",
     Reason.OVERSIZED_EVENT: f"the event is larger than {MAX_EVENT_BYTES} bytes",
     Reason.BAD_UTF8: "the bytes are not UTF-8",
     Reason.NOT_JSON: "the text is not JSON",
     Reason.NOT_AN_OBJECT: "the JSON is not an object",
-    Reason.DUPLICATE_KEY: "a key of the envelope stands there twice",
+    Reason.DUPLICATE_KEY: "a key of the envelope occurs twice",
     Reason.FIELD_MISSING: "{field} is missing",
     Reason.FIELD_NULL: "{field} is null",
     Reason.FIELD_EMPTY: "{field} is empty",
@@ -66,25 +66,25 @@ _RFC3339_PLAIN = r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z"
 _TEMPLATE = Template(resources.files(__package__).joinpath("decode.sql").read_text(encoding="utf-8"))
 YEAR_1_MS, YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
 
-# Of single bytes and without look-ahead: found at the speed of a search for the word or the bracket itself
+# Byte-wise and without look-ahead, so that a search is as fast as one for the bare word or bracket
 _TRAILING_COMMA = r"(?-u),[ \t\r\n]*[}\]]"
 _NOT_A_NUMBER = r"(?i-u)[:,\[][ \t\r\n]*-?(?:nan|inf)"
 
-# An escaped backslash, a proper pair, or (captured) half of one
+# An escaped backslash, a complete surrogate pair, or (captured) half of a pair
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
 
 
 class Decoded(NamedTuple):
-    """What became of one batch of RAW rows: each row is in exactly one of the two tables."""
+    """The result of decoding a batch of RAW rows: each row is in exactly one of the two tables."""
 
     events: pa.Table
     dead_letters: pa.Table
 
 
 class EnvelopeDecoder:
-    """Decodes batches of RAW rows, in any number of threads."""
+    """Decodes batches of RAW rows; thread-safe."""
 
     def __init__(self, user_key_secret: str) -> None:
         self._secret = user_key_secret
@@ -95,10 +95,10 @@ class EnvelopeDecoder:
 
         Args:
             raw: Rows of `schemas.events.RAW`.
-            now: Stands for a row's arrival where the input does not say it.
+            now: The arrival time of rows for which the input gives none.
 
         Returns:
-            Events as EVENT_BATCH, dead letters with the exact bytes. The rules are those of docs/envelope.md.
+            Events as EVENT_BATCH, and dead letters with the original bytes. The rules are in docs/envelope.md.
         """
         raw = raw.append_column("row", pa.array(np.arange(len(raw))))
         unreadable = _unreadable(raw)
@@ -119,7 +119,7 @@ class EnvelopeDecoder:
         )
 
     def _judge(self, raw: pa.Table, now: datetime) -> pa.Table:
-        """Run the query: an event's columns, then row, reason and field; reason is null where the event is good."""
+        """Run the query. Returns an event's columns, then row, reason and field; reason is null for a valid event."""
         text = raw.set_column(0, "payload", raw["payload"].cast(pa.string()))
         times = text["arrival_time"].cast(pa.int64())
         text = text.set_column(text.schema.get_field_index("arrival_time"), "arrival_time", times)
@@ -138,12 +138,13 @@ class EnvelopeDecoder:
         return judged
 
     def _finish(self, rows: pa.Table) -> pa.Table:
-        """Give the query's accepted rows the user's key, the device, the date and the types of EVENT_BATCH."""
+        """Add user_key, device_id and event_date to the accepted rows, and cast them to EVENT_BATCH."""
         keys = user_keys(rows["user_id"], self._secret)
         columns = {name: rows[name] for name in rows.column_names}
         columns["user_key"] = keys
         if rows["device_id"].null_count:
-            # Of an actor that is a user alone the key names the device, so that no user id leaks into a store's key
+            # An event with a user but no device gets a device named after the user's key, so that no user id leaks
+            # into a store's key
             columns["device_id"] = pc.coalesce(rows["device_id"], pc.binary_join_element_wise("user", keys, ":"))
         columns["event_date"] = rows["event_time"].cast(TIMESTAMP).cast(pa.date32())
         schema = EVENT_BATCH.schema
@@ -153,14 +154,14 @@ class EnvelopeDecoder:
 def dead_letters(
     raw: pa.Table, reasons: pa.ChunkedArray, fields: pa.ChunkedArray, step: str, first_met: date
 ) -> pa.Table:
-    """DEAD_LETTER rows of RAW rows that were refused.
+    """Make DEAD_LETTER rows from refused RAW rows.
 
     Args:
-        raw: The rows, with their exact bytes.
-        reasons: A reason code each.
-        fields: The envelope field at fault each, or null.
-        step: The step that refused them.
-        first_met: Stands for the arrival date where the input does not say it.
+        raw: The rows, with their original bytes.
+        reasons: The reason code of each row.
+        fields: The envelope field at fault in each row, or null.
+        step: The step that refused the rows.
+        first_met: The arrival date of rows for which the input gives no arrival time.
     """
     rows = raw.to_pylist()
     why = list(zip(rows, reasons.to_pylist(), fields.to_pylist(), strict=True))
@@ -186,7 +187,7 @@ def dead_letters(
 
 
 def _unreadable(raw: pa.Table) -> pa.Table:
-    """The rows that hold no text to parse: row, reason, field (null)."""
+    """The rows without text to parse, with columns row, reason and field (null)."""
     payload = raw["payload"]
     size = pc.binary_length(payload)
     reason = pc.case_when(
@@ -206,7 +207,7 @@ def _unreadable(raw: pa.Table) -> pa.Table:
 
 
 def _without(raw: pa.Table, rows: list[int]) -> pa.Table:
-    """The table without some of its rows; where they are few, without copying the others."""
+    """The table without some rows; if these are few, the others are not copied."""
     if len(rows) > _FEW_ROWS:
         return without_rows(raw, rows)
     bounds = [-1, *sorted(rows), len(raw)]
@@ -214,7 +215,10 @@ def _without(raw: pa.Table, rows: list[int]) -> pa.Table:
 
 
 def _suspects(raw: pa.Table) -> pa.Array:
-    """Numbers of the rows that may hold what DuckDB takes for JSON and is not, be it only inside a string."""
+    """The numbers of rows that may contain text that DuckDB accepts although it is not JSON.
+
+    A match inside a JSON string makes a row suspect too.
+    """
     texts = pl.Series(pl.from_arrow(raw["payload"]))
     trailing, words = (texts.str.contains(pattern) for pattern in (_TRAILING_COMMA, _NOT_A_NUMBER))
     return raw["row"].filter((trailing | words).to_arrow())
@@ -226,13 +230,16 @@ def _is_strict_json(text: bytes) -> bool:
     except msgspec.DecodeError:
         return False
     except RecursionError:
-        # Deeper than that parser goes. DuckDB's has parsed it, and nothing here looks inside.
+        # Nested more deeply than this parser supports. DuckDB has parsed it, and nothing here reads the nested values.
         return True
     return True
 
 
 def _rows_not_utf8(payload: pa.Array, start: int) -> list[int]:
-    """Numbers, counted from `start`, of the values that are not UTF-8: by halving, as Arrow tells of a whole only."""
+    """The numbers, counted from `start`, of the values that are not UTF-8.
+
+    Found by bisection, because Arrow reports only that an array contains such a value, not which.
+    """
     try:
         payload.cast(pa.string())
     except pa.ArrowInvalid:
@@ -252,7 +259,7 @@ def _is_utf8(value: bytes | None) -> bool:
 
 
 def _mend_surrogates(raw: pa.Table) -> pa.Table:
-    """The rows that hold half a surrogate pair, with U+FFFD for each such half."""
+    """The rows that contain a lone surrogate escape, with each one replaced by U+FFFD."""
     payloads = [
         _SURROGATES.sub(lambda half: rb"\ufffd" if half[1] else half[0], text) for text in raw["payload"].to_pylist()
     ]
@@ -261,7 +268,7 @@ def _mend_surrogates(raw: pa.Table) -> pa.Table:
 
 
 def _decode_query() -> str:
-    """The text of decode.sql, whose parameter is when the batch was met (microseconds)."""
+    """The text of decode.sql. Its parameter is the time at which the batch is decoded, microseconds."""
     at = {name: f"types[{position + 1}]" for position, name in enumerate(_ENVELOPE)}
     return _TEMPLATE.substitute(
         structure=_quoted({name: "JSON" if name in ("properties", "context") else "VARCHAR" for name in _ENVELOPE}),
@@ -275,14 +282,16 @@ def _decode_query() -> str:
 
 
 def time_sql(column: str, json_type: str) -> str:
-    """SQL for microseconds since 1970 of an RFC 3339 text or integer epoch milliseconds; null where it is neither.
+    """SQL for microseconds since 1970 from an RFC 3339 text or integer epoch milliseconds; null if it is neither.
 
-    What is an integer is told by a number's value: some writers print each number with a fraction or an exponent.
+    Whether a number is an integer is decided by its value: some writers print every number with a fraction or an
+    exponent.
     """
-    # Nothing here fails on any text: of what stands in a query twice DuckDB computes parts before it looks which rows a
-    # CASE lets through.
-    # Most stamps are plain: they need no look at their case and no leap second, which has no place in Unix time and is
-    # the first instant of the next minute. RFC 3339 (5.7) has it at the end of a month, UTC, and nowhere else
+    # No expression here may fail on any text: DuckDB computes an expression that occurs twice in a query before it
+    # knows which rows a CASE selects.
+    # Most timestamps are plain: they need neither a change of case nor the rule for a leap second. A leap second does
+    # not exist in Unix time and becomes the first instant of the next minute. RFC 3339 (5.7) allows one only at the end
+    # of a month, UTC.
     past_leap = f"epoch_us(TRY_CAST(upper({column}[1:17] || '59' || {column}[20:]) AS TIMESTAMPTZ)) + 1000000"
     return f"""CASE
       WHEN {json_type} = 'VARCHAR' AND regexp_full_match({column}, '{_RFC3339_PLAIN}')
@@ -298,7 +307,7 @@ def time_sql(column: str, json_type: str) -> str:
 
 
 def _verdict(at: dict[str, str]) -> str:
-    """SQL for [reason, field] of a row, null where it is good. The first rule that a row breaks names it."""
+    """SQL for [reason, field] of a row, null for a valid row. The first rule that a row breaks decides."""
     rules: list[tuple[str, Reason, str | None]] = [
         ("json IS NULL", Reason.NOT_JSON, None),
         ("key_count = 0 AND json_type(json) <> 'OBJECT'", Reason.NOT_AN_OBJECT, None),
@@ -334,8 +343,8 @@ def _verdict(at: dict[str, str]) -> str:
     for test, reason, field in rules:
         at_fault = f"'{field}'" if field else "NULL"
         cases.append(f"WHEN {test} THEN ['{reason}', {at_fault}]")
-    # Most rows break no rule: what tells them apart is a fraction of the rules, which then run on the others alone.
-    # What has no more bytes has no more characters either, and its bytes need not be looked at
+    # Most rows are valid, and these few tests recognise them, so that only the other rows run through all the rules.
+    # A text of at most n bytes has at most n characters, and strlen need not decode it
     sound = [
         "NOT unusual",
         *(
@@ -353,5 +362,5 @@ def _verdict(at: dict[str, str]) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A JSON document as a SQL string."""
+    """A value as a SQL string literal of JSON."""
     return "'" + json.dumps(value) + "'"

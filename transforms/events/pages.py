@@ -1,4 +1,4 @@
-"""dim_pages: which URLs are one page, and which category it has. docs/identity.md tells the rules to a reader."""
+"""dim_pages: which URLs are the same page, and the category of each page. docs/identity.md describes the rules."""
 
 import os
 import re
@@ -26,17 +26,17 @@ class PageRules:
     """The categories of pages.
 
     Attributes:
-        categories: Name and pattern of each category; the first whose pattern is found in a path holds.
+        categories: Name and pattern of each category; the first whose pattern matches a path applies.
     """
 
     categories: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def load(cls) -> "PageRules":
-        """The rules of the file that CLICKSTREAM_PAGE_RULES names, else those that come with the program.
+        """Load the rules from the file that CLICKSTREAM_PAGE_RULES names, else the built-in rules.
 
         Raises:
-            OptionError: The file cannot be read, or is not as transforms/events/page_rules.toml shows.
+            OptionError: The file cannot be read, or does not have the shape of transforms/events/page_rules.toml.
         """
         named = os.environ.get(RULES_VARIABLE)
         try:
@@ -50,7 +50,8 @@ class PageRules:
         """Read rules written in TOML.
 
         Raises:
-            OptionError: It is not TOML, or not of this shape, or a pattern is no regular expression.
+            OptionError: The text is not TOML or does not have the expected shape, or a pattern is not a regular
+                expression.
         """
         try:
             found = tomllib.loads(text)
@@ -92,15 +93,15 @@ _PAGES = TableQuery(
 def normalise(urls: pl.Series) -> pl.DataFrame:
     """The page of each URL.
 
-    Scheme, user information, default port, query and fragment are dropped; the host is in lower case; the path is as
-    it is, without a slash at its end or two in a row.
+    Scheme, user information, default port, query and fragment are dropped. The host is lower-cased. The path keeps its
+    case, but loses a trailing slash and repeated slashes.
 
     Args:
         urls: Absolute URLs, URLs without a scheme (``//host/path``), or paths.
 
     Returns:
-        Columns page_key (MD5 of url, 32 hexadecimal digits), url, host (null for a path), path; a row a URL; null where
-        there is no URL.
+        One row per URL with columns page_key (MD5 of url, 32 hexadecimal digits), url, host (null for a path), path;
+        all null where there is no URL.
 
     >>> normalise(pl.Series(["HTTPS://Shop.example:443/Tea//?utm=x#top", "/cart/"]))["url"].to_list()
     ['shop.example/Tea', '/cart']
@@ -122,14 +123,14 @@ def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
 
 
 def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
-    """The table with the keys of some pages as further columns, dictionary-encoded.
+    """Add columns of page keys, dictionary-encoded, to a table.
 
     Args:
-        table: Has columns of URLs.
-        urls: Of each column of keys, the name of the column with the URLs.
+        table: A table with columns of URLs.
+        urls: For each new column of keys, the name of its column of URLs.
     """
     encoded = [whole(table.column(url)).dictionary_encode() for url in urls.values()]
-    # Hashed together: what a query costs before its first row is more than hundreds of rows do
+    # One query for all columns: its fixed cost is higher than that of hundreds of rows
     texts = pl.concat([pl.Series("url", pl.from_arrow(column.dictionary), dtype=pl.String) for column in encoded])
     keys = normalise(texts)["page_key"].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
     start = 0
@@ -143,13 +144,13 @@ def with_page_keys(table: pa.Table, urls: Mapping[str, str]) -> pa.Table:
 
 
 def page_rows(events: pa.Table) -> pa.Table:
-    """The pages of some events, without their categories: those are `merge_pages`' to tell, once a page.
+    """The pages of events. All have the category `OTHER`; `merge_pages` sets the real one, once per page.
 
     Args:
         events: A table with page_url and event_time, any order.
 
     Returns:
-        Rows of PAGE, one a page, all of the category `OTHER`.
+        Rows of PAGE, one per page.
     """
     urls = whole(events.column("page_url")).dictionary_encode()
     times = pl.Series(pl.from_arrow(events.column("event_time"))).alias("first_seen_at")
@@ -159,20 +160,20 @@ def page_rows(events: pa.Table) -> pa.Table:
     given = first.select(texts[first["url"]].alias("page_url"), "first_seen_at")
     pages = pl.concat([normalise(given["page_url"]), given.select("first_seen_at")], how="horizontal")
     pages = pages.drop_nulls("url").with_columns(category=pl.lit(OTHER))
-    return to_arrow(_one_a_page(pages), PAGE.schema)
+    return to_arrow(_merge_by_key(pages), PAGE.schema)
 
 
 def merge_pages(rows: pa.Table, rules: PageRules) -> pa.Table:
-    """Merge rows of the same page, in any order and grouping; the category is what the rules now say.
+    """Merge rows of the same page, in any order and grouping, and set each page's category.
 
     Args:
         rows: Rows of PAGE.
-        rules: Their categories.
+        rules: The rules for categories.
     """
-    merged = _one_a_page(pl.DataFrame(pl.from_arrow(rows)))
+    merged = _merge_by_key(pl.DataFrame(pl.from_arrow(rows)))
     return to_arrow(merged.with_columns(categories(merged["path"], rules).alias("category")), PAGE.schema)
 
 
-def _one_a_page(pages: pl.DataFrame) -> pl.DataFrame:
+def _merge_by_key(pages: pl.DataFrame) -> pl.DataFrame:
     others = pl.col("url", "host", "path", "category").first()
     return pages.group_by("page_key").agg(others, pl.col("first_seen_at").min()).sort("page_key")

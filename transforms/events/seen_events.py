@@ -1,7 +1,8 @@
-"""What a stream has let through: of one event the first copy that came. No Beam here.
+"""Deduplication state of a stream: it passes the first copy of each event that arrives. No Beam here.
 
-Events are remembered by shard of the device and stretch of client time, as long as a copy that is in time can come. The
-raw client time is the same in two copies; a corrected event_time moves with the delay of the network.
+State is kept per shard of devices and per *bucket*, a stretch of raw client time, for as long as an on-time copy can
+still arrive. Buckets use the raw client time because all copies share it; the corrected event_time varies with the
+network delay.
 """
 
 import struct
@@ -21,9 +22,10 @@ _BUCKET = struct.Struct("<q")
 
 
 class Seen:
-    """The events of a bucket that were let through, by their digests, 16 bytes each.
+    """The digests of a bucket's passed events, 16 bytes each.
 
-    Sorted runs, each at least twice as long as the next: adding costs few merges, looking up few searches.
+    They are kept as sorted runs, each at least twice as long as the next, so that an addition takes few merges and a
+    lookup few searches.
     """
 
     def __init__(self, digests: Digests | None = None) -> None:
@@ -36,7 +38,7 @@ class Seen:
 
     def holds(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Whether each digest was added before."""
-        # in order, so that one search begins where the last ended: a run is larger than the processor's cache
+        # A run is larger than the CPU cache: in sorted order, each search stays near the previous one
         order = np.argsort(digests[0], kind="stable")
         held = np.empty(len(order), bool)
         held[order] = self._holds_sorted(digests[:, order])
@@ -46,7 +48,7 @@ class Seen:
         found = np.zeros(digests.shape[1], bool)
         for run in self._runs:
             at = np.searchsorted(run[0], digests[0])
-            # more than one step only where two digests share their first 64 bits
+            # Takes more than one step only where two digests share their first 64 bits
             while (same := (at < run.shape[1]) & (run[0].take(at, mode="clip") == digests[0])).any():
                 found |= same & (run[1].take(at, mode="clip") == digests[1])
                 if not (same & ~found).any():
@@ -56,7 +58,7 @@ class Seen:
         return found
 
     def add(self, digests: Digests) -> None:
-        """Remember digests, none of which is held yet."""
+        """Add digests, none of which may be held yet."""
         if not digests.shape[1]:
             return
         self._runs.append(_sorted(digests))
@@ -66,11 +68,11 @@ class Seen:
 
 
 class Fresh(NamedTuple):
-    """Events of one stretch of client time that are let through.
+    """Events of one bucket that are passed for the first time.
 
     Attributes:
-        bucket: The stretch, counted from 1970.
-        digests: Their identities.
+        bucket: The bucket's number, counted from 1970.
+        digests: The digests of the events.
         latest: The latest event_time among them, microseconds.
     """
 
@@ -80,15 +82,15 @@ class Fresh(NamedTuple):
 
 
 def drop_seen(events: pa.Table, seen: Mapping[int, Seen], length: int) -> tuple[pa.Table, list[Fresh]]:
-    """Keep the events that were not let through before; of copies within the table, the first to arrive.
+    """Drop the events that were passed before. Among copies within the table, keep the first to arrive.
 
     Args:
         events: A table with EVENT_BATCH's columns.
-        seen: What each bucket remembers; it is not changed.
+        seen: The digests of each bucket; not changed.
         length: Length of a bucket, microseconds.
 
     Returns:
-        The events to let through, in their order, and of each of their buckets what is to be added to `seen`.
+        The events to pass, in their original order; and for each of their buckets, what to add to `seen`.
     """
     digests = digests_of(events)
     buckets = events.column("client_time").cast(pa.int64()).to_numpy() // length
@@ -107,47 +109,47 @@ def drop_seen(events: pa.Table, seen: Mapping[int, Seen], length: int) -> tuple[
 
 
 class Expiries(NamedTuple):
-    """When each bucket is forgotten; microseconds of event time.
+    """When each bucket expires; microseconds of event time.
 
     Attributes:
-        of: For each bucket that is remembered, when no copy that is in time can follow any more.
-        passed: The latest time that is known to have passed; None before the first.
+        of: The expiry time of each bucket in state: from then on, no on-time copy can arrive.
+        passed: The latest time that event time is known to have reached; None before the first timer.
     """
 
     of: dict[int, int] = {}  # noqa: RUF012
     passed: int | None = None
 
     def with_fresh(self, fresh: Iterable[Fresh], length: int, keep: int) -> Self:
-        """With the buckets of fresh events, save those that would be forgotten at once.
+        """Add the buckets of fresh events, except those that would expire at once.
 
-        Where the client's clock is right its bucket's end decides. Where it is behind, that has long passed, and the
-        stretch of the corrected time decides.
+        If the client's clock is right, the end of its bucket decides the expiry. If the clock is behind, that end has
+        long passed, and the bucket that the corrected event_time falls into decides.
 
         Args:
-            fresh: What was let through.
+            fresh: The events passed for the first time.
             length: Length of a bucket, microseconds.
-            keep: How long after its end a bucket is kept.
+            keep: How long after its end a bucket is kept, microseconds.
         """
         ends = {part.bucket: (max(part.bucket, part.latest // length) + 1) * length + keep for part in fresh}
         lasting = {bucket: end for bucket, end in ends.items() if self.passed is None or end > self.passed}
         return self._replace(of=self.of | {b: max(end, self.of.get(b, end)) for b, end in lasting.items()})
 
     def at(self, now: int) -> Self:
-        """What is left once it is so late."""
+        """The expiries that remain once event time has reached `now`."""
         return type(self)({bucket: end for bucket, end in self.of.items() if end > now}, now)
 
     @property
     def next(self) -> int | None:
-        """When the first bucket is forgotten; None where there is none."""
+        """When the first bucket expires; None if there is no bucket."""
         return min(self.of.values(), default=None)
 
 
 def split_forgotten(events: pa.Table, expiries: Expiries, length: int) -> tuple[pa.Table, pa.Table]:
-    """The events of buckets that are remembered, and those of which no copy is known any more.
+    """Split events into those whose bucket is in state, and those whose bucket has expired.
 
     Args:
         events: A table with EVENT_BATCH's columns.
-        expiries: The buckets that are remembered.
+        expiries: The buckets in state.
         length: Length of a bucket, microseconds.
     """
     buckets = events.column("client_time").cast(pa.int64()).to_numpy() // length
@@ -156,11 +158,11 @@ def split_forgotten(events: pa.Table, expiries: Expiries, length: int) -> tuple[
 
 
 def without_seen(events: pa.Table, seen: Mapping[int, Seen]) -> pa.Table:
-    """The events of forgotten buckets of which no bucket remembers a copy, see `seen_late`.
+    """The events of expired buckets that no bucket holds a copy of; `seen_late` explains why one may.
 
     Args:
         events: A table with EVENT_BATCH's columns.
-        seen: What each bucket remembers.
+        seen: The digests of each bucket.
     """
     digests = digests_of(events)
     known = np.zeros(events.num_rows, bool)
@@ -170,28 +172,28 @@ def without_seen(events: pa.Table, seen: Mapping[int, Seen]) -> pa.Table:
 
 
 def seen_late(events: pa.Table, now: int, length: int) -> Fresh:
-    """Events of forgotten buckets, to be remembered in the bucket of now: once that is forgotten the lake has them.
+    """Put events of expired buckets into the current bucket; by the time that expires, the lake has the events.
 
     Args:
         events: A table with EVENT_BATCH's columns.
-        now: How far event time is known to have come, microseconds.
+        now: The latest time that event time is known to have reached, microseconds.
         length: Length of a bucket, microseconds.
     """
     return Fresh(now // length, digests_of(events), now)
 
 
 def pack(bucket: int, digests: Digests) -> bytes:
-    """Digests of a bucket as bytes for a runner's state: 8 for the bucket, 16 for each of them."""
+    """Encode a bucket's digests for a runner's state: 8 bytes for the bucket number, 16 for each digest."""
     return _BUCKET.pack(bucket) + digests.astype("<u8", copy=False).tobytes()
 
 
 def bucket_of(piece: bytes) -> int:
-    """The bucket that `pack` was given."""
+    """The bucket number in a piece made by `pack`."""
     return int(_BUCKET.unpack_from(piece)[0])
 
 
 def unpack(pieces: Iterable[bytes]) -> dict[int, Seen]:
-    """What all the pieces of some buckets remember."""
+    """Decode pieces made by `pack` into the digests of each bucket."""
     found: dict[int, list[Digests]] = {}
     for piece in pieces:
         words = np.frombuffer(piece, "<u8", offset=_BUCKET.size)
@@ -200,7 +202,7 @@ def unpack(pieces: Iterable[bytes]) -> dict[int, Seen]:
 
 
 def _first_copies(events: pa.Table, digests: Digests, buckets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which rows are the first of their copies in the table."""
+    """A flag for each row: whether it is the first copy of its event in the table."""
     first = np.ones(len(buckets), bool)
     suspects = np.flatnonzero(occurs_again(digests[0]))
     if len(suspects):

@@ -1,4 +1,4 @@
-"""Events that come hours late, looked up in the lake, without Beam: the work of a live run beside its bundles."""
+"""Looks up events that arrive hours late in the lake; a live run does this outside its bundles. No Beam here."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _ROWS = 50_000
 
 @dataclass(frozen=True)
 class StoredKeys:
-    """Finds the events that fact_events has.
+    """Finds out which events fact_events already has.
 
     Attributes:
         lake: The lake's root, a path or URI.
@@ -24,7 +24,7 @@ class StoredKeys:
     lake: str
 
     def __call__(self, tables: Iterator[pa.Table]) -> pa.Table:
-        """Look up; returns the keys of events that the lake has, those of the tables among them.
+        """Return keys of events in the lake, including those of all given events that the lake has.
 
         Args:
             tables: Rows of EVENT_BATCH.

@@ -1,4 +1,4 @@
-"""Dead letters once each: a raw log that holds a record twice gives its dead letter twice, with one id."""
+"""Deduplicate dead letters: if the raw log has a record twice, decoding gives two dead letters with the same id."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,18 +12,19 @@ from transforms.gathered import Gathered
 from transforms.tables import Table, at_the_end
 
 _GATHERED_ROWS = 20_000
-"""Letters that are split, and written, together: a table costs its millisecond at each step, however few its rows."""
+"""Number of dead letters that are split and written together: each step takes about a millisecond per table, even for
+few rows."""
 
 
 @dataclass(eq=False)
 class UniqueDeadLetters(beam.PTransform):
-    """Tables of DEAD_LETTER → the same without those whose id another one has. Counts nothing: no event is dropped.
+    """Tables of DEAD_LETTER → tables of DEAD_LETTER in which each id occurs once. Copies are not counted as dropped.
 
-    Of an endless input nothing is dropped: a bus delivers an offset once, and a restart goes on from a checkpoint.
+    An unbounded input passes unchanged: a bus delivers each offset once, and a restart resumes from a checkpoint.
     """
 
     def expand(self, letters: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Group by a digit of the id, so that any number of them is told apart in pieces."""
+        """Group by the first digit of the id, to bound the number of ids that one group must hold."""
         if not letters.is_bounded:
             return letters
         return (

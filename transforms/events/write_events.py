@@ -1,4 +1,4 @@
-"""Events into fact_events: with the key of their page, their sessions yet to come."""
+"""Write events into fact_events, with page keys; `sessions-dim` fills in the session columns later."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,13 +21,14 @@ from transforms.sinks.write_lake import WriteLake
 class WriteEvents(beam.PTransform):
     """Writes events into fact_events.
 
-    Input elements: tables with EVENT's columns. In a merge the row that is there stays. Output: what was committed.
+    Input elements: tables with EVENT's columns. A merge keeps the existing row of a key. Output: the committed
+    transactions.
 
     Attributes:
         lake: The lake's root, a path or URI.
         mode: merge, overwrite or append.
-        onto_existing: As of `WriteLake`.
-        stable_input: As of `WriteLake`.
+        onto_existing: See `WriteLake`.
+        stable_input: See `WriteLake`.
     """
 
     lake: str
@@ -36,10 +37,10 @@ class WriteEvents(beam.PTransform):
     stable_input: bool = False
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Give keys, write."""
+        """Add page keys, then write."""
         return (
             events
-            # here and not in Decode: no shuffle carries it
+            # Here and not in Decode, so that no shuffle moves the keys
             | "KeyPages" >> beam.ParDo(_KeyPages())
             | "WriteLake"
             >> WriteLake(
@@ -54,9 +55,9 @@ class WriteEvents(beam.PTransform):
 
 @beam.typehints.with_output_types(pa.Table)
 class _KeyPages(WorkAhead):
-    """Rows of EVENT to rows of FACT_EVENT."""
+    """Turns rows of EVENT into rows of FACT_EVENT."""
 
-    workers = 1  # as one of several steps that work side by side
+    workers = 1  # several such steps run in parallel
 
     def process(self, events: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[WindowedValue]:
         yield from super().process(events, timestamp)
@@ -69,7 +70,7 @@ class _KeyPages(WorkAhead):
 
 
 def fact_events(events: pa.Table) -> pa.Table:
-    """Rows of FACT_EVENT, of no session yet, the key of the page dictionary-encoded.
+    """Make rows of FACT_EVENT; the session columns are null, and the page key is dictionary-encoded.
 
     Args:
         events: A table with EVENT's columns.

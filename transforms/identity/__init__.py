@@ -1,1 +1,1 @@
-"""Who it was: devices, users, and whose an anonymous session is."""
+"""Identity: dimensions of devices and users, and stitching of anonymous sessions to users."""

@@ -1,1 +1,1 @@
-"""A user's sessions over all devices, numbered; and each event's place in them."""
+"""dim_sessions: a user's numbered sessions across devices, and the position of each event in them."""

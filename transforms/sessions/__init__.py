@@ -1,1 +1,1 @@
-"""From events to sessions: cells, panes, and sessions made right again."""
+"""From events to sessions: cells, sessions, panes, and the revision of stored sessions."""

@@ -1,9 +1,9 @@
-"""The reference engine: Beam's own session windows, one key a device and one element an event.
+"""The reference engine: Beam's own session windows, with one key per device and one element per event.
 
-It is slow and simple, and the runner owns its state; the columnar engine is held against it. It has no cap, no cut at
-midnight and no retractions: where a late event moves a start or joins two sessions, the old ids stay as they were.
-Of several panes of one id the one with the most events is the last: where windows merge, which every new event brings
-about, Beam's Python driver counts panes from 0 again.
+It is slow and simple, and the runner owns its state. Conformance tests compare the columnar engine with it. It has no
+cap, no cut at midnight and no retractions: if a late event moves a session's start or joins two sessions, the sessions
+of the old ids remain. Of several panes with one id, the one with the most events is the last. `pane_index` does not
+tell: every new event merges windows, and on a merge Beam's Python driver counts panes from 0 again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,13 +32,13 @@ Row = dict[str, Any]
 
 @dataclass(eq=False)
 class BeamSessions(beam.PTransform):
-    """Event batches in, session panes out, by `WindowInto(Sessions)`.
+    """Turns event batches into session panes with `WindowInto(Sessions)`.
 
-    Elements as of `Sessionize`. Python has no way to read the watermark, so `fired_at` is the tick at which the
-    session as it stands in the pane closes, whichever pane it is.
+    Input and output elements are those of `Sessionize`. The Python SDK cannot read the watermark, so `fired_at` of
+    every pane is the tick at which the session in the pane would close.
 
     Attributes:
-        policy: Gap, lateness and early firing; cap and cut are not followed.
+        policy: Gap, lateness and early firing; cap and cut are ignored.
     """
 
     policy: SessionPolicy
@@ -47,14 +47,14 @@ class BeamSessions(beam.PTransform):
         super().__init__()
 
     def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """A window is a millisecond longer than the gap, for Beam would split at exactly the gap."""
-        # A bounded input is all there before the first pane: there is no time to fire early in
+        """Use windows a millisecond longer than the gap, because Beam splits at exactly the gap."""
+        # A bounded input is complete before the first pane, so no pane is early
         early = None if pcoll.is_bounded else self.policy.early_firing
         windows = beam.WindowInto(
-            # As a Duration: of a float of seconds Beam may make a millisecond less
+            # A Duration, because Beam may convert a float of seconds to a millisecond less
             Sessions(Duration(micros=self.policy.gap + MILLISECOND)),
             trigger=trigger.AfterWatermark(
-                # in processing time: Beam has no trigger on marks of event time
+                # In processing time, because Beam has no periodic trigger in event time
                 early=trigger.AfterProcessingTime(max(early // SECOND, 1)) if early else None,
                 late=trigger.AfterCount(1),
             ),
@@ -72,7 +72,7 @@ class BeamSessions(beam.PTransform):
 
 
 class _Explode(beam.DoFn):
-    """An event batch into its events by device, at their event times in milliseconds."""
+    """Splits an event batch into its events, keyed by device and stamped with their event time in milliseconds."""
 
     def process(self, events: pa.Table) -> Iterator[TimestampedValue]:
         events = events.select(EVENT_COLUMNS)
@@ -83,9 +83,10 @@ class _Explode(beam.DoFn):
 
 
 class _Summarize(beam.DoFn):
-    """The events of a session window into its pane.
+    """Computes the pane of a session window from its events.
 
-    Runners keep windows in milliseconds: one may join what is apart by less than that, and is two sessions then.
+    Runners keep windows in milliseconds, so a window may join events whose distance exceeds the gap by less than a
+    millisecond. Such a window is split into its sessions.
     """
 
     def __init__(self, policy: SessionPolicy) -> None:
@@ -141,10 +142,10 @@ _TIMINGS = {
     PaneInfoTiming.EARLY: PaneTiming.EARLY,
     PaneInfoTiming.ON_TIME: PaneTiming.ON_TIME,
     PaneInfoTiming.LATE: PaneTiming.LATE,
-    PaneInfoTiming.UNKNOWN: PaneTiming.ON_TIME,  # a runner that fires once, in batch, tells no timing
+    PaneInfoTiming.UNKNOWN: PaneTiming.ON_TIME,  # batch runners fire once and give no timing
 }
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type of numbers that a date counts its days in; any other type is its own."""
+    """The integer type for a date, whose rows hold days since 1970; any other type unchanged."""
     return pa.int32() if pa.types.is_date32(kind) else kind

@@ -1,8 +1,7 @@
-"""Cells: what one device did in one slot of the time grid, as a commutative summary of its events.
+"""Cells: a commutative summary of one device's events in one slot of the time grid.
 
-Sessions are computed from cells, never from events. A cell keeps beside each attribute the (event_time,
-event_id) it was seen at, so that partial cells of the same device and slot merge in any order into the same
-cell.
+Sessions are computed from cells, never from events. For each attribute a cell keeps the (event_time, event_id) of the
+event that decided it, so that partial cells of the same device and slot merge into the same cell in any order.
 """
 
 from collections.abc import Iterable
@@ -19,17 +18,17 @@ from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, l
 from transforms.sessions.policy import SessionPolicy
 
 MONEY_SUM = pa.decimal128(38, 4)
-"""Revenue of a cell: wide enough that no number of events can overflow it."""
+"""The type of a cell's revenue, wide enough that no number of events can overflow it."""
 
 
 class Attribute(NamedTuple):
-    """A column of a cell that one of its events decides."""
+    """A column of a cell whose value comes from one of its events."""
 
     name: str
     source: str
-    """The event's column."""
+    """The column of the event."""
     keep: str
-    """``first`` or ``last``: which non-null value, in order of (event_time, event_id)."""
+    """``first`` or ``last``: which non-null value to keep, in order of (event_time, event_id)."""
 
 
 ATTRIBUTES = (
@@ -83,18 +82,18 @@ EVENT_COLUMNS = (
     "os",
     "app_version",
 )
-"""The columns of an event batch that a cell is made of."""
+"""The columns of an event batch that cells are computed from."""
 
 
 def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
-    """The cells of some events.
+    """Aggregate events into cells.
 
     Args:
         events: Rows of EVENT_BATCH, any order; only `EVENT_COLUMNS` are read.
-        policy: Its `cell` is the grid.
+        policy: Its `cell` is the length of a slot.
 
     Returns:
-        Rows of CELL by (device_id, slot).
+        Rows of CELL, ordered by (device_id, slot).
     """
     if events.num_rows == 0:
         return CELL.empty()
@@ -137,7 +136,7 @@ def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
         tables: Rows of CELL, any order.
 
     Returns:
-        Rows of CELL, one a (device_id, slot), ordered by them.
+        Rows of CELL, one per (device_id, slot), in this order.
     """
     cells = pa.concat_tables([CELL.empty(), *tables]).combine_chunks()
     if cells.num_rows == 0:
@@ -147,20 +146,20 @@ def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
 
 
 def fold_cells(cells: pa.Table, begins: Flags) -> pa.Table:
-    """Merge consecutive cells of one session into one, where no event between them can come any more.
+    """Merge consecutive cells of one session between which no more events can arrive.
 
     Args:
-        cells: Rows of CELL by (device_id, slot).
-        begins: A flag a row: true where a row starts a new cell, false where it joins the row before.
+        cells: Rows of CELL, ordered by (device_id, slot).
+        begins: A flag for each row: true if it starts a new cell, false if it joins the row before.
 
     Returns:
-        Rows of CELL, each in the slot of its first part.
+        Rows of CELL, each with the slot of its first part.
     """
     return _merge_runs(cells, Runs(np.arange(len(begins)), np.flatnonzero(begins)))
 
 
 def _merge_runs(cells: pa.Table, runs: Runs) -> pa.Table:
-    """One cell for each run of partial cells. Few runs have more than one: those alone are computed."""
+    """One cell for each run of partial cells. Only runs of more than one cell, which are few, are computed."""
     chosen, lengths = runs.order[runs.starts], runs.ends - runs.starts
     several = lengths > 1
     if several.any():
@@ -173,7 +172,7 @@ def _merge_runs(cells: pa.Table, runs: Runs) -> pa.Table:
 
 
 def _reduce(cells: pa.Table, runs: Runs) -> pa.Table:
-    """One cell for each run of partial cells, whose order within their run does not matter."""
+    """One cell for each run of partial cells. The order within a run does not matter."""
     heads = runs.order[runs.starts]
     first_times, last_times = cells.column("first_time").to_numpy(), cells.column("last_time").to_numpy()
     first = runs.first(first_times, cells.column("first_id"))
@@ -196,7 +195,7 @@ def _reduce(cells: pa.Table, runs: Runs) -> pa.Table:
 
 
 def _reduce_attribute(cells: pa.Table, runs: Runs, attribute: Attribute, decided: Integers) -> dict[str, Any]:
-    """The attribute's value and event; `decided` are the rows of each run's own first or last event."""
+    """The columns of an attribute; `decided` are the rows with each run's overall first or last event."""
     name, _, keep = attribute
     values, own = cells.column(name), cells.column(f"{name}_time").is_valid().to_numpy()
     times = pc.coalesce(cells.column(f"{name}_time"), cells.column(f"{keep}_time")).to_numpy()
@@ -212,9 +211,9 @@ def _reduce_attribute(cells: pa.Table, runs: Runs, attribute: Attribute, decided
 def _attribute(
     name: str, values: pa.ChunkedArray, found: Integers, times: Integers, ids: pa.ChunkedArray, apart: Integers
 ) -> dict[str, Any]:
-    """An attribute's columns: what it was found to be, and the event where that is not the cell's own first or last.
+    """The columns of an attribute: its value, and the time and id of the event that it comes from.
 
-    Nearly always it is, and the event need not be written.
+    Time and id are null if that event is the cell's own first or last event, as it nearly always is.
     """
     return {
         name: _take(values, found),
@@ -242,14 +241,14 @@ def _take(values: pa.ChunkedArray, rows: Integers) -> pa.Array | pa.ChunkedArray
 
 
 def _total(amounts: pa.ChunkedArray, runs: Runs) -> pa.Array | pa.ChunkedArray:
-    """The exact sum of some decimals over each run, 0 where all are null; few are not."""
+    """The exact sum of decimals over each run, 0 where all are null. Only the few non-null amounts are added up."""
     zeros = pa.repeat(pa.scalar(0, MONEY_SUM), len(runs.starts))
     paid = np.flatnonzero(amounts.is_valid().to_numpy()[runs.order])
     if len(paid) == 0:
         return zeros
     table = pa.table({"run": runs.of_place[paid], "paid": amounts.take(runs.order[paid]).cast(MONEY_SUM)})
     sums = table.group_by("run", use_threads=False).aggregate([("paid", "sum")])
-    # Each run takes its sum by number, whatever order the groups came in
+    # Groups come in any order: each run takes its sum by the run's number
     places = np.full(len(zeros), len(sums))
     places[sums.column("run").to_numpy()] = np.arange(len(sums))
     return pa.concat_arrays([*sums.column("paid_sum").chunks, zeros[:1]]).take(pa.array(places))

@@ -1,4 +1,4 @@
-"""From the panes of sessions to their current state."""
+"""Fold session panes into the current state of each session."""
 
 import pyarrow as pa
 
@@ -7,33 +7,33 @@ from schemas.sessions import FACT_SESSION, SESSION
 from transforms.events.pages import with_page_keys
 
 SESSION_TIME = "session_start"
-"""A time that all rows of one session share, as the session's id is made of it."""
+"""A time that is the same in all panes of a session, because the session's id is derived from it."""
 PANE_ORDER = ("fired_at", "pane_index", "is_retraction")
-"""Of two panes of one session the one that sorts last holds."""
+"""Of the panes of one session, the one that sorts last is valid."""
 
 
 def latest_panes(panes: pa.Table) -> pa.Table:
-    """The last pane of each session, retractions among them; rows ordered by session_id.
+    """The last pane of each session, including retractions; rows ordered by session_id.
 
-    Folding in parts gives the same: ``latest(a + b) = latest(latest(a) + b)``.
+    Folding in parts gives the same result: ``latest(a + b) = latest(latest(a) + b)``.
 
     Args:
         panes: Rows of SESSION_PANE in any order.
     """
-    # Sorted are the columns that decide, and gathered the rows that are left
+    # Sort only the columns that decide, then gather the remaining rows
     frame = to_polars(panes.select(["session_id", *PANE_ORDER])).with_row_index("row")
     last = frame.sort("session_id", *PANE_ORDER).unique("session_id", keep="last", maintain_order=True)
     return panes.combine_chunks().take(last["row"].to_arrow())
 
 
 def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """What panes leave behind.
+    """Fold panes into the current sessions and the withdrawn ones.
 
     Args:
-        panes: Rows of SESSION_PANE in any order, any number of each session.
+        panes: Rows of SESSION_PANE in any order, any number per session.
 
     Returns:
-        The sessions that exist, rows of SESSION, and session_id and session_start of each that was withdrawn.
+        The existing sessions, rows of SESSION; and session_id and session_start of each withdrawn session.
     """
     last = latest_panes(panes)
     withdrawn = last.column("is_retraction")
@@ -42,7 +42,7 @@ def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def fold_into_facts(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """As `fold_panes`, the sessions with the keys of their pages: rows of FACT_SESSION."""
+    """Like `fold_panes`, but the sessions also have the keys of their pages: rows of FACT_SESSION."""
     sessions, gone = fold_panes(panes)
     keyed = with_page_keys(sessions, {"entry_page_key": "entry_page", "exit_page_key": "exit_page"})
     return keyed.cast(FACT_SESSION.schema), gone

@@ -1,4 +1,4 @@
-"""One record of every rule of time that a session follows: gap, cap, cut, lateness, firing."""
+"""The rules of time for sessions, in one record: gap, cap, cut, lateness, firing."""
 
 import math
 from dataclasses import dataclass
@@ -13,23 +13,25 @@ LONGEST_CELL = 5 * MINUTE
 class SessionPolicy:
     """When a session ends and when its panes fire. All durations are integer microseconds.
 
-    Time is cut into cells on a grid that starts at the epoch; a device's activity within one cell is never
-    split. The cell is also the grid of the ticks. By default it is the longest length of at most five minutes
-    that divides every other duration exactly, so that any whole-millisecond gap can be asked for: five
-    minutes for a gap of 30 minutes, ten seconds for a gap of ten seconds. A short cell costs ticks and
-    memory: a gap of 1801 s beside a lateness of an hour leaves one second.
+    Time is divided into cells on a grid that starts at the epoch; a device's activity within one cell is never
+    split. Ticks are on the same grid. By default the cell is the longest length of at most five minutes that
+    divides every other duration exactly, so that a gap may be any number of whole milliseconds: five minutes
+    for a gap of 30 minutes, ten seconds for a gap of ten seconds. A short cell costs ticks and memory: a gap of
+    1801 s with a lateness of an hour leads to a cell of one second.
 
     Attributes:
-        gap: The longest silence inside a session. Exactly this long continues it, a microsecond more ends it.
+        gap: The longest silence inside a session. A silence of exactly this length continues the session; one
+            microsecond more ends it.
         cap: A session is cut at the first cell boundary at or after its start + cap; None for no cap.
         cut_at_midnight: Whether a session is also cut at midnight UTC.
-        allowed_lateness: How far behind the end of its session's gap an event may come and still change it; 0
-            for not at all.
-        early_firing: The grid, in event time, on which an open session fires early panes; None for none.
+        allowed_lateness: How long after the end of its session's gap an event may still change the session; 0 for
+            no lateness.
+        early_firing: The interval, in event time, at which an open session fires early panes; None for no early
+            panes.
         cell: The length of a cell; 0 to derive it.
 
     Raises:
-        OptionError: The durations do not fit each other. Every problem is named at once.
+        OptionError: The durations do not fit together. The message names every problem.
 
     >>> SessionPolicy(gap=30 * MINUTE).cell == 5 * MINUTE
     True
@@ -51,15 +53,15 @@ class SessionPolicy:
 
     @property
     def retention(self) -> int:
-        """How long after its last event a session is kept: no accepted event reaches it later."""
+        """How long after its last event a session is kept in state: no accepted event can reach it later."""
         return 2 * self.gap + self.allowed_lateness
 
     def reach(self, tick: int) -> int:
-        """The earliest slot that an event may fall in and still be accepted once `tick` has fired."""
+        """The earliest slot whose events are still accepted once `tick` has fired."""
         return tick - self.allowed_lateness - self.gap
 
     def _durations(self) -> dict[str, int]:
-        """The durations that must lie on the grid, by the name a user knows them by."""
+        """The durations that must be multiples of the cell, by the name that error messages use."""
         named = {
             "gap": self.gap,
             "cap": self.cap,
@@ -80,7 +82,7 @@ class SessionPolicy:
             problems.append("the early firing must be more than zero, or off")
         if self.cell < 0:
             problems.append("the cell must not be negative")
-        # runners keep timers in milliseconds, and the grid is made of timers
+        # Runners keep timers in milliseconds, and each point of the grid is a timer
         problems += [
             f"the {name} of {format_duration(length)} must be whole milliseconds"
             for name, length in {**self._durations(), "cell": self.cell}.items()

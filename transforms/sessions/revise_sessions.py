@@ -1,7 +1,7 @@
-"""Sessions made right from the lake: its events read around what is to be revised, and what differs out as panes.
+"""Recompute sessions from the events in the lake, and emit the differences from the stored sessions as panes.
 
-A run over a lake that holds events takes its sessions from here, as their events may have come in several runs; and so
-does a rebuild of some dates. The rule is `transforms.sessions.revision`.
+A run that adds to a lake with events uses this, because a session's events may come from several runs. A rebuild of
+dates uses it too. The rules are in `transforms.sessions.revision`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,8 @@ from transforms.sessions.sessionize import count_panes
 from transforms.tables import ShardedTable, TableCoder, at_the_end, split_by_shard
 
 _REACH = 2 * HOUR
-"""Read around what is revised beside the gap: few devices go on for longer, and those are read further."""
+"""How far to read around the revised hours, in addition to the gap. Few sessions extend further; `read_more` reads the
+rest of them."""
 _FEW_DEVICES = 2_000
 _GATHERED_ROWS = 150_000
 _Paths = Mapping[date, tuple[str, ...]]
@@ -42,17 +43,17 @@ _Paths = Mapping[date, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class RevisionPlan:
-    """What a revision reads, of one version of the lake's tables.
+    """What a revision reads, from one version of the lake's tables.
 
     Attributes:
         lake: The lake's root.
         events: Files of fact_events by date.
         sessions: Files of fact_sessions by date.
-        hours: What is read to begin with.
-        days: As of `Scope`.
-        devices: The devices in scope where they are few; None for all that are there.
-        settled_before: As of `Scope`.
-        rows: Events on the dates that are read.
+        hours: The hours to read first.
+        days: See `Scope`.
+        devices: The devices in scope if they are few; None to read all devices.
+        settled_before: See `Scope`.
+        rows: Number of events on the dates that are read first.
     """
 
     lake: str
@@ -67,18 +68,18 @@ class RevisionPlan:
 
 @dataclass(eq=False)
 class ReviseTouched(beam.PTransform):
-    """Events of a run in; the sessions that they touch out, as panes.
+    """Turns the events of a run into panes of the sessions that they touch.
 
-    Element out: rows of SESSION_PANE: every session of a chain that has one of the events, as the lake's events now
-    make it; and a retraction of each stored session that is no more. A chain of which the lake has no session yet gives
-    the panes of `Sessionize`.
+    Output elements: rows of SESSION_PANE: every session of a chain that has one of the events, computed from all events
+    in the lake; and a retraction of each stored session that no longer exists. A chain without a stored session gives
+    the same panes as `Sessionize`.
 
     Attributes:
-        stored: What is complete once the events are in the lake.
+        stored: A collection that is complete once the events are in the lake.
         lake: The lake's root.
         policy: The rules.
-        shards: How many keys the devices are spread over.
-        whole_dates: Whether the events have replaced all that their dates held.
+        shards: Number of keys that the devices are spread over.
+        whole_dates: Whether the run has replaced all events of the dates.
     """
 
     stored: beam.PCollection[Any]
@@ -88,7 +89,7 @@ class ReviseTouched(beam.PTransform):
     whole_dates: bool = False
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Once the events are in the lake, plan by what they touch, and revise."""
+        """Wait until the events are in the lake, plan from the hours and devices that they touch, and revise."""
         touched = events | "FindTouched" >> beam.ParDo(_FindTouched(self.policy, self.shards))
         plans = (
             touched
@@ -101,15 +102,15 @@ class ReviseTouched(beam.PTransform):
 
 @dataclass(eq=False)
 class ReviseSessions(beam.PTransform):
-    """A plan in; tables of SESSION_PANE out.
+    """Carries out a plan: a `RevisionPlan` → tables of SESSION_PANE.
 
     Counters: those of the panes; ``sessions_examined``, ``sessions_added``, ``sessions_replaced``.
 
     Attributes:
-        touched: Tables of `TOUCHED` by shard: what is in scope beside the plan's days.
+        touched: Tables of `TOUCHED` by shard: in scope in addition to the plan's days.
         policy: The rules.
-        shards: How many keys the devices are spread over.
-        changes_only: Whether sessions that are stored as they are to be stay away.
+        shards: Number of keys that the devices are spread over.
+        changes_only: Whether to leave out sessions that are equal to their stored rows.
     """
 
     touched: beam.PCollection[ShardedTable]
@@ -118,7 +119,7 @@ class ReviseSessions(beam.PTransform):
     changes_only: bool
 
     def expand(self, plans: beam.PCollection[RevisionPlan]) -> beam.PCollection[pa.Table]:
-        """Read events as cells, and sessions; group all by shard of devices."""
+        """Read events as cells, read stored sessions, group both by shard of devices, and compare."""
         plan = beam.pvalue.AsSingleton(plans)
         parts = [self.touched | "TouchedByShard" >> beam.ParDo(_Pack())]
         for kind, record in ((_CELLS, FACT_EVENT), (_STORED, FACT_SESSION)):
@@ -144,15 +145,15 @@ def plan_revision(
     devices: tuple[str, ...] | None = None,
     settled_before: int | None = None,
 ) -> RevisionPlan:
-    """What to read to revise what happened in some hours, or on some days.
+    """Plan what to read in order to revise the sessions of some hours and days.
 
     Args:
         lake: The lake's root.
-        hours: Hours since 1970, beside those of the days.
-        days: Days since 1970, in order.
+        hours: Hours since 1970, in addition to those of the days.
+        days: Days since 1970, in ascending order.
         policy: The rules.
-        devices: As of `RevisionPlan`.
-        settled_before: As of `RevisionPlan`.
+        devices: See `RevisionPlan`.
+        settled_before: See `RevisionPlan`.
 
     Raises:
         StoreError: A table cannot be read.
@@ -175,14 +176,14 @@ def _paths(live: _Live) -> _Paths:
 
 
 _Tagged = tuple[str, bytes]
-"""What a table is, and the table packed: a shard's are unpacked when its turn comes."""
+"""A kind of table, and an encoded table of this kind. Tables are decoded only when their shard is processed."""
 _TOUCHED, _CELLS, _STORED = "touched", "cells", "stored"
 _DatedPath = tuple[date, str]
 
 
 @beam.typehints.with_output_types(ShardedTable)
 class _FindTouched(beam.DoFn):
-    """The slots of a bundle's events, by shard of devices."""
+    """Finds the slots that the events of a bundle touch, by shard of devices."""
 
     def __init__(self, policy: SessionPolicy, shards: int) -> None:
         self._policy, self._shards = policy, shards
@@ -200,11 +201,11 @@ class _FindTouched(beam.DoFn):
 
 
 _Sum = tuple[frozenset[int], frozenset[str] | None]
-"""Hours, and devices where they are few."""
+"""Hours; and devices if they are few, else None."""
 
 
 class _SumUpTouched(beam.CombineFn):
-    """The hours and the devices of some slots."""
+    """Collects the hours and the devices of touched slots."""
 
     def create_accumulator(self) -> _Sum:
         return frozenset(), frozenset()
@@ -251,7 +252,7 @@ class _Pack(beam.DoFn):
 
 @beam.typehints.with_output_types(_DatedPath)
 class _List(beam.DoFn):
-    """The files of a table to read."""
+    """Lists the files of a table that the plan reads."""
 
     def __init__(self, record: Record) -> None:
         self._events = record is FACT_EVENT
@@ -265,7 +266,7 @@ class _List(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
 class _Read(beam.DoFn):
-    """A file to cells, or sessions, by shard of devices."""
+    """Reads a file of events as cells, or a file of sessions, by shard of devices."""
 
     def __init__(self, kind: str, policy: SessionPolicy, shards: int) -> None:
         self._kind, self._policy, self._shards = kind, policy, shards
@@ -283,7 +284,7 @@ class _Read(beam.DoFn):
 
 @beam.typehints.with_output_types(pa.Table)
 class _Revise(beam.DoFn):
-    """All that is known of a shard of devices, to panes."""
+    """Computes panes from the touched slots, cells and stored sessions of a shard of devices."""
 
     def __init__(self, policy: SessionPolicy, changes_only: bool) -> None:
         self._policy, self._changes_only = policy, changes_only
@@ -327,7 +328,7 @@ def _read_more(
 def _cells(
     lake: str, day: date, path: str, hours: Integers, devices: pa.Array | None, policy: SessionPolicy
 ) -> pa.Table:
-    """The cells of a file of events: of some hours, and of some devices or all."""
+    """The cells of a file of events, for some hours and for some or all devices."""
     events = read_files(_place(lake, FACT_EVENT, day), [path], EVENT_COLUMNS)
     inside = pa.array(np.isin(pc.cast(events["event_time"], pa.int64()).to_numpy() // HOUR, hours))
     if devices is not None:
@@ -336,7 +337,7 @@ def _cells(
 
 
 def _sessions(lake: str, day: date, path: str, devices: pa.Array | None) -> pa.Table:
-    """The sessions of a file: of some devices, or all."""
+    """The sessions of a file, for some or all devices."""
     sessions = read_files(_place(lake, FACT_SESSION, day), [path], SESSION.names)
     return sessions if devices is None else sessions.filter(pc.is_in(sessions["device_id"], devices))
 

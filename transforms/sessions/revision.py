@@ -1,9 +1,9 @@
-"""The sessions that a lake's events make, compared with the sessions that it stores: the rule of every rebuild.
+"""Revision: recompute sessions from the lake's events and compare them with the stored sessions. Rebuilds use it too.
 
-A *chain* is all that a device did without a silence longer than the gap. Caps cut it into sessions, and where the cuts
-fall depends on its start: so a chain is computed anew as a whole, or not at all. A *cluster* is a set of chains and
-stored sessions that overlap: all that a change in one of them can reach. Where the hours that were read may have cut
-a cluster off, more hours are read.
+A *chain* is a device's activity without a silence longer than the gap. Caps cut a chain into sessions, and the cuts
+depend on the start of the chain, so a chain is recomputed either as a whole or not at all. A *cluster* is a set of
+chains and stored sessions that overlap, so that a change in one of them can affect the others. If a cluster may extend
+beyond the hours that were read, more hours are read.
 """
 
 from collections.abc import Callable
@@ -24,23 +24,24 @@ from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessions import SESSION_STATE, UTC, Spans, closing_ticks, describe, panes_of_bounded, spans_of
 
 TOUCHED = pa.schema([("device_id", pa.string()), ("slot", pa.int64())])
-"""Slots of the time grid in which a device has events that a run has brought."""
+"""Slots of the time grid in which a run has added events of a device."""
 
 _COMPARED = [name for name in SESSION_STATE.names if name not in {"session_id", "resolved_user_key"}]
-"""What makes a session another; whom stitching has given it to does not."""
+"""The columns in which a changed session differs. The user that stitching has resolved is not one of them."""
 
 ReadMore = Callable[[EventHours, Integers, pa.Array], tuple[pa.Table, pa.Table]]
-"""From what has been read, hours that have not, and devices: the devices' cells of those hours, and their sessions of
-dates of which no hour has been read."""
+"""Takes the hours read so far, further hours to read, and devices. Returns the devices' cells in the further hours, and
+their stored sessions on dates of which no hour had been read."""
 
 
 class Scope(NamedTuple):
-    """What is to be computed anew: every cluster that has a part of it.
+    """What to recompute: every cluster with a touched slot, or with an event or a stored session on one of the days.
 
     Attributes:
-        touched: Rows of `TOUCHED`, any number of each.
-        days: Days since 1970, in order: every event on them, and every stored session that reaches into them.
-        settled_before: Clusters with an event at or after this time are left as they are; None for none.
+        touched: Rows of `TOUCHED`; duplicates are allowed.
+        days: Days since 1970, in ascending order. A stored session counts if any part of it is on one of them.
+        settled_before: Clusters with an event at or after this time (microseconds) are left unchanged; None to
+            recompute all.
     """
 
     touched: pa.Table
@@ -52,8 +53,8 @@ class Revised(NamedTuple):
     """The sessions in scope, rows of SESSION_PANE.
 
     Attributes:
-        changes: What differs from what is stored: sessions that are new or other, and retractions.
-        kept: Sessions that are stored as they are.
+        changes: The differences from the stored sessions: new and changed sessions, and retractions.
+        kept: Sessions that are equal to their stored rows.
     """
 
     changes: pa.Table
@@ -61,11 +62,11 @@ class Revised(NamedTuple):
 
 
 class _Clusters(NamedTuple):
-    """The clusters, and which of them each session belongs to."""
+    """The clusters, and the cluster of each session."""
 
     table: pl.DataFrame
-    """A row a cluster: device_id, first and last (microseconds), touched, and latest: the highest pane_index of its
-    stored sessions, null where it has none."""
+    """One row per cluster: device_id, first and last (microseconds), touched, and latest, the highest pane_index of its
+    stored sessions, null if it has none."""
     of_span: Integers
     """The cluster of each span."""
     of_stored: Integers
@@ -73,7 +74,7 @@ class _Clusters(NamedTuple):
 
 
 def touched_slots(events: pa.Table, policy: SessionPolicy) -> pa.Table:
-    """Rows of `TOUCHED`, each once, of some events."""
+    """The slots that events touch: rows of `TOUCHED` without duplicates."""
     frame = to_polars(events.select(["device_id", "event_time"]))
     slot = pl.col("event_time").cast(pl.Int64) // policy.cell * policy.cell
     return to_arrow(frame.select("device_id", slot.alias("slot")).unique(), TOUCHED)
@@ -82,14 +83,14 @@ def touched_slots(events: pa.Table, policy: SessionPolicy) -> pa.Table:
 def revise(
     cells: pa.Table, stored: pa.Table, scope: Scope, hours: EventHours, read_more: ReadMore, policy: SessionPolicy
 ) -> Revised:
-    """Compute the sessions in scope from the cells, and compare them with those that are stored.
+    """Compute the sessions in scope from the cells, and compare them with the stored sessions.
 
     Args:
-        cells: Rows of CELL, any order and partial: all of the hours that have been read.
+        cells: Rows of CELL, any order, possibly partial: all cells in the hours that have been read.
         stored: Rows of SESSION: those that start on the dates of these hours.
-        scope: What is to be made right.
-        hours: What has been read.
-        read_more: Reads the hours that a cluster reaches into and that have not been read.
+        scope: What to recompute.
+        hours: The hours that have been read.
+        read_more: Reads further hours that a cluster extends into.
         policy: The rules.
     """
     reach = DAY
@@ -102,7 +103,7 @@ def revise(
         short = clusters.table["touched"].to_numpy() & hours.cut_off(first - policy.gap, last + policy.gap)
         if not short.any():
             return _revised(frame, spans, known, clusters, scope, policy)
-        # What never pauses is reached in few steps
+        # The reach doubles with each step, so that a device that never pauses takes few steps
         more = hours.unread_between(first[short] - policy.gap - reach, last[short] + policy.gap + reach)
         devices = clusters.table["device_id"].filter(pl.Series(short)).unique().to_arrow().cast(pa.string())
         more_cells, more_stored = read_more(hours, more, devices)
@@ -111,7 +112,7 @@ def revise(
 
 
 def _clusters(cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, scope: Scope) -> _Clusters:
-    """The clusters, by (device_id, first)."""
+    """Find the clusters, ordered by (device_id, first)."""
     begins = np.ones(len(spans.starts), bool)
     begins[1:] = spans.cuts[:-1] == 0
     heads = np.flatnonzero(begins)
@@ -161,7 +162,7 @@ def _in_scope(cells: pl.DataFrame, scope: Scope) -> Flags:
 
 
 def _reaches_into(stored: pl.DataFrame, days: Integers) -> Flags:
-    """Whether each stored session has a part on one of the days."""
+    """A flag for each stored session: whether any part of it is on one of the days."""
     start, end = (stored[name].cast(pl.Int64).to_numpy() // DAY for name in ("session_start", "session_end"))
     return np.asarray(np.searchsorted(days, start, "left") < np.searchsorted(days, end, "right"))
 
@@ -176,7 +177,7 @@ def _revised(
     fresh = np.repeat((chosen & ~known)[clusters.of_span], spans.ends - spans.starts)
     new_panes = panes_of_bounded(cells.filter(pl.Series(fresh, dtype=pl.Boolean)).to_arrow(), policy)
 
-    # One more than any in the cluster: the device store keeps the highest, and so takes back an id it had withdrawn
+    # One more than any in the cluster: the device store keeps the highest, so an id that was withdrawn can come back
     following = clusters.table["latest"] + 1
     of_span, of_stored = clusters.of_span[known[clusters.of_span]], clusters.of_stored[known[clusters.of_stored]]
     before = stored.filter(pl.Series(known[clusters.of_stored], dtype=pl.Boolean)).with_columns(

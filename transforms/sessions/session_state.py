@@ -1,12 +1,12 @@
-"""Sessions tick by tick: what a shard of devices keeps, and which panes a tick fires. No Beam here.
+"""Sessions of an unbounded input: the state of a shard of devices, and the panes that each tick fires. No Beam here.
 
-Time moves in ticks on the grid of cells. At tick T only cells whose slot has ended by T exist; the sessions are chained
-anew from the cells that are kept, compared with the last pane of each, and the difference fires. That makes the
-panes independent of how events were bundled.
+A tick is a point on the cell grid. Tick T uses only the cells whose slot has ended by T. It recomputes the sessions
+from the cells in state, compares them with the last pane emitted for each session, and emits the difference as panes.
+So the panes do not depend on how events were bundled.
 
-Most devices are silent at any tick. Those with an open session are *hot* and rewritten by each tick that has work;
-the others are *cold*: appended to when they fall silent, read only when an event older than the last tick arrives
-for the shard, or to sweep out what no accepted event can reach any more.
+Most devices are silent at any tick. Devices with an open session are in the *hot* state, which every tick with work
+rewrites. All others are in the *cold* state. A device is appended to it when its session closes. The cold state is read
+only when an event older than the last tick arrives for the shard, or to sweep out expired sessions.
 """
 
 from typing import NamedTuple
@@ -24,19 +24,19 @@ from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessions import CUT_REASONS, UTC, Spans, closing_ticks, describe, spans_of
 
 TICKS_AHEAD = 24
-"""Ticks after the next one that a shard has timers for at most while it catches up."""
+"""How many ticks beyond the next one a shard may set timers for while it catches up."""
 _MERGED_ROWS = 10_000
 KEY = ["device_id", "session_start"]
-"""What tells sessions apart; their id is a hash of it."""
+"""The columns that identify a session; its id is a hash of them."""
 
 
 class Kept(NamedTuple):
-    """What is kept of some devices."""
+    """The state of some devices."""
 
     cells: pa.Table
     """Rows of CELL."""
     panes: pa.Table
-    """Rows of SESSION_PANE: the last one of each session, a retraction too."""
+    """Rows of SESSION_PANE: the last pane emitted for each session, which may be a retraction."""
 
 
 EMPTY = Kept(CELL.empty(), SESSION_PANE.empty())
@@ -46,49 +46,49 @@ class Marks(NamedTuple):
     """The small part of the state, written at every tick. Ticks are microseconds since the epoch."""
 
     last: int | None = None
-    """The last tick that fired; acceptance and retention go by it. Stale, it is only more lenient."""
+    """The last tick that fired. It decides which events are accepted; a stale value only accepts more."""
     armed: int | None = None
-    """The tick that is asked for; None while nothing is kept."""
+    """The next tick, for which a timer is set; None while the state is empty."""
     due: int | None = None
-    """The first tick that has work to do; those before it only move `last`."""
+    """The first tick that has work to do; earlier ticks only advance `last`."""
     sweep: int | None = None
-    """When the cold part is next swept; None while it is empty."""
+    """The tick of the next sweep of the cold state; None while it is empty."""
     ahead: int | None = None
-    """The last tick that a timer was set for ahead of its turn."""
+    """The latest tick that `look_ahead` set a timer for."""
     merged: int = 0
-    """Pending cells that are one a device and slot."""
+    """Number of pending cells already merged, one per device and slot."""
     unmerged: int = 0
-    """Pending cells that came after those."""
+    """Number of pending cells added since."""
 
 
 class Accepted(NamedTuple):
-    """Cells that came in, less those that came too late."""
+    """The incoming cells without those that are too late."""
 
     cells: pa.Table
     late_events: int
-    """Accepted behind the last tick."""
+    """Number of accepted events older than the last tick."""
     too_late_events: int
-    """Refused: they change no session."""
+    """Number of refused events; they change no session."""
 
 
 class Fired(NamedTuple):
-    """What a tick leaves."""
+    """The output of a tick and the new state."""
 
     panes: pa.Table
     """Rows of SESSION_PANE."""
     pending: pa.Table
     """Cells whose slot has not ended."""
     hot: Kept
-    """Replaces the hot part."""
+    """Replaces the hot state."""
     frozen: Kept
-    """To be appended to the cold part."""
+    """To be appended to the cold state."""
     cold: Kept | None
-    """Replaces the cold part where that was read, before `frozen` is appended."""
+    """Replaces the cold state before `frozen` is appended; None if the cold state was not read."""
     marks: Marks
 
 
 def accept(cells: pa.Table, marks: Marks, policy: SessionPolicy) -> Accepted:
-    """Refuse cells that lie too far behind the last tick, whether or not their session is still kept."""
+    """Refuse cells too far behind the last tick, whether or not their session is still in state."""
     if marks.last is None:
         return Accepted(cells, 0, 0)
     slot, events = cells.column("slot").to_numpy(), cells.column("event_count").to_numpy()
@@ -99,29 +99,29 @@ def accept(cells: pa.Table, marks: Marks, policy: SessionPolicy) -> Accepted:
 
 
 def expect(cells: pa.Table, marks: Marks, policy: SessionPolicy) -> Marks:
-    """The marks once some accepted cells are pending: their slot's end is due, or the next tick where it is past."""
+    """The marks after accepted cells became pending: their slot's end is due, or the next tick if it has passed."""
     if cells.num_rows == 0:
         return marks
     slot = pc.min(cells.column("slot")).as_py()
-    shown = (slot if marks.last is None else max(slot, marks.last)) + policy.cell
-    due = shown if marks.due is None else min(marks.due, shown)
-    armed = shown if marks.armed is None else min(marks.armed, shown)
+    tick = (slot if marks.last is None else max(slot, marks.last)) + policy.cell
+    due = tick if marks.due is None else min(marks.due, tick)
+    armed = tick if marks.armed is None else min(marks.armed, tick)
     return marks._replace(due=due, armed=armed, unmerged=marks.unmerged + cells.num_rows)
 
 
 def is_scattered(marks: Marks) -> bool:
-    """Whether to merge the pending cells before the tick comes, which would else have all of it to do at once.
+    """Whether to merge the pending cells now, rather than leave all the merging to the tick.
 
-    They are merged anew each time they have doubled, so that a cell is merged a few times at most.
+    They are merged each time their number has doubled, so each cell is merged only a few times.
     """
     return marks.unmerged > max(_MERGED_ROWS, marks.merged)
 
 
 def idle(tick: int, marks: Marks, policy: SessionPolicy) -> Marks:
-    """The marks after a tick before the due one: nothing but the time has changed.
+    """The marks after a tick that is before `due`, and so only advances time.
 
-    The longer nothing is due, the further apart such ticks are: a shard that catches up with hours in which it has
-    nothing to do is through in a few steps. What `last` is behind by meanwhile only makes it more lenient.
+    The interval to the next such tick doubles each time, so that a shard passes hours without work in a few ticks.
+    Meanwhile `last` is stale, which only accepts more events.
     """
     step = policy.cell if marks.last is None else 2 * (tick - marks.last)
     following = tick + step if marks.due is None else min(tick + step, marks.due)
@@ -129,9 +129,10 @@ def idle(tick: int, marks: Marks, policy: SessionPolicy) -> Marks:
 
 
 def look_ahead(pending: pa.Table, marks: Marks, policy: SessionPolicy) -> tuple[range, Marks]:
-    """The ticks to set timers for ahead of their turn, where cells show that time has come further than the last tick.
+    """The ticks to set timers for in advance, when pending cells show that event time is past the next tick.
 
-    A timer that a tick sets fires with the next bundle at the earliest. So catching up would take a bundle a tick.
+    A timer set by a tick fires in the next bundle at the earliest. With one timer at a time, catching up would take
+    one bundle per tick.
 
     Args:
         pending: The cells whose slot has not ended.
@@ -139,8 +140,8 @@ def look_ahead(pending: pa.Table, marks: Marks, policy: SessionPolicy) -> tuple[
         policy: The rules.
 
     Returns:
-        The ticks after the one that is armed, up to the newest cell's and without those asked for before; and the marks
-        that say so.
+        The ticks after `marks.armed` up to the slot of the newest cell, without those that already have a timer; and
+        the marks with `ahead` updated.
     """
     if marks.armed is None or pending.num_rows == 0:
         return range(0), marks
@@ -151,7 +152,7 @@ def look_ahead(pending: pa.Table, marks: Marks, policy: SessionPolicy) -> tuple[
 
 
 def needs_cold(tick: int, pending: pa.Table, marks: Marks) -> bool:
-    """Whether the tick must read the cold part: to sweep it, or because a cell from before the last tick came."""
+    """Whether the tick must read the cold state: to sweep it, or because a cell older than the last tick is pending."""
     if marks.sweep is None or marks.last is None:
         return False
     return tick >= marks.sweep or bool(pc.any(pc.less(pending.column("slot"), marks.last)).as_py())
@@ -162,38 +163,38 @@ def fire(tick: int, pending: pa.Table, hot: Kept, cold: Kept | None, marks: Mark
 
     Args:
         tick: The tick, on the grid and after `marks.last`.
-        pending: Every accepted cell that no tick has shown yet.
-        hot: The hot part.
-        cold: The cold part where `needs_cold`, else None.
+        pending: Every accepted cell that no tick has used yet.
+        hot: The hot state.
+        cold: The cold state if `needs_cold`, else None.
         marks: The marks before the tick.
         policy: The rules.
 
     Returns:
-        The panes, and what replaces the state.
+        The panes and the new state.
     """
     ended = pc.less_equal(pending.column("slot"), tick - policy.cell)
-    shown, pending = pending.filter(ended), pending.filter(pc.invert(ended))
+    ended_cells, pending = pending.filter(ended), pending.filter(pc.invert(ended))
     thawed = EMPTY
     if cold is not None:
-        late = shown.filter(pc.less(shown.column("slot"), marks.last))
+        late = ended_cells.filter(pc.less(ended_cells.column("slot"), marks.last))
         thawed, cold = _split(cold, late.column("device_id"))
         cold = _sweep(tick, cold, policy)
 
-    cells = merge_cells([hot.cells, thawed.cells, shown])
+    cells = merge_cells([hot.cells, thawed.cells, ended_cells])
     frame = to_polars(cells)
     spans = spans_of(frame, policy)
-    told = to_polars(pa.concat_tables([hot.panes, thawed.panes]))
-    sessions = _compare(frame, spans, told)
-    withdrawn = told.join(sessions, on=KEY, how="anti").filter(~pl.col("is_retraction"))
+    emitted = to_polars(pa.concat_tables([hot.panes, thawed.panes]))
+    sessions = _compare(frame, spans, emitted)
+    withdrawn = emitted.join(sessions, on=KEY, how="anti").filter(~pl.col("is_retraction"))
     sessions = _decide(tick, sessions, withdrawn, marks, policy)
     panes = _panes(tick, frame, spans, sessions, withdrawn)
-    told = pl.concat([told.join(panes, on=KEY, how="anti"), panes])
+    emitted = pl.concat([emitted.join(panes, on=KEY, how="anti"), panes])
 
-    kept = _unexpired(tick, cells, spans, to_arrow(told, SESSION_PANE.schema), policy)
+    kept = _unexpired(tick, cells, spans, to_arrow(emitted, SESSION_PANE.schema), policy)
     open_sessions = sessions.filter(~pl.col("closed"))
     hot, frozen = _split(kept, open_sessions["device_id"].to_arrow().cast(pa.string()))
     hot = hot._replace(cells=_fold(tick, hot.cells, policy))
-    dues = [_shown_at(pending, tick, policy), *_dues(tick, open_sessions, policy)]
+    dues = [_tick_of_pending(pending, tick, policy), *_dues(tick, open_sessions, policy)]
     sweep = _next_sweep(frozen, cold, marks, policy)
     due = min((mark for mark in [*dues, sweep] if mark is not None), default=None)
     keeps = hot.cells.num_rows > 0 or sweep is not None
@@ -202,15 +203,15 @@ def fire(tick: int, pending: pa.Table, hot: Kept, cold: Kept | None, marks: Mark
 
 
 def _split(kept: Kept, devices: pa.Array | pa.ChunkedArray) -> tuple[Kept, Kept]:
-    """The part of some devices, and the part of all others."""
+    """The state of some devices, and that of all others."""
     chosen = pc.unique(devices)
     inside = Kept(*(table.filter(pc.is_in(table.column("device_id"), chosen)) for table in kept))
     outside = Kept(*(table.filter(pc.invert(pc.is_in(table.column("device_id"), chosen))) for table in kept))
     return inside, outside
 
 
-def _compare(cells: pl.DataFrame, spans: Spans, told: pl.DataFrame) -> pl.DataFrame:
-    """The sessions there are, a row each, beside what was last told of them."""
+def _compare(cells: pl.DataFrame, spans: Spans, emitted: pl.DataFrame) -> pl.DataFrame:
+    """The current sessions, one row each, joined with the last pane emitted for them."""
     final = spans.ends - 1
     total = cells["event_count"].cum_sum()
     sessions = pl.DataFrame(
@@ -224,9 +225,9 @@ def _compare(cells: pl.DataFrame, spans: Spans, told: pl.DataFrame) -> pl.DataFr
     )
     columns = ("event_count", "cut_reason", "pane_timing", "pane_index", "is_retraction")
     return sessions.join(
-        told.select(*KEY, *columns), on=KEY, how="left", maintain_order="left", validate="1:1"
+        emitted.select(*KEY, *columns), on=KEY, how="left", maintain_order="left", validate="1:1"
     ).with_columns(
-        # Events are only ever added to a session of one start: equal counts are equal sessions.
+        # A session with the same start only ever gains events, so equal counts mean equal sessions.
         changed=pl.col("event_count").is_null()
         | pl.col("is_retraction")
         | (pl.col("events") != pl.col("event_count"))
@@ -244,14 +245,14 @@ def _decide(
     early_mark = policy.early_firing is not None and tick % policy.early_firing == 0
     early, on_time, late = (pl.lit(timing.value) for timing in PaneTiming)
     return (
-        sessions.join(_heirs(sessions, withdrawn), on=KEY, how="left", maintain_order="left")
+        sessions.join(_inheriting(sessions, withdrawn), on=KEY, how="left", maintain_order="left")
         .with_columns(closed=silence_ends < tick)
         .with_columns(
             timing=pl.when(pl.col("fired"))
             .then(pl.when(pl.col("changed")).then(late))
             .when(pl.col("closed"))
             .then(pl.when(silence_ends >= before).then(on_time).otherwise(late))
-            # A retraction never goes alone: what holds its events now goes out beside it.
+            # A retraction is never emitted alone: the sessions that now hold its events fire at the same tick.
             .when(pl.col("inherits_fired"))
             .then(late)
             .when(pl.col("inherits_fired").is_not_null() | (pl.col("changed") & early_mark))
@@ -260,8 +261,8 @@ def _decide(
     )
 
 
-def _heirs(sessions: pl.DataFrame, withdrawn: pl.DataFrame) -> pl.DataFrame:
-    """The sessions that now hold the events of withdrawn ones, and whether any of those had fired."""
+def _inheriting(sessions: pl.DataFrame, withdrawn: pl.DataFrame) -> pl.DataFrame:
+    """The sessions that now hold events of withdrawn sessions, and whether any of the withdrawn ones had fired."""
     lost = withdrawn.select(
         "device_id",
         lost_start="session_start",
@@ -298,10 +299,10 @@ def _panes(
 
 
 def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy: SessionPolicy) -> Kept:
-    """What accepted events can still reach. A session goes whole: its cells and its last pane together.
+    """The sessions that accepted events can still reach. A session's cells and its last pane expire together.
 
-    Dropping single cells would move the start of what is left; dropping at the end of Beam's retention (one gap
-    sooner) would let an accepted event start a twin of a forgotten session.
+    Dropping single cells would move the session's start. Dropping sessions one gap sooner, as Beam does, would let an
+    accepted event start a second session beside the forgotten one.
     """
     frame = to_polars(cells)
     last = frame["last_time"].to_numpy()[spans.ends - 1]
@@ -313,10 +314,10 @@ def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy
             "live": live,
         }
     )
-    # A retraction has no session any more and goes by its own end.
-    told = to_polars(panes).join(sessions, on=KEY, how="left", maintain_order="left")
+    # A retracted session has no cells: its retraction expires by its own session_end.
+    emitted = to_polars(panes).join(sessions, on=KEY, how="left", maintain_order="left")
     by_itself = pl.col("session_end").cast(pl.Int64) + policy.retention >= tick
-    stays = told.select(pl.coalesce("live", by_itself)).to_series()
+    stays = emitted.select(pl.coalesce("live", by_itself)).to_series()
     if live.all() and stays.all():
         return Kept(cells, panes)
     return Kept(cells.filter(pa.array(np.repeat(live, spans.ends - spans.starts))), panes.filter(stays.to_arrow()))
@@ -328,10 +329,10 @@ def _sweep(tick: int, cold: Kept, policy: SessionPolicy) -> Kept:
 
 
 def _fold(tick: int, cells: pa.Table, policy: SessionPolicy) -> pa.Table:
-    """Merge the settled cells of each session, so that a device that never pauses keeps a few cells only.
+    """Merge the settled cells of each session, so that a device that never pauses keeps only a few cells.
 
-    Settled is a cell that no accepted event can fall into or before: the session's start and cut stand. It is put
-    off until a quarter of the rows would go, so that not every tick rewrites the cells for one of them.
+    A cell is settled if no accepted event can fall into it or before it, so the session's start and cut are final.
+    Merging waits until it removes at least a quarter of the rows, so that a tick does not rewrite all cells for one.
     """
     settled = cells.column("slot").to_numpy() < policy.reach(tick)
     if not settled.any():
@@ -342,15 +343,15 @@ def _fold(tick: int, cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     return fold_cells(cells, begins) if worth_it else cells
 
 
-def _shown_at(pending: pa.Table, tick: int, policy: SessionPolicy) -> int | None:
-    """The tick after `tick` that shows the first of the pending cells."""
+def _tick_of_pending(pending: pa.Table, tick: int, policy: SessionPolicy) -> int | None:
+    """The first tick after `tick` that uses a pending cell; None if none is pending."""
     if pending.num_rows == 0:
         return None
     return max(pc.min(pending.column("slot")).as_py(), tick) + policy.cell
 
 
 def _dues(tick: int, open_sessions: pl.DataFrame, policy: SessionPolicy) -> list[int]:
-    """When the open sessions next have a pane to fire if nothing more comes."""
+    """The ticks at which open sessions next fire a pane if no more events come."""
     dues = []
     if open_sessions.height:
         dues.append(int(closing_ticks(open_sessions["last"].to_numpy(), policy).min()))
@@ -362,7 +363,7 @@ def _dues(tick: int, open_sessions: pl.DataFrame, policy: SessionPolicy) -> list
 
 
 def _next_sweep(frozen: Kept, cold: Kept | None, marks: Marks, policy: SessionPolicy) -> int | None:
-    """When to look for expired sessions in the cold part next: a gap after the first expires, so not too often."""
+    """When to sweep the cold state next: a gap after its first session expires, so that sweeps are not too frequent."""
     panes = frozen.panes if cold is None else pa.concat_tables([frozen.panes, cold.panes])
     if cold is None and marks.sweep is not None:
         return marks.sweep

@@ -1,4 +1,4 @@
-"""The transform that turns event batches into session panes; it expands by the boundedness of its input."""
+"""The transform from event batches to session panes, with one expansion for bounded and one for unbounded inputs."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -39,20 +39,21 @@ _GATHERED_ROWS = 150_000
 
 @dataclass(eq=False)
 class Sessionize(beam.PTransform):
-    """Event batches in, session panes out; expands by the boundedness of its input.
+    """Turns event batches into session panes.
 
-    Element in: rows of EVENT_BATCH, stamped with their earliest event time. Element out: rows of SESSION_PANE
-    in the global window; an order between elements is not promised, `pane_index` gives it.
+    Input elements: rows of EVENT_BATCH, stamped with their earliest event time. Output elements: rows of SESSION_PANE
+    in the global window. Elements come in no defined order; `pane_index` orders the panes of a session.
 
-    A bounded input needs neither state nor timers: its panes are a closed form of its cells, and no event is late.
-    An unbounded one ticks: see `transforms.sessions.session_state` for when panes fire and what is too late.
+    A bounded input needs neither state nor timers: its panes are computed from its cells in closed form, and no event
+    is late. An unbounded input uses a timer at each tick; `transforms.sessions.session_state` defines when panes fire
+    and which events are too late.
 
-    Counters: ``panes_early``, ``panes_on_time``, ``panes_late``, ``retractions``; of an unbounded input also
-    ``events_late`` (behind the last tick, accepted) and ``events_too_late`` (they change no session).
+    Counters: ``panes_early``, ``panes_on_time``, ``panes_late``, ``retractions``; for an unbounded input also
+    ``events_late`` (older than the last tick but accepted) and ``events_too_late`` (they change no session).
 
     Attributes:
         policy: The rules.
-        shards: How many keys the devices are spread over; the parallelism, at most.
+        shards: Number of keys that the devices are spread over; an upper bound of the parallelism.
 
     Raises:
         OptionError: `shards` is not positive.
@@ -67,7 +68,7 @@ class Sessionize(beam.PTransform):
             raise OptionError(f"the number of shards must be at least 1, not {self.shards}")
 
     def expand(self, pcoll: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
-        """Cells before the shuffle: fewer rows to move, and they merge in any order after it."""
+        """Aggregate events into cells before the shuffle: fewer rows to move, and cells merge in any order after it."""
         to_cells = beam.ParDo(_ToCells(self.policy, self.shards)).with_output_types(ShardedTable)
         cells = pcoll | "SummarizeIntoCells" >> to_cells
         if not pcoll.is_bounded:
@@ -77,10 +78,10 @@ class Sessionize(beam.PTransform):
 
 
 class _ToCells(beam.DoFn):
-    """Event batches into the cells of each shard.
+    """Aggregates event batches into the cells of each shard.
 
-    Gathers a bundle: the batches that reach it are small where the steps before split them by key, and a cell is
-    smaller still.
+    The batches of a bundle are gathered first: they are small if earlier steps have split them by key, and their cells
+    would be even smaller.
     """
 
     def __init__(self, policy: SessionPolicy, shards: int) -> None:
@@ -102,7 +103,7 @@ class _ToCells(beam.DoFn):
 
 
 class _ChainBounded(WorkAhead):
-    """All the cells of a shard into its panes."""
+    """Computes the panes of a shard from all of its cells."""
 
     def __init__(self, policy: SessionPolicy) -> None:
         self._policy = policy
@@ -112,7 +113,7 @@ class _ChainBounded(WorkAhead):
 
     def work(self, cells: list[pa.Table]) -> pa.Table:
         merged = merge_cells(cells)
-        cells.clear()  # the task is not done with its arguments before it ends
+        cells.clear()  # the task holds its arguments until it ends
         return panes_of_bounded(merged, self._policy)
 
     def tell(self, panes: pa.Table) -> Iterator[WindowedValue]:
@@ -120,14 +121,14 @@ class _ChainBounded(WorkAhead):
         yield at_the_end(panes)
 
 
-# Four numbers a shard, never cleared: by them an event is too late even when nothing else is kept.
+# A few numbers per shard, never cleared: they tell that an event is too late even if all other state is empty.
 _MARKS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("marks", FastPrimitivesCoder()))
-# Cells that no tick has shown; each tick that has work rewrites them with those whose slot has not ended.
+# Cells that no tick has used yet; each tick with work leaves only those whose slot has not ended.
 _PENDING = beam.DoFn.StateParam(BagStateSpec("pending", TableCoder()))
-# Devices with an open session; each tick that has work rewrites them, without those that fell silent.
+# Devices with an open session; each tick with work rewrites them, without the devices whose session has closed.
 _HOT_CELLS = beam.DoFn.StateParam(ReadModifyWriteStateSpec("hot_cells", TableCoder()))
 _HOT_PANES = beam.DoFn.StateParam(ReadModifyWriteStateSpec("hot_panes", TableCoder()))
-# The other devices; the tick of `Marks.sweep` drops what has expired, at the latest a gap after it did.
+# All other devices; the tick of `Marks.sweep` drops expired sessions, at most a gap after they expire.
 _COLD_CELLS = beam.DoFn.StateParam(BagStateSpec("cold_cells", TableCoder()))
 _COLD_PANES = beam.DoFn.StateParam(BagStateSpec("cold_panes", TableCoder()))
 _TICK = TimerSpec("tick", TimeDomain.WATERMARK)
@@ -135,11 +136,12 @@ _TIMER = beam.DoFn.TimerParam(_TICK)
 
 
 class _Tick(beam.DoFn):
-    """Cells of a shard into its panes, tick by tick; the rules are in `transforms.sessions.session_state`.
+    """Computes the panes of a shard from its cells, tick by tick; the rules are in `transforms.sessions.session_state`.
 
-    A shard waits for one tick, and each sets the timer of the next while anything is kept, and no longer, so that a
-    drained input ends. Elements may only bring it forward: one that each element put off would never fire. The timer of
-    each tick has a tag of its own; one that fires and is not waited for does nothing.
+    A shard has one next tick, `Marks.armed`. Each tick sets the timer of the following one as long as there is state,
+    and then stops, so that a drained input ends. An element may only move the next tick to an earlier time: if elements
+    could postpone it, it might never fire. The timer of each tick has its own tag; a timer for any tick other than
+    the next one does nothing.
     """
 
     def __init__(self, policy: SessionPolicy) -> None:
@@ -191,7 +193,7 @@ class _Tick(beam.DoFn):
         if needs_cold(tick, waiting, before):
             cold = Kept(_read(cold_cells, CELL), _read(cold_panes, SESSION_PANE))
         fired = fire(tick, waiting, hot, cold, before, self._policy)
-        # A device has one open session, and is hot as long as it has
+        # A device is hot exactly as long as it has an open session, and it has at most one
         count("sessions_open", _devices(fired.hot) - _devices(hot))
         _replace(pending, fired.pending)
         if fired.hot.cells.num_rows:
@@ -216,7 +218,7 @@ class _Tick(beam.DoFn):
 
 
 def _write_marks(state: Any, timer: Any, marks: Marks, before: Marks) -> None:
-    """Keep the marks, and set the timer where it is not set already."""
+    """Write the marks, and set the timer unless it is already set."""
     state.write(tuple(marks))
     if marks.armed is not None and marks.armed != before.armed:
         _set(timer, marks.armed)
@@ -241,7 +243,7 @@ def _replace(bag: Any, table: pa.Table) -> None:
 
 
 def count_panes(panes: pa.Table) -> None:
-    """Count panes by their timing, and retractions apart."""
+    """Count panes by their timing, and retractions separately."""
     retracted = panes.column("is_retraction")
     count("retractions", retracted.combine_chunks().true_count)
     standing = panes.filter(pa.compute.invert(retracted)).column("pane_timing")

@@ -1,4 +1,4 @@
-"""Sessions as a closed form of cells: where each begins and ends, what it holds, what panes it fires."""
+"""Sessions computed from cells in closed form: where each begins and ends, its columns, and its panes."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from transforms.sessions.cells import ATTRIBUTES, gather
 from transforms.sessions.policy import SessionPolicy
 
 SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_timing", "pane_index"}])
-"""What a session is, without the pane that told of it."""
+"""SESSION without the columns of the pane."""
 
 _OWN_COLUMNS = (
     "device_id",
@@ -29,8 +29,8 @@ _OWN_COLUMNS = (
     "had_purchase",
     "revenue",
 )
-_SHOWN = [*_OWN_COLUMNS, *(attribute.name for attribute in ATTRIBUTES)]
-"""The columns of a cell that a session is made of; the others tell how cells merge."""
+_SESSION_SOURCE = [*_OWN_COLUMNS, *(attribute.name for attribute in ATTRIBUTES)]
+"""The columns of a cell that a session is computed from; the others are only needed to merge cells."""
 _NEVER = np.iinfo(np.int64).max
 UTC = pl.Datetime("us", "UTC")
 CUT_REASONS = pl.Series([None, CutReason.CAP.value, CutReason.MIDNIGHT.value], dtype=pl.String)
@@ -39,38 +39,38 @@ _MOST_MONEY = pl.Series(["99999999999999.9999"]).cast(pl.Decimal(38, 4))[0]
 
 
 class Spans(NamedTuple):
-    """Sessions as stretches of a table of cells: session i holds the cells from starts[i] up to ends[i]."""
+    """Sessions as row ranges of a table of cells: session i is the rows from starts[i] to ends[i], exclusive."""
 
     starts: Integers
     ends: Integers
     cuts: npt.NDArray[np.int8]
-    """Why the session was ended while its device went on: 0 not at all, 1 cap, 2 midnight."""
+    """Why the session was cut although its device went on: 0 not cut, 1 cap, 2 midnight."""
 
     def pick(self, chosen: npt.NDArray[np.generic]) -> "Spans":
-        """Some of the sessions, by flags or numbers."""
+        """A selection of the sessions, by flags or by indices."""
         return Spans(self.starts[chosen], self.ends[chosen], self.cuts[chosen])
 
 
 def chain(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
-    """The sessions of some cells.
+    """Compute sessions from cells.
 
     Args:
-        cells: Rows of CELL as `merge_cells` leaves them.
+        cells: Rows of CELL as `merge_cells` returns them.
         policy: Gap, cap and cut.
 
     Returns:
-        Rows of SESSION without the pane columns, by (device_id, session_start).
+        Rows of SESSION without the pane columns, ordered by (device_id, session_start).
     """
     frame = to_polars(cells)
     return to_arrow(describe(frame, spans_of(frame, policy)), SESSION_STATE)
 
 
 def spans_of(cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
-    """Where sessions begin and end among cells ordered by (device_id, slot).
+    """Find where sessions begin and end among cells ordered by (device_id, slot).
 
-    A session goes on while the silence is at most the gap. Because a cell is no longer than the gap, there is
-    no such silence inside one. A cut falls on the first cell boundary at or after the session's start + cap,
-    or on the next midnight, whichever is earlier; what follows is a new session with its own cap.
+    A session continues while the silence between events is at most the gap. A cell is no longer than the gap, so no
+    session ends inside a cell. A session is cut at the first cell boundary at or after its start + cap, or at the next
+    midnight, whichever is earlier. The events after the cut form a new session with its own cap.
     """
     rows = cells.height
     if rows == 0:
@@ -86,7 +86,7 @@ def spans_of(cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
 
 
 def _cut(chains: Spans, cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
-    """Cut the chains that reach their mark, all of them at once a round: rounds = longest chain / cap."""
+    """Cut the chains that reach their mark. Each round cuts all of them once: rounds = longest chain / cap."""
     if policy.cap is None and not policy.cut_at_midnight:
         return chains
     slot, first = cells["slot"].to_numpy(), cells["first_time"].to_numpy()
@@ -106,7 +106,7 @@ def _cut(chains: Spans, cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
 
 
 def _marks(starts: Integers, policy: SessionPolicy) -> tuple[Integers, npt.NDArray[np.int8]]:
-    """The boundary at which a session that began at each start is cut if it is still going on, and why."""
+    """For a session that begins at each start: the time at which it is cut if it is still open, and the reason."""
     marks = np.full(len(starts), _NEVER)
     reasons = np.full(len(starts), _NO_CUT, dtype=np.int8)
     if policy.cap is not None:
@@ -120,9 +120,9 @@ def _marks(starts: Integers, policy: SessionPolicy) -> tuple[Integers, npt.NDArr
 
 
 def _first_at_or_after(slot: Integers, spans: Spans, marks: Integers) -> Integers:
-    """The first cell of each span whose slot is at or after its mark; there is one."""
+    """The first cell of each span whose slot is at or after its mark. Each span must have one."""
     low, high = spans.starts.copy(), spans.ends - 1
-    while (searching := low < high).any():  # all spans are halved together
+    while (searching := low < high).any():  # one binary search over all spans at once
         middle = (low + high) // 2
         before = slot[middle] < marks
         low = np.where(searching & before, middle + 1, low)
@@ -131,9 +131,9 @@ def _first_at_or_after(slot: Integers, spans: Spans, marks: Integers) -> Integer
 
 
 def describe(cells: pl.DataFrame, spans: Spans) -> pl.DataFrame:
-    """What each session holds: SESSION's columns without the pane's.
+    """Compute SESSION's columns for each span, without the pane columns.
 
-    Spans may overlap: an early pane is the state of a session's first few cells.
+    Spans may overlap: an early pane covers the first few cells of a session.
     """
     starts, final = spans.starts, spans.ends - 1
     device = cells["device_id"][starts]
@@ -149,19 +149,19 @@ def describe(cells: pl.DataFrame, spans: Spans) -> pl.DataFrame:
         "event_count": _range_sum(cells["event_count"], spans),
         "page_view_count": _range_sum(cells["page_view_count"], spans),
         "had_purchase": _range_sum(cells["had_purchase"].cast(pl.Int64), spans) > 0,
-        # Money has 18 digits; a sum beyond them is a broken producer, and must not stop the rest.
+        # Money has 18 digits. A larger sum comes from a broken producer and must not fail the job.
         "revenue": _range_sum(cells["revenue"], spans).clip(-_MOST_MONEY, _MOST_MONEY).cast(pl.Decimal(18, 4)),
         "cut_reason": CUT_REASONS[spans.cuts.astype(np.int64)],
     }
     for name, _, keep in ATTRIBUTES:
         columns[name] = gather(cells[name], _decided(cells[name], spans, keep))
-    # whose an anonymous session is may be known days later
+    # Stitching may resolve the user of an anonymous session days later
     columns["resolved_user_key"] = pl.repeat(None, len(starts), dtype=pl.String, eager=True)
     return pl.DataFrame(columns)
 
 
 def _session_ids(devices: pl.Series, starts: pl.Series) -> pl.Series:
-    """The session id of each row, computed once where the rows before it are of the same session."""
+    """The session id of each row, computed once for consecutive rows of the same session."""
     anew = (devices.ne(devices.shift()) | starts.ne(starts.shift())).fill_null(value=True)
     ids = session_ids(devices.filter(anew).to_arrow(), starts.filter(anew).to_arrow())
     return pl.Series(pl.from_arrow(ids))[anew.cast(pl.UInt32).cum_sum() - 1]
@@ -174,7 +174,7 @@ def _range_sum(values: pl.Series, spans: Spans) -> pl.Series:
 
 
 def _decided(values: pl.Series, spans: Spans, keep: str) -> Integers:
-    """The first (or last) cell of each span where the value is known, `NONE` where there is none."""
+    """The first (or last) cell of each span with a non-null value, `NONE` if the span has none."""
     if values.null_count() == 0:
         return spans.starts if keep == "first" else spans.ends - 1
     known = values.is_not_null().to_numpy()
@@ -182,25 +182,25 @@ def _decided(values: pl.Series, spans: Spans, keep: str) -> Integers:
 
 
 def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
-    """The panes that the ticks would fire were every event on time, without ticking.
+    """Compute the panes of a bounded input: those that ticking would fire if every event were on time.
 
     Args:
-        cells: Rows of CELL as `merge_cells` leaves them: the whole of some devices' activity.
+        cells: Rows of CELL as `merge_cells` returns them: all the activity of some devices.
         policy: The rules.
 
     Returns:
-        Rows of SESSION_PANE: of each session its EARLY panes and its ON_TIME pane, numbered from 0.
+        Rows of SESSION_PANE: for each session its EARLY panes and its ON_TIME pane, numbered from 0.
     """
     if cells.num_rows == 0:
         return SESSION_PANE.empty()
-    frame = to_polars(cells.select(_SHOWN))
+    frame = to_polars(cells.select(_SESSION_SOURCE))
     spans = spans_of(frame, policy)
     closed = closing_ticks(frame["last_time"].to_numpy()[spans.ends - 1], policy)
     session = np.arange(len(spans.starts))
     if policy.early_firing is None:
         return _as_panes(describe(frame, spans), closed, np.zeros(len(session), dtype=np.int64), final=True)
     early, marks, of_early = _early(frame, spans, policy)
-    # The panes of one session come in the order of their marks already, the final one last.
+    # The panes of one session are already in the order of their marks, the final one last.
     order = np.argsort(np.append(of_early, session), kind="stable")
     every = Spans(
         np.append(early.starts, spans.starts)[order],
@@ -213,32 +213,33 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
 
 
 def closing_ticks(last: Integers, policy: SessionPolicy) -> Integers:
-    """The first tick after last + gap: where a session with this last event closes."""
+    """The tick at which a session with this last event closes: the first one after last + gap."""
     return ((last + policy.gap) // policy.cell + 1) * policy.cell
 
 
 def _early(cells: pl.DataFrame, spans: Spans, policy: SessionPolicy) -> tuple[Spans, Integers, Integers]:
-    """Each session as it is at each early mark where it is open and changed; the marks; their sessions."""
+    """The state of each session at each early mark where it is open and changed; the marks; the session numbers."""
     slot, last = cells["slot"].to_numpy(), cells["last_time"].to_numpy()
     owner = np.repeat(np.arange(len(spans.starts)), spans.ends - spans.starts)
     marks = _next_early(slot + policy.cell, policy)
-    # The last cell before a mark is the one that shows there.
-    shows = np.ones(len(slot), dtype=bool)
-    shows[:-1] = (marks[1:] != marks[:-1]) | (owner[1:] != owner[:-1])
-    shows &= last + policy.gap >= marks
-    ends = np.flatnonzero(shows) + 1
-    owner, marks = owner[shows], marks[shows]
-    # A cut is a change too: it is known once the next session's first cell is there.
+    # The pane of a mark ends with the last cell before it.
+    has_pane = np.ones(len(slot), dtype=bool)
+    has_pane[:-1] = (marks[1:] != marks[:-1]) | (owner[1:] != owner[:-1])
+    has_pane &= last + policy.gap >= marks
+    ends = np.flatnonzero(has_pane) + 1
+    owner, marks = owner[has_pane], marks[has_pane]
+    # A cut is a change too. It is known once the slot of the next session's first cell has ended.
     cut = np.flatnonzero(spans.cuts != _NO_CUT)
     known = _next_early(slot[spans.ends[cut]] + policy.cell, policy)
     whole = ends == spans.ends[owner]
     cuts = np.zeros(len(ends), dtype=np.int8)
     known_of = np.full(len(spans.starts), _NEVER)
     known_of[cut] = known
-    told = whole & (marks >= known_of[owner])
-    cuts[told] = spans.cuts[owner[told]]
+    cut_known = whole & (marks >= known_of[owner])
+    cuts[cut_known] = spans.cuts[owner[cut_known]]
+    # A cut that none of these panes shows fires a pane of its own if the session is still open.
     alone = np.ones(len(cut), dtype=bool)
-    alone[np.isin(cut, owner[told])] = False
+    alone[np.isin(cut, owner[cut_known])] = False
     alone &= last[spans.ends[cut] - 1] + policy.gap >= known
     cut, known = cut[alone], known[alone]
     early = Spans(

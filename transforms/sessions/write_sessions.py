@@ -1,4 +1,4 @@
-"""Session panes into fact_sessions: what a session now is, whatever was written of it before."""
+"""Write session panes into fact_sessions, so that the table has the current state of each session."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,15 @@ from transforms.sinks.write_lake import WriteLake
 
 @dataclass(eq=False)
 class WriteSessions(beam.PTransform):
-    """Writes session panes into fact_sessions: the last pane of each session, less those withdrawn.
+    """Writes the last pane of each session into fact_sessions, and removes sessions that were withdrawn.
 
-    Input elements: tables of SESSION_PANE. In a merge a session's new state replaces the one in the table.
+    Input elements: tables of SESSION_PANE. In a merge, a session's new state replaces its row in the table.
 
     Attributes:
         lake: The lake's root, a path or URI.
         mode: merge, overwrite or append; merge for an unbounded input.
-        onto_existing: As of `WriteLake`.
-        stable_input: As of `WriteLake`.
+        onto_existing: See `WriteLake`.
+        stable_input: See `WriteLake`.
     """
 
     lake: str
@@ -32,9 +32,9 @@ class WriteSessions(beam.PTransform):
     stable_input: bool = False
 
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Write with the fold of panes."""
+        """Write the panes as changes that fold into sessions."""
         if panes.is_bounded:
-            # A third of the panes, before they are moved
+            # Leaves a third of the panes to shuffle
             panes = panes | "KeepLatest" >> beam.Map(latest_panes).with_output_types(pa.Table)
         return panes | "WriteLake" >> WriteLake(
             FACT_SESSION,
