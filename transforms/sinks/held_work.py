@@ -1,4 +1,4 @@
-"""What is done with tables that were held back, in a process that does not load Beam."""
+"""The subprocess's side of `HoldBack`: runs the work on the held tables, in a process that does not load Beam."""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +10,16 @@ import pyarrow as pa
 from stores.held_tables import read_held
 
 Work = Callable[[Iterator[pa.Table]], Any]
-"""From tables, each read when it is asked for, to a result. It is pickled, and so is what it returns."""
+"""A function from tables to a result. The tables are read lazily. The function and its result must be picklable."""
 
 
 def work_on(pickled: bytes, folder: str, names: Sequence[str]) -> Any:
-    """Do the work on the tables of some files.
+    """Run the work on the tables of some files.
 
     Args:
-        pickled: The work. The same bytes again are the same object here: what it keeps from one call serves the next.
-        folder: Of the files.
-        names: As `stores.held_tables.write_held` gave them.
+        pickled: The pickled work. Equal bytes are unpickled once, so the object can keep state between calls.
+        folder: The folder of the files.
+        names: The names that `stores.held_tables.write_held` returned.
 
     Raises:
         StoreError: A file cannot be read.
@@ -28,11 +28,11 @@ def work_on(pickled: bytes, folder: str, names: Sequence[str]) -> Any:
     try:
         return work(read_held(folder, name) for name in names)
     finally:
-        # what one work has freed serves no other until it is given back
+        # the pool keeps freed memory, which no other work would use
         pa.default_memory_pool().release_unused()
 
 
 @lru_cache(maxsize=16)
 def _unpickled(pickled: bytes) -> Work:
-    work: Work = pickle.loads(pickled)  # noqa: S301  (of the process that started this one)
+    work: Work = pickle.loads(pickled)  # noqa: S301  (it comes from the parent process)
     return work

@@ -1,4 +1,4 @@
-"""Tables of an endless input held back in files, so that work which costs by the table is done on many at once."""
+"""Micro-batching of an unbounded input: tables wait in files until work with a cost per table is done on many."""
 
 import pickle
 import time
@@ -25,11 +25,11 @@ from transforms.tables import at_the_end
 
 
 class Worked(NamedTuple):
-    """The result of the work on some tables.
+    """The result of the work on a batch of tables.
 
     Attributes:
         result: What the work returned.
-        names: The names of the tables' files, which are kept until a checkpoint has what follows from the result.
+        names: The names of the tables' files. The files are kept until a checkpoint holds the result.
     """
 
     result: Any
@@ -37,29 +37,29 @@ class Worked(NamedTuple):
 
 
 LOOK_SECONDS = 0.5
-"""Time between two looks at whether the work is done."""
+"""Interval at which a timer checks whether the running work is done."""
 LONGEST_WORK = 60.0
-"""Seconds after which a bundle waits for the running work, so that the input cannot outrun it for ever."""
+"""Seconds after which a bundle waits for the running work, so that the backlog cannot grow without bound."""
 _DONE = "done"
 
 
 @dataclass(eq=False)
 class HoldBack(beam.PTransform):
-    """Tables → `Worked`: the result of a work on the tables of a few seconds of processing time together.
+    """Tables → `Worked`: collects the tables of a few seconds of processing time and runs the work on them together.
 
-    The tables wait in files, one a bundle; the runner moves and checkpoints only the files' names. The work starts
-    once a checkpoint has the names. It runs in a subprocess, so that neither a bundle nor a checkpoint waits for it.
-    The names leave the state in the bundle that emits the result: what a crash leaves half done is done again, on the
-    same files. A file is deleted once a checkpoint has the result of its rows. At the end of the input all that waits
-    is worked on, and waited for.
+    Each bundle writes its tables to one file; the runner moves and checkpoints only the file names. The work starts
+    once a checkpoint holds the names. It runs in a subprocess, so that neither a bundle nor a checkpoint waits for it.
+    The names leave the state in the bundle that emits the result, so work that a crash interrupts is repeated on the
+    same files. A file is deleted once a checkpoint holds the result of its rows. At the end of the input, the work on
+    all waiting tables is run and waited for.
 
-    Beam's own `transforms.async_dofn` works in threads of the steps' process, and leaves out the end of the input.
+    Beam's own `transforms.async_dofn` works in threads of the worker process, and does not handle the end of the input.
 
     Attributes:
-        folder: Folder of the files, a path or URI. What a lost attempt leaves there is never read.
+        folder: Folder of the files, a path or URI. Files that a failed attempt leaves there are never read.
         seconds: How long a table waits at most before the work on it starts.
-        work: What is done with the tables. It may be done twice; one of the results is emitted.
-        stable_input: As of `WriteLake`.
+        work: The function that is run on the tables. It may run twice on the same tables; one result is emitted.
+        stable_input: See `WriteLake`.
     """
 
     folder: str
@@ -68,13 +68,13 @@ class HoldBack(beam.PTransform):
     stable_input: bool = False
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[Worked]:
-        """Write, wait, work; delete."""
+        """Write the files, collect their names, run the work, and delete the files after the next checkpoint."""
         worked = (
             tables
             | "Write" >> beam.ParDo(_Write(self.folder)).with_output_types(tuple[str, str])
             | "NowAndThen" >> now_and_then(self.seconds)
             | "Together" >> beam.GroupByKey()
-            | "OnceHeld" >> stable_par_do(_GoOn(), self.stable_input).with_output_types(tuple[str, list[str]])
+            | "OnceHeld" >> stable_par_do(_Forward(), self.stable_input).with_output_types(tuple[str, list[str]])
             | "Work"
             >> beam.ParDo(_WorkInSubprocess(self.work, self.folder))
             .with_output_types(Worked, **{_DONE: tuple[str, str]})
@@ -89,7 +89,7 @@ class HoldBack(beam.PTransform):
 
 
 def now_and_then(seconds: int) -> beam.WindowInto:
-    """A trigger that fires every few seconds of processing time, and at the end of the input."""
+    """Global windows with a trigger that fires every few seconds of processing time, and at the end of the input."""
     either = trigger.AfterAny(trigger.AfterProcessingTime(seconds), trigger.AfterWatermark())
     return beam.WindowInto(
         window.GlobalWindows(),
@@ -99,7 +99,7 @@ def now_and_then(seconds: int) -> beam.WindowInto:
 
 
 class _Write(beam.DoFn):
-    """A bundle's tables to a file, named when the bundle ends."""
+    """Writes a bundle's tables to one file, and emits its name when the bundle ends."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -114,19 +114,19 @@ class _Write(beam.DoFn):
         if self._tables:
             name = write_held(self._folder, self._tables)
             self._tables = []
-            # the end of time: what waits is never late, and holds no watermark back
+            # with the maximum timestamp a waiting element is never late, and does not hold the watermark back
             yield at_the_end(("", name))
 
 
-class _GoOn(beam.DoFn):
-    """A group of names, unchanged; only its stable input matters."""
+class _Forward(beam.DoFn):
+    """Passes on groups of names unchanged; the step exists for its stable input alone."""
 
     def process(self, group: tuple[str, Iterable[str]]) -> Iterator[tuple[str, list[str]]]:
         yield group[0], list(group[1])
 
 
 class _Running(NamedTuple):
-    """A work under way: the names of its files, and when it began by this process' monotonic clock."""
+    """Work in progress: the names of its files, and when it began by this process's monotonic clock."""
 
     names: tuple[str, ...]
     future: Future[Any]
@@ -134,9 +134,9 @@ class _Running(NamedTuple):
 
 
 _RUNNING: dict[str, _Running] = {}
-"""The work under way of each step. A runner may use several instances of a DoFn: one goes on with another's work."""
+"""The work in progress of each step. A runner may use several instances of a DoFn, and any of them may finish it."""
 
-# The names of files whose result has not been emitted.
+# The names of the files whose result has not been emitted yet.
 _NAMES = beam.DoFn.StateParam(BagStateSpec("names", StrUtf8Coder()))
 _LOOK = TimerSpec("look", TimeDomain.REAL_TIME)
 _LOOK_TIMER = beam.DoFn.TimerParam(_LOOK)
@@ -145,9 +145,9 @@ _END_TIMER = beam.DoFn.TimerParam(_END)
 
 
 class _WorkInSubprocess(beam.DoFn):
-    """Names of files → the result of the work on them once it is there, and then each name, tagged as done.
+    """File names → the result of the work on these files, followed by each name, tagged as done.
 
-    One work runs at a time, on all names that wait.
+    One piece of work runs at a time, on all names that are waiting.
     """
 
     def __init__(self, work: Work, folder: str) -> None:
@@ -194,14 +194,14 @@ class _WorkInSubprocess(beam.DoFn):
             yield from self._finish(running, names)
 
     def _running(self, names: Any) -> _Running | None:
-        """The running work, unless it is from before the runner went back to a checkpoint: its names no longer wait."""
+        """The running work; None if the runner has since restored a checkpoint in which its names do not wait."""
         running = _RUNNING.get(self._step)
         if running is None or not set(running.names) <= set(names.read()):
             return None
         return running
 
     def _begin(self, names: Any) -> _Running | None:
-        """Begin the work on all names that wait, if any do."""
+        """Start the work on all waiting names; None if there are none."""
         waiting = tuple(names.read())
         if not waiting:
             return None
@@ -210,7 +210,7 @@ class _WorkInSubprocess(beam.DoFn):
         return running
 
     def _finish(self, running: _Running, names: Any) -> Iterator[Any]:
-        """Wait for a work, emit its result and its names, and take these out of the state."""
+        """Wait for the work, emit its result and its names, and remove the names from the state."""
         _RUNNING.pop(self._step)
         yield at_the_end(Worked(SHARED_SUBPROCESS.result(running.future), running.names))
         left = [name for name in names.read() if name not in running.names]

@@ -1,4 +1,4 @@
-"""Steps whose effect is not undone by a restore: they see only what the runner's checkpoint has."""
+"""Stable input for steps with side effects that a restore does not undo: they see only checkpointed elements."""
 
 from typing import Any
 
@@ -7,15 +7,16 @@ from apache_beam.portability import common_urns
 from apache_beam.transforms import trigger, window
 
 _PAST_THE_END = 2 * 86_400
-"""Seconds: the global window ends a day before the watermark of an input that has ended."""
+"""Seconds. The global window ends one day before the final watermark of an input that has ended."""
 
 
 class BreakFusion(beam.PTransform):
-    """Keyed elements → each at once and on its own, (key, one element): for the checkpoint between, not to gather.
+    """Keyed elements → (key, one element): a shuffle that emits each element at once, to put a checkpoint in between.
 
     Args:
-        from_timers: Whether elements come of timers at the end of the input, where they are late on a runner that holds
-            no watermark for them. What follows must not wait for them then.
+        from_timers: Whether timers at the end of the input emit elements. On a runner that does not hold the watermark
+            for them they are late, so this transform accepts late elements; downstream steps must not rely on the
+            watermark to wait for them.
     """
 
     def __init__(self, from_timers: bool = False) -> None:
@@ -23,7 +24,7 @@ class BreakFusion(beam.PTransform):
         self._lateness = _PAST_THE_END if from_timers else 0
 
     def expand(self, keyed: beam.PCollection[tuple[str, Any]]) -> beam.PCollection[tuple[str, Any]]:
-        """A grouping that keeps nothing waiting."""
+        """Group by key, with a trigger that fires for every element."""
         return (
             keyed
             | "Globally"
@@ -38,10 +39,10 @@ class BreakFusion(beam.PTransform):
 
 
 class StableParDo(beam.ParDo):
-    """A ParDo whose input is the same when a bundle is retried. Beam's Python SDK has no other way to say so."""
+    """A ParDo that requires stable input: a retried bundle sees the same input. Beam's Python SDK lacks an option."""
 
     def to_runner_api_parameter(self, context: Any, **extra: Any) -> Any:
-        """Beam's translation, and the requirement."""
+        """Add the requirement to Beam's translation of the step."""
         urn, payload = super().to_runner_api_parameter(context, **extra)
         payload.requires_stable_input = True
         context.add_requirement(common_urns.requirements.REQUIRES_STABLE_INPUT.urn)
@@ -49,5 +50,5 @@ class StableParDo(beam.ParDo):
 
 
 def stable_par_do(step: beam.DoFn, stable_input: bool) -> beam.ParDo:
-    """A ParDo that requires stable input where the runner has to be asked for it (Flink); FnApiRunner refuses."""
+    """A ParDo that requires stable input if `stable_input` is set: Flink needs the request, FnApiRunner rejects it."""
     return StableParDo(step) if stable_input else beam.ParDo(step)

@@ -1,10 +1,14 @@
-"""An endless input into the lake, exactly once.
+"""Writes an unbounded input to the lake, exactly once.
 
-Why each step is there: a bundle's rows are files before they are acknowledged; the numbers of the files are in the
-runner's checkpoint with their descriptions; a break in fusion lets the commit see only descriptions that are; and the
-table itself remembers the highest number that is in, and of which attempt it is. Without the numbers a crash between a
-commit and its acknowledgement writes rows twice; without the break it loses them; and without the attempt a run that
-goes on from an older checkpoint than the lake does either, as its bundles are cut anew.
+Each step has its reason:
+
+- A bundle's rows are written to files before the bundle is acknowledged.
+- The descriptions of the files are numbered; the runner's checkpoint holds each number with its description. Without
+  the numbers, a crash between a commit and its acknowledgement would write rows twice.
+- A break in fusion makes sure that the commit sees only descriptions that are in a checkpoint. Without it, such a crash
+  would lose rows.
+- The table itself records the highest committed number and the attempt that assigned it. Without the attempt, a run
+  restored from a checkpoint older than the lake would write rows twice or lose them, as its bundles are cut anew.
 """
 
 import uuid
@@ -29,16 +33,17 @@ from transforms.tables import at_the_end
 
 @dataclass(eq=False)
 class StreamToLake(beam.PTransform):
-    """Writes an unbounded collection of tables into a table of the lake.
+    """Writes an unbounded PCollection of tables to a table of the lake.
 
-    Input elements: tables with the record's columns, or of changes. Output: one `CommitResult` a commit.
+    Input elements: tables with the record's columns, or tables of changes. Output: one `CommitResult` a commit.
 
     Attributes:
-        record: Names the table, its columns, partitions, order and key.
+        record: Defines the table's name, columns, partitions, sort order and key.
         lake: The lake's root, a path or URI.
-        changes: Where the input's rows are changes: what they come to; they are merged when committed.
-        onto_existing: Whether a fresh run may add to a table with rows of another run.
-        stable_input: Whether to require of the runner that the commit's input survives a retry as it is.
+        changes: How changes become rows, if the input's rows are changes; the commit then merges them into the table.
+            None if the rows are appended as they are.
+        onto_existing: Whether a fresh run may add to a table that holds rows of another run.
+        stable_input: Whether to require stable input of the runner for the commit: a retry sees the same elements.
     """
 
     record: Record
@@ -48,7 +53,7 @@ class StreamToLake(beam.PTransform):
     stable_input: bool = False
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Write files a bundle, commit them in order."""
+        """Write each bundle's files, and commit them in order."""
         return (
             tables
             | "WriteBundles" >> beam.ParDo(_WriteBundles(self))
@@ -59,14 +64,14 @@ class StreamToLake(beam.PTransform):
 
 @dataclass(eq=False)
 class CommitInOrder(beam.PTransform):
-    """Commits files of an endless run. Input: (table, description); output: one `CommitResult` a commit.
+    """Commits the files of an unbounded run. Input: (table, description); output: one `CommitResult` a commit.
 
     Attributes:
         records: The tables' records.
         lake: The lake's root, a path or URI.
-        changes: As of `StreamToLake`.
-        onto_existing: As of `StreamToLake`.
-        stable_input: As of `StreamToLake`.
+        changes: See `StreamToLake`.
+        onto_existing: See `StreamToLake`.
+        stable_input: See `StreamToLake`.
     """
 
     records: tuple[Record, ...]
@@ -86,7 +91,7 @@ class CommitInOrder(beam.PTransform):
 
 
 def count_commit(result: CommitResult) -> None:
-    """Count what a commit wrote, under the table's name."""
+    """Add what a commit wrote to the counters of its table."""
     prefix = f"lake_{result.table.replace('/', '_')}"
     count(f"{prefix}_rows", result.rows_written)
     count(f"{prefix}_skipped", result.rows_already_there)
@@ -100,7 +105,7 @@ def count_commit(result: CommitResult) -> None:
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteBundles(beam.DoFn):
-    """A bundle's tables to files, one or more a partition, described when the bundle ends."""
+    """Writes a bundle's tables to one or more files a partition, and emits the files' descriptions."""
 
     def __init__(self, write: StreamToLake) -> None:
         self._lake, self._record, self._changes = write.lake, write.record, write.changes
@@ -121,7 +126,7 @@ class _WriteBundles(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for described in self._flush():
-            # the end of time: a description is never late, and holds no watermark back
+            # with the maximum timestamp a description is never late, and does not hold the watermark back
             yield at_the_end(described)
 
     def _flush(self) -> Iterator[NamedWrite]:
@@ -137,16 +142,16 @@ class _WriteBundles(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[str, Numbered])
 class _Sequence(beam.DoFn):
-    """Numbers the descriptions of a table 1, 2, 3 …; the number is in the checkpoint with its description.
+    """Numbers the descriptions of a table 1, 2, 3 …; the checkpoint holds each number with its description.
 
-    Its state is two small cells a table and lives as long as the run: the numbers of a run never start again.
+    The state is two small values a table. It is kept for the whole run, because a run's numbers never restart.
     """
 
     INCARNATION = ReadModifyWriteStateSpec("incarnation", StrUtf8Coder())
     LAST = ReadModifyWriteStateSpec("last", VarIntCoder())
 
     def setup(self) -> None:
-        # a restored step is set up anew: what it numbers is told from what was numbered past the checkpoint before
+        # a restored step is set up again: a new attempt tells its numbers from those given after the checkpoint
         self._attempt = uuid.uuid4().hex
 
     def process(
@@ -158,7 +163,7 @@ class _Sequence(beam.DoFn):
         name, write = element
         run = incarnation.read()
         if not run:
-            # made when the state is empty: a fresh start on an old table must not take its numbers for done
+            # a fresh run on an existing table needs its own incarnation: the table's numbers are another run's
             run = uuid.uuid4().hex
             incarnation.write(run)
         number = (last.read() or 0) + 1
@@ -168,7 +173,7 @@ class _Sequence(beam.DoFn):
 
 @beam.typehints.with_output_types(CommitResult)
 class _CommitNumbered(beam.DoFn):
-    """A bundle's descriptions to one transaction: where the input is stable, all that a checkpoint let through."""
+    """Commits a bundle's descriptions in one transaction; with stable input, all that a checkpoint released."""
 
     def __init__(self, commit: CommitInOrder) -> None:
         self._lake, self._changes, self._onto_existing = commit.lake, commit.changes, commit.onto_existing

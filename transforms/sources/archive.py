@@ -1,4 +1,4 @@
-"""The raw log of a bus: what arrived, as it arrived, before anything can reject it."""
+"""The raw log of a bus: every record as it arrived, before any check can reject it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,32 +14,33 @@ from transforms.background import Background
 from transforms.metrics import count
 
 HELD_BYTES = 64 << 20
-"""Compressed bytes that a bundle holds at most; a bundle that reaches it writes a file before its end."""
+"""Compressed bytes that a bundle buffers at most; a bundle that reaches this writes files before its end."""
 
 
 @dataclass(eq=False)
 class Archive(beam.PTransform):
-    """Tables of RAW → for each bundle the number of rows that are now in the raw log.
+    """RAW tables → for each bundle, the number of rows written to the raw log.
 
-    A bundle's rows are files before the bundle is acknowledged, so the log holds every row that the runner will not
-    ask the bus for again. After a failure it may hold some twice: of an event the copies are duplicates, of a dead
-    letter they have one id. `transforms.sources.compact_archive` makes large files of the small ones.
+    A bundle's rows are written to files before the bundle is acknowledged, so the log holds every row that the runner
+    will not read again from the bus. After a failure the log may hold rows twice: copies of an event are found as
+    duplicates, and copies of a dead letter have the same id. `transforms.sources.compact_archive` merges the small
+    files into large ones.
 
     Counters: ``archive_rows``, ``archive_files``, ``archive_bytes``.
 
     Attributes:
-        uri: The raw log's root, a path or URI; below it a folder for each hour of arrival.
+        uri: The raw log's root, a path or URI. It has a folder for each hour of arrival.
     """
 
     uri: str
 
     def expand(self, batches: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
-        """Write in one step."""
+        """Write the raw log in one step."""
         return batches | "WriteRawLog" >> beam.ParDo(_WriteRawLog(self.uri)).with_output_types(int)
 
 
 class _WriteRawLog(beam.DoFn):
-    """Encodes tables as they come, in a thread beside the bundle, and writes them when it ends."""
+    """Encodes tables as they arrive, in a background thread, and writes them when the bundle ends."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -49,7 +50,7 @@ class _WriteRawLog(beam.DoFn):
         self._background = Background[list[RawLogFile]]("archive")
 
     def start_bundle(self) -> None:
-        # of a bundle that failed
+        # discard the leftovers of a failed bundle
         self._background.reset()
         self._buffer.clear()
 

@@ -1,12 +1,12 @@
-"""Large files of the raw log's many small ones, hour by hour, beside the job that writes and the readers; no Beam.
+"""Compacts the raw log: merges each hour's small files into large ones, while the log is written and read. No Beam.
 
-A pass merges what closed hours hold and leaves a receipt of the files that it merged; a pass after `KEEP` deletes
-those. In between a reader meets their rows twice, as it may after any restart of the writer, and what a reader has
-listed is there when it opens it. A pass that dies is mended by the next: it finds the same rows, and so writes the
-same file under the same name.
+A pass merges the files of closed hours and writes a receipt that lists the merged files. A later pass deletes these
+files once they are older than `KEEP`. In between, a reader sees their rows twice, as it may after any restart of the
+writer, but every file it has listed still exists when it opens it. If a pass dies, the next one repairs it: it finds
+the same rows, and so writes the same file under the same name.
 
-Files whose offsets do not meet hold no copy of each other's rows: their blocks are taken over as they are, for a tenth
-of the time that decoding takes. The others are decoded, and each row is kept once.
+Files whose offset ranges do not overlap hold no copies of each other's rows. Their Avro blocks are copied unchanged,
+which takes a tenth of the time of decoding. The other files are decoded, and their rows are deduplicated.
 """
 
 import io
@@ -36,13 +36,13 @@ from stores.raw_log_files import (
 from transforms.sources.raw_files import Damage, FileFormat, FileSlice, read_slice
 
 TARGET_BYTES = 32 << 20
-"""Of a file, compressed. A merge holds its rows: ten times as much."""
+"""Compressed size of a merged file. A merge holds the file's rows in memory, ten times as much."""
 
 SETTLE = timedelta(minutes=10)
-"""After its end an hour counts as closed. A file that comes later still is merged by a later pass."""
+"""An hour is closed this long after its end. A file that arrives even later is merged by a later pass."""
 
 KEEP = timedelta(hours=1)
-"""Files that were merged stay so long for readers who have listed them."""
+"""How long merged files are kept for readers that have already listed them."""
 
 _ABANDONED = timedelta(days=1)
 _RECEIPT = "_merged-"
@@ -50,14 +50,14 @@ _ORDER = ("arrival_time", "source", "partition", "offset")
 
 
 class Compaction(NamedTuple):
-    """What a pass did.
+    """What a pass did, in numbers of files and rows.
 
     Attributes:
         merged: Small files that were merged.
-        written: Files they became.
-        copies: Rows that were there twice and now are once.
-        deleted: Files of earlier passes and of lost writers that were deleted.
-        damaged: Files that cannot be read whole; they are left as they are.
+        written: Files that were written in their place.
+        copies: Duplicate rows that were removed.
+        deleted: Files that were deleted: merged by earlier passes, or left behind by failed writers.
+        damaged: Files that cannot be read completely; they are left unchanged.
     """
 
     merged: int = 0
@@ -76,8 +76,8 @@ def compact_archive(root: str, now: datetime, target_bytes: int = TARGET_BYTES) 
 
     Args:
         root: The raw log's root, a path or URI, as `Archive` takes it.
-        now: The time.
-        target_bytes: Size of a file, roughly; files of half of it are left alone.
+        now: The current time.
+        target_bytes: Approximate size of a merged file; files of half this size or more are left alone.
 
     Raises:
         StoreError: The log cannot be listed, read or written.
@@ -99,9 +99,9 @@ def compact_archive(root: str, now: datetime, target_bytes: int = TARGET_BYTES) 
 
 
 def without_copies(rows: pa.Table) -> pa.Table:
-    """RAW rows in the order of their arrival, each once.
+    """RAW rows in the order of their arrival, without duplicates.
 
-    A copy is equal in all columns: a topic that was made anew has the same offsets, and other payloads.
+    Duplicates are equal in all columns; the offset alone does not identify a row, as a recreated topic reuses offsets.
 
     >>> row = {"payload": b"{}", "source": "t", "partition": 0, "offset": 1, "arrival_time": None}
     >>> len(without_copies(pa.Table.from_pylist([row, row, {**row, "offset": 2}], schema=RAW.schema)))
@@ -141,7 +141,11 @@ class _Hour:
         return done
 
     def _settle_receipts(self, now: datetime) -> tuple[set[str], int]:
-        """The names that receipts say are merged and must stay a while; the number of files deleted."""
+        """Delete the files of expired receipts.
+
+        Returns:
+            The names of merged files that other receipts still keep, and the number of files deleted.
+        """
         kept: set[str] = set()
         deleted = 0
         for name in [name for name in self._files if name.startswith(_RECEIPT)]:
@@ -151,7 +155,7 @@ class _Hour:
                 kept |= names
                 continue
             deleted += self._delete(names & self._files.keys())
-            # last, so that a pass that dies before is taken up again
+            # last, so that the next pass finishes the job if this one dies before
             self._delete([name])
             for gone in names:
                 self._files.pop(gone, None)
@@ -182,7 +186,7 @@ class _Hour:
         written = [file.path.rpartition("/")[2] for file in buffer.write()]
         replaced = sorted(set(merged) - set(written))
         receipt = json.dumps({"merged_at": now.isoformat(), "into": written, "files": replaced})
-        # named after the time too: another merge may end in the same file, and must not take this one's place
+        # the time in the name keeps receipts apart: another merge may write the same file
         name = f"{_RECEIPT}{now.astimezone(UTC):%Y%m%dT%H%M%S%f}-{written[0]}.json"
         write_whole(self._filesystem, f"{self._folder}/{name}", receipt.encode())
         return Compaction(len(replaced), len(written), len(found) - len(rows), damaged=damaged)
@@ -203,7 +207,7 @@ class _Hour:
 
 
 def _overlapping(summaries: dict[str, Summary | None]) -> set[str]:
-    """Names of the files that may share a row with another: a range of offsets of theirs meets one of the other's."""
+    """Names of the files that may share a row with another: their offset ranges overlap."""
     ranges = sorted(
         (summary.source, partition, first, last, name)
         for name, summary in summaries.items()
@@ -224,22 +228,22 @@ def _overlapping(summaries: dict[str, Summary | None]) -> set[str]:
 
 
 def _summary(data: bytes) -> Summary | None:
-    with suppress(Exception):  # whatever fastavro meets in a damaged header
+    with suppress(Exception):  # fastavro raises many kinds for a damaged header
         return read_summary(data)
     return None
 
 
 def _added(buffer: RawLogBuffer, data: bytes, summary: Summary) -> bool:
-    """Whether a file could be taken over: what cannot be read must not be deleted."""
+    """Copy a file's blocks; False if it cannot be read, as an unreadable file must not be deleted."""
     try:
         buffer.add_file(data, summary)
-    except Exception:  # whatever fastavro and its codecs meet
+    except Exception:  # fastavro and its codecs raise many kinds for damage
         return False
     return True
 
 
 def _decoded(name: str, data: bytes) -> pa.Table | None:
-    """A file's rows, or None where it is damaged: what cannot be read must not be deleted."""
+    """A file's rows, or None if it is damaged, as an unreadable file must not be deleted."""
     tables = [RAW.empty()]
     try:
         for piece in read_slice(io.BytesIO(data), FileSlice(name, FileFormat.AVRO, 0, len(data))):
@@ -252,7 +256,7 @@ def _decoded(name: str, data: bytes) -> pa.Table | None:
 
 
 def _groups(sizes: dict[str, int], target_bytes: int) -> Iterator[list[str]]:
-    """Names in order, as many together as make a file; a name alone is no group."""
+    """Group file names, in order, by the target size of a merged file; a single file is not a group."""
     group: list[str] = []
     held = 0
     for name, size in sizes.items():

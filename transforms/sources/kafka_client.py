@@ -1,4 +1,4 @@
-"""Clients of a Kafka cluster: how they are configured, what they log, and which of their errors end a run. No Beam."""
+"""Kafka clients: their configuration, their logging, and which of their errors end a run. No Beam."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from schemas.errors import InputError, OptionError
 Client = TypeVar("Client")
 
 REPEAT_SECONDS = 60.0
-"""A client that cannot connect says so all the time; of each kind of message one passes in this time."""
+"""A client that cannot connect logs it continuously; one message of each kind is passed on in this time."""
 
 _JAAS_LOGIN = re.compile(r'\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')')
 _PROPERTY_NAME = re.compile(r'(?:property:? ")([\w.]+)|\b((?:ssl|sasl)\.[\w.]+)')
@@ -24,15 +24,15 @@ _REQUEST_SECONDS = 5.0
 
 
 class BrokerUnreachableError(InputError):
-    """No broker answers. A worker waits and tries again; a check before the start gives up."""
+    """No broker answers. A worker waits and retries; a check before the start of a job fails."""
 
 
 class NoSuchTopicError(InputError):
-    """The cluster answers, and has no topic of that name."""
+    """The cluster answers, but has no topic of that name."""
 
 
 class _OncePer(logging.Filter):
-    """Lets one message of each kind pass in `REPEAT_SECONDS`: of librdkafka's kinds, as FAIL, and of ours."""
+    """Passes one message of each kind in `REPEAT_SECONDS`: a librdkafka kind such as FAIL, or a message of ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _OncePer(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         kind: object = record.msg
         if isinstance(record.args, tuple) and len(record.args) == 3:
-            kind = record.args[0]  # as librdkafka's messages are made: its kind, the client, the text
+            kind = record.args[0]  # the arguments of librdkafka's messages: the kind, the client, the text
         now = time.monotonic()
         if now - self._passed.get(kind, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
@@ -57,40 +57,48 @@ _SILENT.disabled = True
 
 @dataclass(frozen=True)
 class KafkaCluster:
-    """Where a cluster is, and where what it takes to log in is; the file is read where a client is opened.
+    """The address of a cluster, and the path of the file with its credentials.
 
     Attributes:
-        servers: HOST:PORT, several with commas between.
-        config: A client properties file (TLS, SASL and whatever else librdkafka takes); only its path travels.
+        servers: Comma-separated HOST:PORT of brokers.
+        config: A client properties file (TLS, SASL and any other librdkafka property). It is read where a client is
+            opened; only its path is pickled.
     """
 
     servers: str
     config: Path | None = None
 
     def client(self, kind: Callable[..., Client], settings: dict[str, Any], logger: logging.Logger = LOGGER) -> Client:
-        """Open a client: a confluent-kafka class, with the file's properties and, above these, the settings.
+        """Open a client.
+
+        Args:
+            kind: The confluent-kafka class.
+            settings: Properties that override those of the file.
+            logger: Where the client logs.
 
         Raises:
-            OptionError: The file cannot be read, or has a property that librdkafka refuses. No value is ever named.
+            OptionError: The file cannot be read, or has a property that librdkafka refuses. The message never contains
+                a value.
         """
         common = {"bootstrap.servers": self.servers, "reconnect.backoff.max.ms": 2_000, "log.connection.close": False}
         properties = read_properties(self.config) if self.config else {}
         try:
             return kind({**properties, **common, **settings}, logger=logger)
         except (KafkaException, ValueError, TypeError) as error:
-            # without its cause: librdkafka quotes the value, be it a password
+            # without the cause, as librdkafka quotes the value, which may be a password
             raise OptionError(_refused(error, self.config)) from None
 
     def topic(self, name: str, timeout: float = _REQUEST_SECONDS) -> TopicMetadata:
-        """The topic as the cluster knows it.
+        """Fetch a topic's metadata from the cluster, within `timeout` seconds.
 
         Raises:
-            InputError: A `NoSuchTopicError`, or it must not be read; a `BrokerUnreachableError` where nobody answers
-                within the timeout (seconds).
-            OptionError: As from `client`.
+            NoSuchTopicError: The topic does not exist.
+            BrokerUnreachableError: No broker answers within the timeout.
+            InputError: Access to the topic or the login is refused.
+            OptionError: See `client`.
         """
         said: list[KafkaError] = []
-        # a consumer's question; any other client's makes brokers create the topic. What it logs is what is raised.
+        # Only a consumer's request does not make brokers create the topic. Its log would repeat what is raised.
         asker = self.client(Consumer, {"group.id": "clickstream", "error_cb": said.append}, _SILENT)
         try:
             metadata = asker.list_topics(name, timeout=timeout)
@@ -103,10 +111,12 @@ class KafkaCluster:
 
 
 def known_topic(metadata: ClusterMetadata, name: str, servers: str) -> TopicMetadata:
-    """The topic out of a cluster's metadata.
+    """Look up a topic in a cluster's metadata.
 
     Raises:
-        InputError: A `NoSuchTopicError`, or it must not be read.
+        NoSuchTopicError: The topic does not exist.
+        BrokerUnreachableError: The topic has no leader at the moment.
+        InputError: The topic cannot be read.
     """
     topic = metadata.topics.get(name)
     if topic is None or (topic.error and topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART):
@@ -119,26 +129,26 @@ def known_topic(metadata: ClusterMetadata, name: str, servers: str) -> TopicMeta
 
 
 def unreachable(servers: str, error: KafkaError) -> InputError:
-    """The error to raise where a request has failed: one that waiting may mend, unless it is the login that fails."""
+    """The error for a failed request: `BrokerUnreachableError`, which a retry may fix, unless the login is refused."""
     if error.code() == KafkaError._AUTHENTICATION:
         return InputError(f"Kafka at {servers} refuses the login: {error.str()}")
     return BrokerUnreachableError(f"Kafka at {servers} cannot be reached: {error.str()}")
 
 
 def _most_telling(errors: list[KafkaError]) -> KafkaError:
-    """A refused login, else the first that says more than that no broker is left."""
+    """The most informative error: a refused login, else the first that is not just `ALL_BROKERS_DOWN`."""
     login = [error for error in errors if error.code() == KafkaError._AUTHENTICATION]
     others = [error for error in errors if error.code() != KafkaError._ALL_BROKERS_DOWN]
     return (login or others or errors)[0]
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    r"""Read a client properties file: a ``key=value`` a line, ``#`` before comments, ``\`` at a line's end to go on.
+    r"""Read a client properties file: ``key=value`` lines, ``#`` before comments, ``\`` to continue a line.
 
-    The keys are librdkafka's, which are Java's for the most part; ``sasl.jaas.config`` gives its user and password.
+    The keys are librdkafka's, most of which equal Java's. Of ``sasl.jaas.config`` the username and password are used.
 
     Raises:
-        OptionError: The file cannot be read, or a line is none of these. Nothing of its content is named.
+        OptionError: The file cannot be read, or a line is invalid. The message contains nothing of the file's content.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -165,15 +175,15 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def commit_offsets(consumer: Any, topic: str, offsets: dict[int, int]) -> None:
-    """Tell the cluster how far a consumer's group has come, for who watches its lag. Nothing depends on it."""
+    """Commit a consumer group's offsets to the cluster, so that its lag can be monitored. Nothing depends on them."""
     try:
         consumer.commit(offsets=[TopicPartition(topic, p, o) for p, o in offsets.items()], asynchronous=True)
-    except (KafkaException, RuntimeError) as error:  # the latter where the consumer has been closed meanwhile
+    except (KafkaException, RuntimeError) as error:  # RuntimeError if the consumer has been closed
         LOGGER.info("offsets were not committed: %s", error)
 
 
 def _refused(error: Exception, path: Path | None) -> str:
-    """What is wrong with a client's configuration, without a value of it."""
+    """Say which property of a client's configuration is wrong, without its value."""
     reason = error.args[0] if error.args else ""
     name = _PROPERTY_NAME.search(reason.str() if isinstance(reason, KafkaError) else str(reason))
     what = f"the Kafka client refuses or misses {name[1] or name[2] if name else 'a property'}"

@@ -1,7 +1,7 @@
-"""Where a reader of a topic stands: the bookkeeping of the Kafka source, and where a read starts and ends. No Beam.
+"""Positions in a topic: the next offset of each partition, and where a read starts and ends. No Beam.
 
-Positions are what a runner checkpoints. An offset belongs to exactly one bundle: what is claimed is done, what is not
-is the remainder's.
+The runner checkpoints positions. Each offset belongs to exactly one bundle: claimed offsets to the one that claims
+them, the others to the remainder.
 """
 
 import re
@@ -20,7 +20,7 @@ _OFFSETS = re.compile(r"\d+:\d+(,\d+:\d+)*")
 
 
 def parse_start(text: str) -> Start:
-    """Where to start: ``earliest``, ``latest`` or a time, which means the first record that arrived at or after it.
+    """Parse where to start: ``earliest``, ``latest``, or a time for the first record that arrived at or after it.
 
     Raises:
         OptionError: It is none of these.
@@ -36,7 +36,7 @@ def parse_start(text: str) -> Start:
 
 
 def parse_until(text: str) -> Until:
-    """Where to end: ``now``, a time (that of the first record not read), or offsets, as ``0:1200,1:1150``.
+    """Parse where to end: ``now``, a time (of the first record not read), or offsets such as ``0:1200,1:1150``.
 
     Raises:
         OptionError: It is none of these, or names a partition twice.
@@ -60,24 +60,24 @@ def parse_until(text: str) -> Until:
 
 @dataclass(frozen=True)
 class Span:
-    """What is left to read of a partition: offsets from `next`, up to but without `end`, or for ever."""
+    """The offsets left to read in a partition: from `next` up to but excluding `end`, or without end if it is None."""
 
     next: int
     end: int | None = None
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left."""
+        """Whether nothing is left to read."""
         return self.end is not None and self.next >= self.end
 
 
 @dataclass(frozen=True)
 class Positions:
-    """What is left to read of a topic, or of a reader's share of its partitions.
+    """The offsets left to read of a topic, or of a reader's share of its partitions.
 
     Attributes:
         bounded: Whether the read ends.
-        spans: By partition; None until the topic has been asked for them.
+        spans: The span of each partition; None until they have been looked up.
     """
 
     bounded: bool
@@ -85,52 +85,52 @@ class Positions:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left, now and for ever."""
+        """Whether the read is bounded and nothing is left to read."""
         return self.bounded and self.spans is not None and all(span.is_done for span in self.spans.values())
 
     @property
     def known(self) -> Mapping[int, Span]:
-        """The spans; none while they are not known."""
+        """The spans; empty until they have been looked up."""
         return self.spans or {}
 
     @property
     def unfinished(self) -> list[int]:
-        """The partitions of which something is left."""
+        """The partitions that have something left to read."""
         return [partition for partition, span in self.known.items() if not span.is_done]
 
     @property
     def left(self) -> int:
-        """Offsets left to read, as far as they have an end."""
+        """Number of offsets left to read in the partitions whose span has an end."""
         return sum(max(span.end - span.next, 0) for span in self.known.values() if span.end is not None)
 
     def after(self, offsets: Mapping[int, int]) -> Self:
-        """The positions once these partitions have been read up to, without, these offsets."""
+        """The positions after these partitions have been read up to, but excluding, these offsets."""
         spans = dict(self.known)
         for partition, offset in offsets.items():
             spans[partition] = Span(offset, spans[partition].end)
         return type(self)(self.bounded, spans)
 
     def done_since(self, start: "Positions") -> Self:
-        """What lies between an earlier state of this read, of the same partitions, and this: the part that is done."""
+        """The offsets between an earlier state of this read, of the same partitions, and this one: the part done."""
         spans = {p: Span(start.known[p].next, span.next) for p, span in self.known.items()}
         return type(self)(bounded=True, spans=spans)
 
     def with_new(self, spans: Mapping[int, Span]) -> Self:
-        """The positions with these partitions added; those that are known stay as they are."""
+        """The positions with these partitions added; known partitions keep their spans."""
         return type(self)(self.bounded, {**spans, **self.known})
 
     def follows(self, earlier: "Positions") -> bool:
-        """Whether this can come after an earlier state of the same read, without a loss and nothing read twice."""
+        """Whether this state can follow an earlier one of the same read: no partition is missing or goes back."""
         return all(p in self.known and self.known[p].next >= span.next for p, span in earlier.known.items())
 
     def as_json(self) -> dict[str, Any]:
-        """The same in JSON's types; `from_json` reads it."""
+        """The positions in JSON types, for `from_json`."""
         spans = None if self.spans is None else [[p, span.next, span.end] for p, span in self.spans.items()]
         return {"bounded": self.bounded, "spans": spans}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read what `as_json` gave.
+        """Restore the positions from `as_json`.
 
         >>> positions = Positions(True, {0: Span(3, 9), 1: Span(0, 0)})
         >>> Positions.from_json(positions.as_json()) == positions

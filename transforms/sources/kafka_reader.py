@@ -1,4 +1,4 @@
-"""A reader of a topic's partitions: offsets in, RAW tables out. It knows the broker, and nothing of Beam."""
+"""Reads partitions of a topic: offsets in, RAW tables out. It knows the broker and is independent of Beam."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,14 +32,14 @@ _ASK_AGAIN_SECONDS = 5.0
 _CONSUMER = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    # what is no longer in the log is an error, and never silently passed over
+    # an offset that is no longer in the log is an error; it is never skipped silently
     "auto.offset.reset": "error",
-    # tells where a partition ends also where its last offset is a marker and no record
+    # reports the end of a partition even if its last offset is a transaction marker and not a record
     "enable.partition.eof": True,
-    # hundreds of small answers a second cost the broker and this process more than what is in them
+    # hundreds of small responses a second would cost the broker and this process more than the records in them
     "fetch.min.bytes": 256_000,
     "fetch.wait.max.ms": 100,
-    # what is fetched ahead is bounded, and a full queue is refilled at once and not a second later
+    # bounds the prefetch queue, and refills it at once instead of a second after it was full
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 32_768,
     "fetch.queue.backoff.ms": 20,
@@ -55,16 +55,17 @@ _REFUSED = (
 
 @dataclass(frozen=True)
 class TopicShare:
-    """Which partitions of which topic a reader has, and where it starts and ends.
+    """The partitions of a topic that one reader reads, and where it starts and ends.
 
     Attributes:
-        cluster: Where the topic is.
-        topic: Its name.
-        start: Where to start in the partitions that are there at the start; a new one is read from its beginning.
-        until: Where to end; None for never.
-        group: Consumer group to commit offsets under, for who watches its lag; None for none.
-        reader: Number of the reader; it has the partitions that this is the remainder of, divided by `readers`.
-        readers: How many share the topic.
+        cluster: The topic's cluster.
+        topic: The topic's name.
+        start: Where to start in the partitions that exist at the start; a partition added later is read from its
+            beginning.
+        until: Where to end; None to read without end.
+        group: Consumer group to commit offsets to, for monitoring its lag; None to commit none.
+        reader: Number of the reader; it reads the partitions whose number modulo `readers` is this.
+        readers: Number of readers that share the topic.
     """
 
     cluster: KafkaCluster
@@ -77,13 +78,14 @@ class TopicShare:
 
 
 class Polled(NamedTuple):
-    """What a poll brought.
+    """The result of a poll.
 
     Attributes:
         rows: RAW rows.
-        offsets: The next offset of each partition that has come on.
-        newest: Newest event time of each partition with rows, never after its arrival; None if none can be read.
-        earliest: Earliest event time of the rows, microseconds; of rows without one, the earliest arrival.
+        offsets: The next offset of each partition that has advanced.
+        newest: Newest event time of each partition with rows, capped at its arrival time; None if no event time can be
+            read.
+        earliest: Earliest event time of the rows, in microseconds; if none can be read, the earliest arrival time.
     """
 
     rows: pa.Table
@@ -93,7 +95,7 @@ class Polled(NamedTuple):
 
 
 class TopicReader:
-    """Reads a share of a topic. For one thread at a time; `commit` may come from any. Close it."""
+    """Reads a share of a topic. Only `commit` is thread-safe. Call `close` after use."""
 
     def __init__(self, share: TopicShare) -> None:
         self._share = share
@@ -104,11 +106,11 @@ class TopicReader:
         self._asked: dict[int, tuple[float, int, bool]] = {}
 
     def resolve(self) -> Positions:
-        """The first offset of every partition, and the end where there is to be one.
+        """Look up the first offset to read of every partition, and the end offset if the read is bounded.
 
         Raises:
-            BrokerUnreachableError: Nobody answers; asking again may help.
-            InputError: There is no such topic, or the ends are not of its partitions.
+            BrokerUnreachableError: No broker answers; a retry may succeed.
+            InputError: The topic does not exist, or the end offsets name other partitions than it has.
         """
         share = self._share
         partitions = self._partitions(_REQUEST_SECONDS)
@@ -128,17 +130,17 @@ class TopicReader:
         return Positions(bounded=True, spans={p: Span(min(firsts[p], ends[p]), ends[p]) for p in partitions})
 
     def seek(self, positions: Positions) -> None:
-        """Go on from these positions. Where the reader stands there, as in bundle after bundle, it costs nothing."""
+        """Continue from these positions. Costs nothing if the reader is already there, as from bundle to bundle."""
         spans = dict(positions.known)
         if spans != self._spans:
             self._consumer.assign([self._at(p, spans[p].next) for p in positions.unfinished])
             self._spans, self._asked = spans, {}
 
     def new_partitions(self) -> dict[int, Span]:
-        """The partitions that the topic has got since `seek`, each from its beginning. Empty where nobody answers.
+        """Find the partitions added to the topic since `seek`, each read from its beginning; none if no broker answers.
 
         Raises:
-            InputError: The topic is gone.
+            InputError: The topic no longer exists.
         """
         try:
             partitions = self._partitions(_ASK_SECONDS)
@@ -151,12 +153,12 @@ class TopicReader:
         return found
 
     def poll(self, rows: int, seconds: float) -> Polled | None:
-        """Read on: at most so many rows, waiting for them at most so long. None where nothing has come.
+        """Read the next rows, at most `rows`, waiting at most `seconds`; None if nothing has arrived.
 
-        While no broker can be reached nothing comes; the client tries again and again, in growing intervals.
+        While no broker can be reached nothing arrives; the client reconnects by itself, at growing intervals.
 
         Raises:
-            InputError: A position is no longer in the log, the topic is gone, or the login is refused.
+            InputError: A position is no longer in the log, the topic no longer exists, or the login is refused.
         """
         messages = self._consumer.consume(rows, seconds)
         if self._login_error is not None:
@@ -176,7 +178,7 @@ class TopicReader:
         return polled
 
     def at_end(self, partitions: Iterable[int]) -> set[int]:
-        """Those of the partitions that have nothing more to read, as their brokers say; none that do not answer."""
+        """The partitions whose brokers say that nothing more is to be read; none whose broker does not answer."""
         ended, answers = set(), True
         for partition in partitions:
             offset = self._spans[partition].next
@@ -195,7 +197,7 @@ class TopicReader:
 
     @property
     def lag(self) -> int:
-        """Records that are in the partitions and not yet read, as far as was heard with the last fetch."""
+        """Number of records in the partitions that are not read yet, as of the last fetch."""
         total = 0
         for partition, span in self._spans.items():
             _, end = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
@@ -203,7 +205,7 @@ class TopicReader:
         return total
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit for the group, if there is one; a failure is logged and nothing else."""
+        """Commit offsets for the group, if there is one; a failure is only logged."""
         if self._share.group:
             commit_offsets(self._consumer, self._share.topic, dict(offsets))
 
@@ -216,14 +218,14 @@ class TopicReader:
             self._login_error = error
 
     def _failed(self, error: KafkaException) -> InputError:
-        self._consumer.poll(0)  # lets the client say why
+        self._consumer.poll(0)  # lets the client call `error_cb` with the reason
         return unreachable(self._share.cluster.servers, self._login_error or error.args[0])
 
     def _at(self, partition: int, offset: int = -1) -> TopicPartition:
         return TopicPartition(self._share.topic, partition, offset)
 
     def _partitions(self, seconds: float) -> list[int]:
-        """The partitions of this reader; sets those of all."""
+        """The partitions of this reader; also sets `_all_partitions`."""
         share = self._share
         try:
             metadata = self._consumer.list_topics(share.topic, timeout=seconds)
@@ -233,7 +235,7 @@ class TopicReader:
         return [p for p in self._all_partitions if p % share.readers == share.reader]
 
     def _log(self, partition: int, seconds: float) -> tuple[int, int]:
-        """The first offset in a partition's log, and the one that comes next."""
+        """The first offset in a partition's log, and the offset after its last record."""
         answer = self._consumer.get_watermark_offsets(self._at(partition), timeout=seconds, cached=False)
         if answer is None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -241,23 +243,23 @@ class TopicReader:
         return first, end
 
     def _offsets(self, place: Start | Until, logs: Mapping[int, tuple[int, int]]) -> dict[int, int]:
-        """The offset in each partition that a start or an end means."""
+        """Resolve a start or an end to an offset in each partition."""
         if isinstance(place, Mapping):
             return {p: place[p] for p in logs}
         if isinstance(place, datetime):
-            # rounded up: a record's time is in milliseconds
+            # rounded up, because a record's time is in milliseconds
             millis = -((_EPOCH - place) // timedelta(milliseconds=1))
             asked = [self._at(p, millis) for p in logs]
             found = self._consumer.offsets_for_times(asked, timeout=_REQUEST_SECONDS) if asked else []
             for answer in found:
                 if answer.error:
                     raise KafkaException(answer.error)
-            # below zero: no record is that young
+            # a negative offset means that no record is that recent
             return {a.partition: a.offset if a.offset >= 0 else logs[a.partition][1] for a in found}
         return {p: first if place == "earliest" else end for p, (first, end) in logs.items()}
 
     def _judge(self, error: KafkaError, partition: int, offset: int, offsets: dict[int, int]) -> None:
-        """Note a partition's end; raise what waiting does not mend; the client sees to the rest."""
+        """Note a partition's end, and raise errors that a retry does not fix; the client handles the others."""
         if error.code() == KafkaError._PARTITION_EOF:
             span = self._spans[partition]
             offsets[partition] = max(span.next, offset if span.end is None else min(offset, span.end))
@@ -280,7 +282,7 @@ class TopicReader:
         return InputError(f"{where}: offset {wanted} is past the log's end {end}; was the topic made anew?")
 
     def _read(self, messages: Sequence[Message], offsets: dict[int, int]) -> Polled | None:
-        """Make a table of the messages, and note how far their partitions have come."""
+        """Convert the messages to a table, and note the next offset of their partitions."""
         size = len(messages)
         partitions = np.fromiter(map(Message.partition, messages), np.int32, size)
         places = np.fromiter(map(Message.offset, messages), np.int64, size)
@@ -305,7 +307,7 @@ class TopicReader:
 def _polled(
     payloads: pa.Array, topic: str, partitions: np.ndarray, places: Ints, stamps: Ints, offsets: dict[int, int]
 ) -> Polled:
-    """The table of what was read, and its event times. Stamps are milliseconds, below zero where there is none."""
+    """The messages' table and its event times. Stamps are in milliseconds; negative if a message has none."""
     size = len(payloads)
     arrivals = pa.array(stamps * MILLISECOND, mask=stamps < 0).cast(TIMESTAMP)
     columns = [payloads, pa.repeat(topic, size), pa.array(partitions), pa.array(places), arrivals]

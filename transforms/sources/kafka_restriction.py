@@ -1,4 +1,4 @@
-"""What a runner handles of a read of Kafka: the tracker of its positions, its watermark estimator, and their coder."""
+"""The Kafka source's side of Beam's splittable DoFn: its restriction tracker, watermark estimator, and their coder."""
 
 import json
 from typing import Any
@@ -13,39 +13,39 @@ from transforms.sources.kafka_watermark import EventTimeProgress
 
 
 class JsonCoder(Coder):
-    """Encodes what offers `as_json` and `from_json`: a savepoint is readable, and outlives the classes' names."""
+    """Encodes classes with `as_json` and `from_json`. Savepoints stay readable, and independent of class names."""
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
 
     def encode(self, value: Any) -> bytes:
-        """JSON text."""
+        """Encode as JSON text."""
         return json.dumps(value.as_json(), separators=(",", ":")).encode()
 
     def decode(self, encoded: bytes) -> Any:
-        """What `encode` was given."""
+        """Decode the result of `encode`."""
         return self._kind.from_json(json.loads(encoded))
 
     def is_deterministic(self) -> bool:
-        """The order of a mapping's entries shows."""
+        """Not deterministic: equal mappings may differ in the order of their entries."""
         return False
 
 
 class PositionsTracker(RestrictionTracker):
-    """Claims positions, one state of the whole read after the other. It is split where it stands, and nowhere else."""
+    """Tracks the claimed positions of a read. It can be split only at the current position."""
 
     def __init__(self, positions: Positions) -> None:
         self._start = self._claimed = positions
         self._is_split = False
 
     def current_restriction(self) -> Positions:
-        """What is left to read."""
+        """The positions left to read."""
         return self._claimed
 
     def try_claim(self, positions: Positions) -> bool:
-        """Claim what lies between the last claim and these positions; False once the rest is somebody else's.
+        """Claim the offsets between the last claim and these positions; False after a split has given them away.
 
-        Partitions that have not been named before begin where these positions have them.
+        A partition that is new in these positions starts where they have it.
 
         Raises:
             ValueError: The positions do not follow those of the last claim.
@@ -59,24 +59,24 @@ class PositionsTracker(RestrictionTracker):
         return True
 
     def try_split(self, fraction_of_remainder: float) -> tuple[Positions, Positions] | None:
-        """Give away all that has not been claimed. A part of it cannot be given: one reader has all partitions."""
+        """Split off everything that is not claimed. The unclaimed part is not divided: one reader reads all of it."""
         if fraction_of_remainder != 0 or self._is_split or self._claimed.is_done:
             return None
         self._is_split = True
         return self._claimed.done_since(self._start), self._claimed
 
     def check_done(self) -> bool:
-        """Whether all has been claimed or given away.
+        """Check that everything has been claimed or split off.
 
         Raises:
-            ValueError: It has not.
+            ValueError: Something has not.
         """
         if not (self._is_split or self._claimed.is_done):
             raise ValueError(f"neither read to the end nor given away: {self._claimed}")
         return True
 
     def current_progress(self) -> RestrictionProgress:
-        """The share of the offsets that is done; none of an endless read."""
+        """The fraction of the offsets that is done; zero for an unbounded read."""
         total = max(self._start.left, 1)
         done = (total - self._claimed.left) / total if self._start.bounded and self._start.spans else 0.0
         return RestrictionProgress(fraction=done)
@@ -87,17 +87,17 @@ class PositionsTracker(RestrictionTracker):
 
 
 class ProgressEstimator(WatermarkEstimator):
-    """Carries the event time progress from bundle to bundle; the rule is `WatermarkPolicy`'s."""
+    """Carries the event time progress from bundle to bundle; `WatermarkPolicy` computes it."""
 
     def __init__(self, progress: EventTimeProgress) -> None:
         self._progress = progress
 
     def advance(self, progress: EventTimeProgress) -> None:
-        """Go on to what `WatermarkPolicy.advance` gave."""
+        """Set the progress to the result of `WatermarkPolicy.advance`."""
         self._progress = progress
 
     def current_watermark(self) -> Timestamp:
-        """The progress's watermark; the begin of time while there is none."""
+        """The progress's watermark; the minimum timestamp while there is none."""
         watermark = self._progress.watermark
         return MIN_TIMESTAMP if watermark is None else Timestamp(micros=watermark)
 
@@ -106,4 +106,4 @@ class ProgressEstimator(WatermarkEstimator):
         return self._progress
 
     def observe_timestamp(self, timestamp: Timestamp) -> None:
-        """A batch's timestamp says nothing: it is that of its oldest row."""
+        """Ignore a batch's timestamp: it is that of its oldest row."""

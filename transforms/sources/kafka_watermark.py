@@ -1,8 +1,9 @@
-"""How far in event time a reader of partitions has come: the rule of the Kafka source's watermark. No Beam, no Kafka.
+"""The rule of the Kafka source's watermark. No Beam, no Kafka.
 
-Each partition vouches for its newest event time less the disorder that is allowed for; the watermark is the least of
-these, so a partition that lags behind holds it back and loses nothing. A partition that has nothing more to read and
-has been silent for a while gives way, also if it never had a record.
+Each partition has a watermark of its own: its newest event time minus the allowed disorder. The source's watermark is
+the minimum over the partitions, so a partition that lags behind holds it back, and its events are not late. A partition
+that has nothing more to read and has been silent for a while is idle and no longer counts, even if it never had a
+record.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,12 +13,12 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class EventTimeProgress:
-    """What is remembered between bundles; times in microseconds since 1970 UTC.
+    """The state kept between bundles; times in microseconds since 1970 UTC.
 
     Attributes:
-        newest: Newest event time of each partition that had one that can be read.
-        heard: The clock's time when each partition last had a record, or was first met.
-        watermark: No event before it is expected; None while nothing is known. Never goes back.
+        newest: Newest event time of each partition that had a readable one.
+        heard: The processing time at which each partition last had a record, or was first seen.
+        watermark: No event before it is expected; None while unknown. It never goes back.
     """
 
     newest: Mapping[int, int] = field(default_factory=dict)
@@ -25,12 +26,12 @@ class EventTimeProgress:
     watermark: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The same in JSON's types; `from_json` reads it."""
+        """The progress in JSON types, for `from_json`."""
         return {"newest": list(self.newest.items()), "heard": list(self.heard.items()), "watermark": self.watermark}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read what `as_json` gave.
+        """Restore the progress from `as_json`.
 
         >>> progress = EventTimeProgress({0: 5}, {0: 7}, 4)
         >>> EventTimeProgress.from_json(progress.as_json()) == progress
@@ -41,14 +42,15 @@ class EventTimeProgress:
 
 @dataclass(frozen=True)
 class WatermarkPolicy:
-    """The rule; durations in microseconds.
+    """Computes the watermark; durations in microseconds.
 
     Attributes:
         max_disorder: How much older than its partition's newest event an event may be without being late.
-        idle_timeout: Silence after which a partition that has nothing more to read gives way.
-        alone: Whether one reader has all partitions. If they are all idle, event time goes on at the clock's pace from
-            the newest event: right for live traffic, and a pause in a replay of old events makes none of them late.
-            One reader of several must not hold back the others by what it last saw, and follows the clock itself.
+        idle_timeout: Silence after which a partition that has nothing more to read is idle.
+        alone: Whether one reader has all partitions. If so, and all are idle, the watermark advances from the newest
+            event at the pace of the clock. This is right for live traffic, and a pause in a replay of old events makes
+            none of them late. If there are several readers, one whose partitions are all idle must not hold back the
+            others, so its watermark follows the clock itself.
     """
 
     max_disorder: int
@@ -56,7 +58,7 @@ class WatermarkPolicy:
     alone: bool = True
 
     def silent(self, progress: EventTimeProgress, partitions: Iterable[int], now: int) -> list[int]:
-        """Those of the partitions that have been silent long enough to be idle, if they have nothing more to read."""
+        """The partitions silent for the idle timeout or longer; they are idle if they have nothing more to read."""
         return [p for p in partitions if now - progress.heard.get(p, now) >= self.idle_timeout]
 
     def advance(
@@ -67,16 +69,17 @@ class WatermarkPolicy:
         at_end: Callable[[list[int]], set[int]],
         now: int,
     ) -> EventTimeProgress:
-        """The progress after a poll.
+        """Compute the progress after a poll.
 
         Args:
-            progress: That before it.
-            seen: The partitions that had records, and the newest event time among these, None if none can be read. An
-                event that has arrived has happened: a client's clock that is ahead must not push the watermark, so
-                these times are not after the arrival.
-            partitions: All partitions that still may have records.
-            at_end: Which of some partitions have nothing more to read, as their broker says; asked of silent ones only.
-            now: The clock.
+            progress: The progress before the poll.
+            seen: For each partition that had records, the newest event time among them; None if none can be read. The
+                times must be capped at the arrival time, so that a client whose clock is ahead does not push the
+                watermark.
+            partitions: All partitions that may still have records.
+            at_end: Returns those of some partitions that have nothing more to read according to their brokers. It is
+                called for silent partitions only.
+            now: The current time.
         """
         newest = dict(progress.newest)
         for partition, time in seen.items():
@@ -93,7 +96,7 @@ class WatermarkPolicy:
         return EventTimeProgress(newest, heard, reached)
 
     def _reached(self, known: EventTimeProgress, active: list[int], now: int) -> int | None:
-        """The watermark that the partitions vouch for; None where one of them cannot say."""
+        """The watermark over the active partitions; None if one of them has no event time yet."""
         if active:
             times = [known.newest.get(p) for p in active]
             vouched = [time for time in times if time is not None]

@@ -1,4 +1,4 @@
-"""Files of raw events, without Beam: JSON lines (plain, gzip, zstd) and Avro raw logs become RAW rows."""
+"""Reads files of raw events, JSON lines (plain, gzip, zstd) and Avro raw logs, as RAW rows. No Beam."""
 
 import io
 import zlib
@@ -18,7 +18,7 @@ from schemas.events import RAW
 from schemas.records import TIMESTAMP
 
 CHUNK_BYTES = 8 << 20
-"""Bytes of JSON lines that become one batch: some 40,000 events."""
+"""Bytes of JSON lines in one batch: some 40,000 events."""
 
 AVRO_BATCH_ROWS = 40_000
 _AVRO_CODECS = ("null", "deflate", "bzip2", "xz", "zstandard")
@@ -30,7 +30,7 @@ _DAMAGED = (zlib.error, zstandard.ZstdError)
 
 
 class FileFormat(StrEnum):
-    """How a file is read, told by its first bytes and never by its name."""
+    """The format of a file, detected by its first bytes and never by its name."""
 
     LINES = "lines"
     GZIP = "gzip"
@@ -41,7 +41,7 @@ class FileFormat(StrEnum):
 _MAGIC = {
     b"\x1f\x8b": FileFormat.GZIP,
     b"\x28\xb5\x2f\xfd": FileFormat.ZSTD,
-    # A frame to be skipped, with which some writers begin
+    # Skippable frames, with which some writers begin a file
     **{bytes([first]) + b"\x2a\x4d\x18": FileFormat.ZSTD for first in range(0x50, 0x60)},
     b"Obj\x01": FileFormat.AVRO,
 }
@@ -57,10 +57,10 @@ _FOREIGN = {
 
 
 def sniff(head: bytes, path: str) -> FileFormat:
-    """The format of the file at this path, which starts with these four bytes (or fewer, of a shorter file).
+    """Detect the format of a file by its first four bytes (fewer if the file is shorter).
 
     Raises:
-        InputError: It is another format that is known: as lines it would be dead letters from end to end.
+        InputError: The file has a known format that is not supported. Read as lines, all of it would be dead letters.
 
     >>> sniff(b'{"ev', "events.jsonl")
     <FileFormat.LINES: 'lines'>
@@ -72,7 +72,7 @@ def sniff(head: bytes, path: str) -> FileFormat:
 
 
 class FileSlice(NamedTuple):
-    """The lines of a file that start in [start, end); a format that cannot be cut is one slice."""
+    """The lines of a file that start in [start, end). A file that cannot be split is one slice."""
 
     path: str
     format: FileFormat
@@ -81,7 +81,7 @@ class FileSlice(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes of a file that no event can be cut from: RAW rows, and what is wrong in one line."""
+    """Bytes of a file that cannot be read as events: RAW rows with these bytes, and a one-line error message."""
 
     rows: pa.Table
     message: str
@@ -91,8 +91,8 @@ def read_slice(stream: BinaryIO, part: FileSlice) -> Iterator[pa.Table | Damage]
     """Read one slice of an open file.
 
     Yields:
-        Batches of `schemas.events.RAW` rows in file order, and a `Damage` for each place that cannot be read. What
-        stands before it (and, in Avro, after it) is not lost.
+        Batches of `schemas.events.RAW` rows in file order, and a `Damage` for each place that cannot be read. The rows
+        before it (and, in Avro, after it) are not lost.
 
     Raises:
         InputError: An Avro file is not a raw log.
@@ -107,7 +107,7 @@ def read_slice(stream: BinaryIO, part: FileSlice) -> Iterator[pa.Table | Damage]
 
 
 class _BrokenStreamError(Exception):
-    """A compressed stream ends in the middle, or does not inflate."""
+    """A compressed stream is truncated or damaged."""
 
 
 def _first_line(stream: BinaryIO, start: int) -> int:
@@ -120,16 +120,16 @@ def _first_line(stream: BinaryIO, start: int) -> int:
 
 
 def _plain(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """The lines that start in [start, end), in pieces."""
+    """Read the lines that start in [start, end), in pieces."""
     while start < end and (piece := stream.read(min(CHUNK_BYTES, end - start))):
         start += len(piece)
         yield piece if start < end or piece.endswith(b"\n") else piece + stream.readline()
 
 
 def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
-    """Inflate a stream up to its end or its damage.
+    """Decompress a stream up to its end or its damage.
 
-    With its error an inflater loses what it has made of the block so far. So the stream is read once more, the damaged
+    A decompressor that fails discards the output of the current block. So the stream is then read again, the damaged
     block byte by byte.
     """
     given = 0
@@ -149,7 +149,7 @@ def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
 
 
 def _inflate_blocks(stream: BinaryIO, kind: FileFormat, sizes: Iterator[int]) -> Iterator[bytes]:
-    """Inflate one or more gzip members or zstd frames, reading them in blocks of these sizes."""
+    """Decompress one or more gzip members or zstd frames, reading them in blocks of these sizes."""
     inflater: Any = None
     block = stream.read(next(sizes))
     while block:
@@ -161,7 +161,7 @@ def _inflate_blocks(stream: BinaryIO, kind: FileFormat, sizes: Iterator[int]) ->
             )
         yield inflater.decompress(block)
         if inflater.eof:
-            # Zeros behind the last member are padding, as gzip itself takes them
+            # Zeros after the last member are padding, as for gzip itself
             rest, inflater = inflater.unused_data.lstrip(b"\0"), None
             block = rest or stream.read(next(sizes))
         else:
@@ -171,7 +171,7 @@ def _inflate_blocks(stream: BinaryIO, kind: FileFormat, sizes: Iterator[int]) ->
 
 
 def _read_lines(pieces: Iterator[bytes], path: str, offset: int) -> Iterator[pa.Table | Damage]:
-    """Cut a stream of bytes into batches of lines. `offset` is that of the first byte in the (inflated) file."""
+    """Split a stream of bytes into batches of lines; `offset` is its start in the (decompressed) file."""
     held: list[bytes] = []
     size, broken = 0, None
     try:
@@ -194,14 +194,14 @@ def _read_lines(pieces: Iterator[bytes], path: str, offset: int) -> Iterator[pa.
 
 
 def _lines(data: bytes, end: int, path: str, offset: int) -> pa.Table:
-    """RAW rows of the lines in data[:end]; a line of nothing but white space is no event and is passed over."""
+    """RAW rows of the lines in data[:end]. A line of white space alone is not an event and is skipped."""
     first = len(_UTF8_BOM) if offset == 0 and data.startswith(_UTF8_BOM) else 0
     if not data.endswith(b"\n", 0, end):
         data, end = data + b"\n", end + 1
     ends = np.flatnonzero(np.frombuffer(data, np.uint8, end) == ord("\n")) + 1
     bounds = np.concatenate([[first], ends]).astype(np.int32)
     lines = pa.BinaryArray.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
-    # The line's end is no part of the event: a dead letter gives back the bytes between
+    # The newline is not part of the event, nor of the payload in a dead letter
     rows = _rows(pc.binary_slice(lines, 0, -1), path, bounds[:-1] + np.int64(offset))
     indented = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8)[bounds[:-1]], list(_WHITE_SPACE)))
     blank = [row for row in indented.tolist() if not data[bounds[row] : bounds[row + 1]].strip(_WHITE_SPACE)]
@@ -209,7 +209,7 @@ def _lines(data: bytes, end: int, path: str, offset: int) -> pa.Table:
 
 
 def _rows(payload: pa.Array, path: str, offsets: np.ndarray) -> pa.Table:
-    """RAW rows of a file: partition 0, and no arrival time."""
+    """RAW rows of a file, with partition 0 and no arrival time."""
     size = len(payload)
     columns = [
         payload,
@@ -222,7 +222,7 @@ def _rows(payload: pa.Array, path: str, offsets: np.ndarray) -> pa.Table:
 
 
 def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
-    """Read an Avro raw log, with the positions and arrival times that it recorded."""
+    """Read an Avro raw log, with the positions and arrival times recorded in it."""
     held: list[dict[str, Any]] = []
     good_end = header_end = 0
     try:
@@ -243,7 +243,7 @@ def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
             if len(held) >= AVRO_BATCH_ROWS:
                 yield _records(held, path)
                 held = []
-    except Exception as error:  # whatever fastavro's codecs meet: EOFError, ValueError, zlib.error …
+    except Exception as error:  # fastavro's codecs raise many kinds: EOFError, ValueError, zlib.error …
         broken = f"a block of the avro data is damaged ({error or type(error).__name__})"
     if held:
         yield _records(held, path)
@@ -252,7 +252,7 @@ def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
         header = stream.read(header_end)
         stream.seek(good_end)
         rest = stream.read()
-        # Behind the next sync marker the file is whole again
+        # After the next sync marker the file can be read again
         marker = rest.find(header[-_SYNC_BYTES:], 1) if header else -1
         damaged = rest if marker < 0 else rest[:marker]
         yield Damage(_rows(pa.array([damaged], pa.binary()), path, np.array([good_end])), broken)
@@ -261,7 +261,7 @@ def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
 
 
 def _records(records: list[dict[str, Any]], path: str) -> pa.Table:
-    """RAW rows of a raw log's records; what a record of a foreign log does not say is the file's."""
+    """RAW rows of a raw log's records. For fields that a foreign log lacks, the values of a plain file are used."""
     try:
         files = _rows(pa.array([r["payload"] for r in records], pa.binary()), path, np.arange(len(records)))
         for position, field in enumerate(RAW):

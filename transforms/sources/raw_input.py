@@ -1,4 +1,4 @@
-"""What every source gives, and what it counts."""
+"""The output and the counters that all sources share."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ import pyarrow.compute as pc
 from transforms.metrics import count
 
 DEAD_LETTERS = "dead_letters"
-"""The tag of a source's dead letters."""
+"""The output tag of a source's dead letters."""
 
 
 class RawInput(NamedTuple):
-    """Batches of RAW rows; dead letters of step ``read``, which only files can have."""
+    """A source's output: batches of RAW rows, and dead letters of step ``read``, which only files can have."""
 
     batches: "beam.PCollection[pa.Table]"
     dead_letters: "beam.PCollection[pa.Table]"
 
 
 def count_read(rows: pa.Table) -> None:
-    """Count RAW rows that were read, and the bytes of their payloads."""
+    """Count RAW rows and the bytes of their payloads as read."""
     count("events_read", len(rows))
     count("bytes_read", pc.sum(pc.binary_length(rows["payload"])).as_py() or 0)

@@ -1,4 +1,4 @@
-"""Files as a bounded source: globs in, batches of RAW rows out, and what could not be read as dead letters."""
+"""Files as a bounded source: globs in, batches of RAW rows out; unreadable parts become dead letters."""
 
 import os
 import re
@@ -27,23 +27,23 @@ from transforms.sources.raw_files import AVRO_BATCH_ROWS, CHUNK_BYTES, Damage, F
 from transforms.sources.raw_input import DEAD_LETTERS, RawInput, count_read
 
 SLICE_BYTES = 128 << 20
-"""A plain file is cut into slices of this size, so that several workers can read it."""
+"""An uncompressed file is split into slices of this size, so that several workers can read it."""
 
 _SCHEMES = (None, "gs")
 _GLOB_CHARACTER = re.compile(r"[*?\[]")
 
 
 def list_files(patterns: list[str]) -> dict[str, int]:
-    """Files that the globs match, with their sizes in bytes, in order of their names.
+    """List the files that the globs match, with their sizes in bytes, in order of their names.
 
-    A folder stands for all files below it, those behind links too. Files and folders whose name starts with ``_`` or
-    ``.`` are not input, as everywhere in lakes. A local path, which may be a file:// URI, comes back absolute, so that
-    a file has one name wherever the job is started; a file or folder that is there is meant itself, whatever characters
-    its name has.
+    A folder stands for all files below it, including those behind links. Files and folders whose name starts with
+    ``_`` or ``.`` are skipped, as is the convention in lakes. A local path or file:// URI is returned as an absolute
+    path, so that a file has the same name wherever the job is started. A pattern that is the path of an existing file
+    or folder stands for it alone, even if it contains glob characters.
 
     Raises:
-        InputError: A glob matches nothing, or its file system refuses, or what it matches cannot be read; every such
-            glob and file is named.
+        InputError: A glob matches nothing, the file system fails to list it, or a matching file cannot be read. The
+            message names every such glob and file.
     """
     found: dict[str, int] = {}
     problems = []
@@ -56,7 +56,7 @@ def list_files(patterns: list[str]) -> dict[str, int]:
         else:
             try:
                 files = _matching(path, pattern.endswith("/"))
-            except (OSError, ValueError, StoreError) as error:  # Beam's own are of the first
+            except (OSError, ValueError, StoreError) as error:  # Beam's own errors are OSErrors
                 problems.append(f"cannot list {pattern}: {error}")
                 continue
             problems += [] if files else [f"no file matches {pattern}"]
@@ -70,14 +70,14 @@ def list_files(patterns: list[str]) -> dict[str, int]:
 
 
 def _matching(path: str, folder: bool) -> dict[str, int]:
-    """The files that a file's or folder's path, or a glob, stands for, with their sizes."""
+    """The files matched by a glob or by the path of a file or folder, with their sizes."""
     if os.path.isfile(path):
         return {path: os.path.getsize(path)}
     if os.path.isdir(path):
         return {below: os.path.getsize(below) for below in _below(path)}
     fixed = path.rstrip("/") if folder else _GLOB_CHARACTER.split(path)[0].rpartition("/")[0]
     check_reachable(fixed)
-    # Beam has no escape for a character of a glob: any one is matched, and what it should not be left out
+    # Beam cannot escape a glob character: ? matches any in its place, and the filter below drops wrong matches
     glob = _GLOB_CHARACTER.sub("?", fixed) + "/**" if folder else path
     matched = FileSystems.match([glob])[0].metadata_list
     below = [file for file in matched if file.path.startswith(fixed) and _is_input(file.path.removeprefix(fixed))]
@@ -85,7 +85,7 @@ def _matching(path: str, folder: bool) -> dict[str, int]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """The input below a local folder. Links are followed, and as they may lead back, each folder is read once."""
+    """The input files below a local folder. Links are followed; as they may form cycles, each folder is read once."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -102,13 +102,13 @@ def _below(folder: str) -> Iterator[str]:
 
 
 def absolute(path: str) -> str:
-    """A local path, which may be a file:// URI, from the root; the URI of another file system as it is."""
+    """The absolute path of a local path or file:// URI; the URI of another file system unchanged."""
     local = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     return local if "://" in local else os.path.abspath(local)
 
 
 def _is_input(path: str) -> bool:
-    """Whether no part of a path, relative to what was asked for, is hidden.
+    """Whether no part of a path is hidden; the path is relative to the folder asked for.
 
     >>> _is_input("day/part-0.jsonl"), _is_input("_truth/part-0.jsonl")
     (True, False)
@@ -121,8 +121,8 @@ class ReadFiles(beam.PTransform):
     """Reads files of raw events.
 
     Attributes:
-        files: Paths with their sizes, of `list_files`.
-        first_met: Stands for the arrival of a damaged file's rest in its dead letter.
+        files: Paths with their sizes, from `list_files`.
+        first_met: The arrival time that a dead letter of a damaged file gets.
     """
 
     files: dict[str, int]
@@ -145,7 +145,7 @@ class ReadFiles(beam.PTransform):
 
 
 class _CutIntoSlices(beam.DoFn):
-    """(path, size) → FileSlice; only plain lines can be cut."""
+    """(path, size) → FileSlice; only uncompressed lines can be split."""
 
     def process(self, element: tuple[str, int]) -> Iterator[FileSlice]:
         path, size = element
@@ -159,9 +159,9 @@ class _CutIntoSlices(beam.DoFn):
 
 
 class _ReadSlice(beam.DoFn):
-    """FileSlice → RAW tables, and DEAD_LETTER tables by their tag.
+    """FileSlice → RAW tables, and tagged DEAD_LETTER tables.
 
-    The rows of small files are gathered over the bundle: each step costs milliseconds a table, however few its rows.
+    The rows of small files are gathered over the bundle, because each step costs milliseconds a table, however small.
     """
 
     def __init__(self, first_met: datetime) -> None:
@@ -188,7 +188,7 @@ class _ReadSlice(beam.DoFn):
 
 
 def damaged(damage: Damage, first_met: datetime) -> pa.Table:
-    """The dead letter of a place in a file that cannot be read."""
+    """The dead letter for an unreadable part of a file."""
     reasons = pa.chunked_array([[Reason.TRUNCATED_INPUT.value]])
     return dead_letters(damage.rows, reasons, pa.chunked_array([[damage.message]]), "read", first_met.date())
 

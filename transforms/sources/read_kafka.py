@@ -1,9 +1,9 @@
-"""A Kafka topic as a source: batches of RAW rows with every offset, once, and a watermark that is honest.
+"""A Kafka topic as a source: batches of RAW rows, each offset exactly once, with an event-time watermark.
 
-A splittable DoFn over confluent-kafka. Its restriction, the next offset of each partition, is what the runner
-checkpoints; the offsets that are committed to the cluster are for who watches the lag. A bundle ends by itself after a
-fraction of a second, so that checkpoints are frequent and cheap. Beam's own alternatives were weighed: `ReadFromKafka`
-needs a Java expansion service and harness, `unbounded_source` can neither end nor hand over many records at a time.
+The source is a splittable DoFn over confluent-kafka. Its restriction is the next offset of each partition; this is what
+the runner checkpoints. Offsets are committed to the cluster only to monitor the lag. A bundle ends by itself after a
+fraction of a second, so that checkpoints are frequent and cheap. Beam's own alternatives do not fit: `ReadFromKafka`
+needs a Java expansion service and harness; `unbounded_source` can neither end nor emit many records at a time.
 """
 
 import time
@@ -32,34 +32,36 @@ from transforms.sources.raw_input import DEAD_LETTERS, RawInput, count_read
 
 _RETRY_SECONDS = 2
 _BEHIND_BUNDLES = 5
-"""How much longer a bundle is while more than a batch waits: every step behind has fixed costs a bundle."""
+"""How much longer a bundle is while the backlog is a batch or more: every downstream step has fixed costs a bundle."""
 
 
 @dataclass(eq=False)
 class ReadKafka(beam.PTransform):
-    """Reads a topic; times in microseconds.
+    """Reads a topic. Durations are in microseconds.
 
-    Each batch is stamped with the earliest event time of its rows, which may be before the watermark: then it is late.
-    Counters: ``events_read``, ``bytes_read``. Gauges, of each reader: ``watermark_lag_ms``, ``consumer_lag`` (records).
+    A batch's timestamp is the earliest event time of its rows. If that is before the watermark, the batch is late.
+    Counters: ``events_read``, ``bytes_read``. Gauges, per reader: ``watermark_lag_ms``, ``consumer_lag`` (records).
 
     Attributes:
-        servers: HOST:PORT of brokers, with commas between.
+        servers: Comma-separated HOST:PORT of brokers.
         topic: The topic's name.
-        start: ``earliest``, ``latest``, or the time of arrival to start at. A partition that is added later is read
-            from its beginning.
-        until: None to follow the topic for ever; else the read ends, and the PCollection is bounded: ``now`` for what
-            is there when it starts, a time of arrival, or the offset to end before for every partition.
+        start: ``earliest``, ``latest``, or the arrival time to start at. A partition added later is read from its
+            beginning.
+        until: None to follow the topic without end. Otherwise the read ends, and the PCollection is bounded: ``now``
+            for the records present at the start, an arrival time, or for every partition the offset to end before.
         max_disorder: How much older than the newest event of its partition an event may be without being late.
-        idle_timeout: Silence after which a partition without anything more to read no longer holds the watermark back.
-        config: A client properties file (TLS, SASL), read on the workers: only its path is in the job.
-        group: Consumer group to commit offsets for, for who watches its lag; None for none.
-        readers: How many share the partitions. One keeps the watermark exact on every runner; several catch up faster.
-        batch_rows: Rows of a batch, at most.
-        bundle_time: Length of a bundle; checkpoints wait for its end. Five times as long while a batch more waits.
-        discovery_interval: How often new partitions are looked for.
+        idle_timeout: Silence after which a partition with nothing more to read no longer holds the watermark back.
+        config: A client properties file (TLS, SASL). Workers read it; the job holds only its path.
+        group: Consumer group to commit offsets to, for monitoring its lag; None to commit none.
+        readers: Number of readers that share the partitions. One keeps the watermark exact on every runner; several
+            catch up faster.
+        batch_rows: Maximum number of rows in a batch.
+        bundle_time: Length of a bundle; checkpoints wait for its end. Five times as long while the backlog is a batch
+            or more.
+        discovery_interval: How often the topic is checked for new partitions.
 
     Raises:
-        OptionError: A count or duration is not more than zero, or the name of the servers or the topic is empty.
+        OptionError: A count or duration is not positive, or `servers` or `topic` is empty.
     """
 
     servers: str
@@ -84,7 +86,7 @@ class ReadKafka(beam.PTransform):
 
     @no_annotations
     def expand(self, pipeline: beam.Pipeline) -> RawInput:
-        """Pipeline → RawInput; nothing is a dead letter before it is decoded."""
+        """Pipeline → RawInput; its dead letters are empty, as no record is rejected before decoding."""
         reading = _ReadEndlessly(self) if self.until is None else _ReadToEnd(self)
         read = (
             pipeline
@@ -97,17 +99,17 @@ class ReadKafka(beam.PTransform):
         return RawInput(read["batches"], read[DEAD_LETTERS])
 
     def check(self) -> int:
-        """Ask the cluster for the topic, before a job is started; returns the number of its partitions.
+        """Check before the start of a job that the topic can be reached; returns the number of its partitions.
 
         Raises:
-            InputError: Nobody answers, the login is refused, or there is no such topic.
+            InputError: No broker answers, the login is refused, or the topic does not exist.
             OptionError: The client properties file cannot be used.
         """
         return len(KafkaCluster(self.servers, self.config).topic(self.topic).partitions)
 
 
 class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider):
-    """Number of a reader → batches of RAW rows. The consumer stays open from bundle to bundle."""
+    """Reader number → batches of RAW rows. The consumer stays open between bundles."""
 
     def __init__(self, source: ReadKafka) -> None:
         self._share = TopicShare(
@@ -117,7 +119,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
         self._policy = WatermarkPolicy(source.max_disorder, source.idle_timeout, alone=source.readers == 1)
         self._batch_rows = source.batch_rows
         self._bundle_seconds = source.bundle_time / SECOND
-        # A read that ends is one piece: without checkpoints Flink would not ask for the next
+        # A bounded read is one bundle: without checkpoints Flink would not continue a deferred remainder
         self._endless = source.until is None
         self._discovery_seconds = source.discovery_interval / SECOND
         self._readers: dict[int, TopicReader] = {}
@@ -149,7 +151,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             self._readers.popitem()[1].close()
 
     def read(self, number: int, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
-        """One bundle of one reader: of an endless read a piece of it, of one that ends all of it."""
+        """Read one bundle of one reader: a part of an unbounded read, or a bounded read as a whole."""
         while (begun := self._begin(number, tracker.current_restriction())) is None:
             if self._endless:
                 tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
@@ -176,7 +178,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             if polled and len(polled.rows):
                 count_read(polled.rows)
                 yield beam.window.TimestampedValue(polled.rows, Timestamp(micros=polled.earliest))
-            # Only now: a batch is not to be late by what it says itself
+            # Only after the batch: its own event times must not make it late
             progress = self._policy.advance(
                 estimator.get_estimator_state(), polled.newest if polled else {}, positions.unfinished, reader.at_end,
                 int(time.time() * SECOND),
@@ -187,7 +189,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
         _report(reader, estimator.get_estimator_state())
 
     def _begin(self, number: int, positions: Positions) -> tuple[TopicReader, Positions] | None:
-        """The reader, where it stands; None where no broker answers."""
+        """Open the reader at these positions, resolving them if needed; None if no broker answers."""
         try:
             reader = self._reader(number)
             if positions.spans is None:
@@ -216,7 +218,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
 
 
 class _ReadEndlessly(_ReadPartitions):
-    """Follows the topic for ever."""
+    """Follows the topic without end: the PCollection is unbounded."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -230,7 +232,7 @@ class _ReadEndlessly(_ReadPartitions):
 
 
 class _ReadToEnd(_ReadPartitions):
-    """Reads up to an end, and is done: the PCollection is bounded."""
+    """Reads up to an end: the PCollection is bounded."""
 
     def process(
         self,
@@ -244,7 +246,7 @@ class _ReadToEnd(_ReadPartitions):
 
 @dataclass(frozen=True)
 class _Commit:
-    """Called once the runner has the bundle's checkpoint."""
+    """Commits offsets once the runner has persisted the bundle's checkpoint."""
 
     reader: TopicReader
     offsets: dict[int, int]

@@ -1,7 +1,7 @@
-"""A Pub/Sub subscription as a source, for Dataflow: the same batches of RAW rows as of files and Kafka.
+"""A Pub/Sub subscription as a source, for Dataflow: emits the same batches of RAW rows as files and Kafka.
 
-Dataflow itself reads, deduplicates by the id attribute and keeps the watermark by the timestamp attribute; here its
-messages become tables. They come one element each, so their number a second is bounded by Beam's cost of an element.
+Dataflow itself reads, deduplicates by the id attribute and tracks the watermark by the timestamp attribute; this module
+gathers the messages into tables. Each message arrives as one element, so Beam's cost per element limits the throughput.
 """
 
 from collections.abc import Iterator
@@ -30,17 +30,17 @@ _LARGEST_OFFSET = 2**63 - 1
 class ReadPubSub(beam.PTransform):
     """Reads a subscription.
 
-    Rows: partition 0; the offset is the message's id, which Pub/Sub never gives twice; arrival_time is the time of
-    publishing. Counters: ``events_read``, ``bytes_read``.
+    In the rows the partition is 0, the offset is the message's id, which Pub/Sub never reuses, and arrival_time is the
+    publish time. Counters: ``events_read``, ``bytes_read``.
 
     Attributes:
-        subscription: Its full name, ``projects/P/subscriptions/S``.
-        id_attribute: Attribute with an id of the event; messages that repeat it within ten minutes are dropped.
-        timestamp_attribute: Attribute with the event time, RFC 3339 or epoch milliseconds, that the watermark follows;
-            without it both are the time of publishing.
+        subscription: The subscription's full name, ``projects/P/subscriptions/S``.
+        id_attribute: Attribute with the event's id; messages that repeat an id within ten minutes are dropped.
+        timestamp_attribute: Attribute with the event time, in RFC 3339 or epoch milliseconds; the watermark follows it.
+            None to use the publish time instead.
 
     Raises:
-        OptionError: The subscription's name is not a full one.
+        OptionError: The subscription's name is not a full name.
     """
 
     subscription: str
@@ -55,7 +55,7 @@ class ReadPubSub(beam.PTransform):
 
     @no_annotations
     def expand(self, pipeline: beam.Pipeline) -> RawInput:
-        """Pipeline → RawInput; nothing is a dead letter before it is decoded."""
+        """Pipeline → RawInput; its dead letters are empty, as no message is rejected before decoding."""
         read = (
             pipeline
             | "ReadMessages"
@@ -74,7 +74,7 @@ class ReadPubSub(beam.PTransform):
 
 
 class _GatherMessages(beam.DoFn):
-    """PubsubMessage → RAW tables, stamped with the earliest timestamp of their messages; a bundle keeps none back."""
+    """PubsubMessage → RAW tables with the earliest timestamp of their messages. All are emitted by the bundle's end."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -107,7 +107,7 @@ class _GatherMessages(beam.DoFn):
 
 
 def raw_rows(messages: list[PubsubMessage], source: str) -> pa.Table:
-    """RAW rows of messages; `source` names the subscription.
+    """Convert messages of the subscription `source` to RAW rows.
 
     >>> raw_rows([PubsubMessage(b"{}", {}, "8123456789")], "s")["offset"].to_pylist()
     [8123456789]
@@ -124,7 +124,7 @@ def raw_rows(messages: list[PubsubMessage], source: str) -> pa.Table:
 
 
 def _offset(message: PubsubMessage) -> int:
-    """A number that stands for the message wherever it is delivered again: its id, else a hash."""
+    """A number that is the same for every delivery of the message: its id, or else a hash."""
     name = message.message_id or ""
     if name.isdecimal() and int(name) <= _LARGEST_OFFSET:
         return int(name)
