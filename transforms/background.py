@@ -1,4 +1,4 @@
-"""Work of a step in threads, so that a bundle goes on while a file is written or a batch is computed."""
+"""Background threads of a step: a bundle continues while a file is written or a batch is computed."""
 
 import os
 from collections import deque
@@ -13,13 +13,13 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 MOST_WORKERS = 4
-"""Each holds what it works on and what becomes of it, some 100 MB."""
+"""Each worker holds its input and its result, some 100 MB."""
 
 
 class Background(Generic[T]):
-    """One thread for one task at a time. To start the next is to wait for it, so that memory stays bounded.
+    """One thread that runs one task at a time. `start` waits for the previous task, which bounds the memory.
 
-    An error of a task is raised by the next call of `start`, `check` or `finish`.
+    If a task fails, the next call of `start`, `check` or `finish` raises its error.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,29 +28,29 @@ class Background(Generic[T]):
         self._done: list[T] = []
 
     def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Wait for the task before, then run this one."""
+        """Wait for the previous task, then start this one."""
         self._collect()
         self._pending = self._pool.submit(task, *args, **kwargs)
 
     def check(self) -> None:
-        """Raise the error of a task that has failed; does not wait."""
+        """Raise the error of a failed task, without waiting for a running one."""
         if self._pending is not None and self._pending.done():
             self._collect()
 
     def finish(self) -> list[T]:
-        """Wait for the last task; returns the results of all since the last `finish`, in order."""
+        """Wait for the last task; returns the results of all tasks since the last `finish`, in order."""
         self._collect()
         done, self._done = self._done, []
         return done
 
     def reset(self) -> None:
-        """Wait for what a failed bundle has left running, and forget it."""
+        """Wait for the task that a failed bundle left running, and discard its result."""
         pending, self._pending, self._done = self._pending, None, []
         if pending is not None:
             pending.exception()
 
     def close(self) -> None:
-        """Wait for the task that runs, and end the thread."""
+        """Wait for the running task, and end the thread."""
         self._pool.shutdown(cancel_futures=True)
 
     def _collect(self) -> None:
@@ -60,11 +60,11 @@ class Background(Generic[T]):
 
 
 class Ahead(Generic[T]):
-    """As many tasks at a time as there are processors, for work outside of Python's lock; results in the tasks' order.
+    """Runs up to one task per processor in parallel, for work that releases the GIL; results keep the tasks' order.
 
     Args:
-        name: Of the threads.
-        workers: How many tasks at a time, at most.
+        name: Prefix of the threads' names.
+        workers: Maximum number of parallel tasks.
     """
 
     def __init__(self, name: str, workers: int = MOST_WORKERS) -> None:
@@ -73,41 +73,41 @@ class Ahead(Generic[T]):
         self._running: deque[Future[T]] = deque()
 
     def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-        """Start a task; returns the result of the oldest if all threads were busy, and it had to be waited for."""
+        """Start a task. If all threads are busy, first wait for the oldest task, and return its result."""
         done = [self._running.popleft().result()] if len(self._running) == self._workers else []
         self._running.append(self._pool.submit(task, *args, **kwargs))
         return done
 
     def finish(self) -> Iterator[T]:
-        """The results of the tasks that are left, in their order."""
+        """Yield the results of the remaining tasks, in their order."""
         while self._running:
             yield self._running.popleft().result()
 
     def reset(self) -> None:
-        """Wait for what a failed bundle has left running, and forget it."""
+        """Wait for the tasks that a failed bundle left running, and discard their results."""
         while self._running:
             self._running.popleft().exception()
 
     def close(self) -> None:
-        """Wait for the tasks that run, and end the threads."""
+        """Wait for the running tasks, and end the threads."""
         self._pool.shutdown(cancel_futures=True)
 
 
 class WorkAhead(beam.DoFn):
-    """A step that works on several elements at a time in threads, mostly outside of Python's lock; results in order.
+    """A step that processes several elements in parallel threads, for work that releases the GIL; results keep order.
 
     Attributes:
-        workers: How many elements at a time, at most.
+        workers: Maximum number of elements processed in parallel.
     """
 
     workers = MOST_WORKERS
 
     def work(self, *work: Any) -> Any:
-        """What is done with an element, in a thread."""
+        """Process an element; runs in a thread."""
         raise NotImplementedError
 
     def tell(self, result: Any) -> Iterator[WindowedValue]:
-        """What goes on of a result, in the bundle."""
+        """Convert a result to output elements; runs in the bundle's thread."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -115,16 +115,16 @@ class WorkAhead(beam.DoFn):
         self._ahead = Ahead[Any](type(self).__name__, self.workers)
 
     def start_bundle(self) -> None:
-        """Forget what a failed bundle has left."""
+        """Discard the tasks of a failed bundle."""
         self._ahead.reset()
 
     def process(self, *element: Any) -> Iterator[WindowedValue]:
-        """Start an element, and tell of those that are done; a subclass may make of it what `work` takes."""
+        """Start the work on an element, and emit finished results; a subclass may pass other arguments for `work`."""
         for result in self._ahead.start(self.work, *element):
             yield from self.tell(result)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Tell of the rest."""
+        """Emit the remaining results."""
         for result in self._ahead.finish():
             yield from self.tell(result)
 

@@ -5,6 +5,6 @@ import pyarrow as pa
 
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    """A frame as an Arrow table of exactly this schema."""
+    """Convert a frame to an Arrow table of exactly this schema."""
     names = schema.names
     return frame.select(names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)

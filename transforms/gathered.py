@@ -1,4 +1,4 @@
-"""Small tables put together: every step behind pays its fixed costs once for all of them."""
+"""Concatenates small tables, so that downstream steps pay their fixed costs per table less often."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,11 +9,11 @@ GATHERED_BYTES = 32 << 20
 
 
 class Gathered:
-    """Tables of one schema that wait to be one.
+    """A buffer of tables of one schema, to concatenate them.
 
     Args:
-        rows: How many rows are enough.
-        size: How many bytes are enough, however few the rows: what waits is bounded whatever an event weighs.
+        rows: Number of rows at which the buffer is full.
+        size: Number of bytes at which it is full, however few the rows, so that large events cannot exhaust memory.
     """
 
     def __init__(self, rows: int, size: int = GATHERED_BYTES) -> None:
@@ -22,21 +22,21 @@ class Gathered:
         self._rows = self._bytes = 0
 
     def add(self, table: pa.Table) -> bool:
-        """Hold a table; whether it is time to `take` them all."""
+        """Add a table; returns whether the buffer is full, and it is time to `take` the tables."""
         self._tables.append(table)
         self._rows += table.num_rows
         self._bytes += table.nbytes
         return self._rows >= self._most_rows or self._bytes >= self._most_bytes
 
     def take(self) -> Iterator[pa.Table]:
-        """What waits as one table, if it has any rows."""
+        """Empty the buffer; yields its tables as one table, if they have any rows."""
         if self._rows:
             yield pa.concat_tables(self._tables)
         self._tables, self._rows, self._bytes = [], 0, 0
 
 
 def put_together(tables: Iterable[pa.Table], rows: int, size: int = GATHERED_BYTES) -> Iterator[pa.Table]:
-    """Tables of one schema as larger ones of at least so many rows or bytes, but for the last.
+    """Concatenate tables of one schema into larger ones of at least `rows` rows or `size` bytes, except the last.
 
     >>> [len(table) for table in put_together([pa.table({"n": [n]}) for n in range(5)], 2)]
     [2, 2, 1]

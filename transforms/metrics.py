@@ -1,4 +1,4 @@
-"""Counters and distributions of the graph, in one namespace. docs/metrics.md says what each means and where it is."""
+"""Counters and distributions of the graph, in one namespace. docs/metrics.md describes each and where to find it."""
 
 from collections import Counter
 
@@ -10,8 +10,8 @@ from apache_beam.metrics.metric import MetricResults
 NAMESPACE = "clickstream"
 
 SEEN_HERE: Counter[str] = Counter()
-"""What was counted in this process, as it happens: a progress bar beside a runner that works in this process reads it.
-A retried bundle counts twice here, never in `read_counters`."""
+"""Live counts of this process, for the progress bar of a runner that works in this process. A retried bundle counts
+twice here, but never in `read_counters`."""
 
 
 def count(name: str, amount: int = 1) -> None:
@@ -28,12 +28,12 @@ def count_dead_letters(letters: pa.Table) -> None:
 
 
 def observe(name: str, value: int) -> None:
-    """Add a value to a distribution: count, sum, least and most."""
+    """Add a value to a distribution (count, sum, minimum and maximum)."""
     Metrics.distribution(NAMESPACE, name).update(value)
 
 
 def read_counters(results: MetricResults) -> dict[str, int]:
-    """Every counter of a finished (or attempted) run, by name: the sum over all steps that count under it."""
+    """All counters of a run by name, committed or else attempted, each summed over the steps that use the name."""
     totals: Counter[str] = Counter()
     for counter in results.query()["counters"]:
         if counter.key.metric.namespace == NAMESPACE:

@@ -1,4 +1,4 @@
-"""Vectorised questions about runs: groups of rows, each a stretch of one ordering of the table."""
+"""Vectorised aggregation over runs: groups of rows that are contiguous in one ordering of the table."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +14,16 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 NONE = -1
-"""A row number that stands for no row."""
+"""The row number that means no row."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Groups of rows that stay put: row ``order[i]`` has place i, and a run is a stretch of places.
+    """Groups of rows, without moving the rows: row ``order[i]`` has place i, and a run is a range of places.
 
     Attributes:
         order: A permutation of the row numbers.
-        starts: The place where each run begins; it ends where the next begins.
+        starts: The place where each run begins; a run ends where the next one begins.
 
     >>> Runs(np.array([2, 0, 1]), np.array([0, 2])).sum(np.array([10, 20, 30])).tolist()
     [40, 20]
@@ -34,38 +34,38 @@ class Runs:
 
     @cached_property
     def ends(self) -> Integers:
-        """The place after the last of each run."""
+        """The place after the last row of each run."""
         return np.append(self.starts[1:], len(self.order))
 
     @cached_property
     def of_place(self) -> Integers:
-        """The run that each place is in."""
+        """The run that each place belongs to."""
         return np.repeat(np.arange(len(self.starts)), self.ends - self.starts)
 
     def sum(self, values: npt.NDArray[np.generic]) -> Integers:
-        """Sum of whole numbers over each run."""
+        """The sum of integers over each run."""
         return np.add.reduceat(values[self.order], self.starts, dtype=np.int64)
 
     def any(self, values: Flags) -> Flags:
-        """Whether any row of each run is true."""
+        """Whether the flag of any row in each run is true."""
         return np.logical_or.reduceat(values[self.order], self.starts)
 
     def first(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
-        """The row of each run that is first by (time, id) among the valid ones, `NONE` where none is."""
+        """The first valid row of each run by (time, id); `NONE` if no row is valid."""
         runs, rows = self._by_time(times, ids, valid)
         found = np.full(len(self.starts), NONE)
-        found[runs[::-1]] = rows[::-1]  # of several rows for one run the last that is assigned stays
+        found[runs[::-1]] = rows[::-1]  # the last assignment to a run wins
         return found
 
     def last(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
-        """The row of each run that is last by (time, id) among the valid ones, `NONE` where none is."""
+        """The last valid row of each run by (time, id); `NONE` if no row is valid."""
         runs, rows = self._by_time(times, ids, valid)
         found = np.full(len(self.starts), NONE)
         found[runs] = rows
         return found
 
     def _by_time(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None) -> tuple[Integers, Integers]:
-        """The valid rows by (run, time, id), and the run of each."""
+        """The run of each valid row and the valid rows, sorted by (run, time, id)."""
         runs, rows = self.of_place, self.order
         if valid is not None:
             inside = valid[rows]
@@ -75,7 +75,7 @@ class Runs:
 
 
 def runs_of(order: Integers, *keys: Integers) -> Runs:
-    """The runs of rows that agree in all keys, which `order` puts beside each other."""
+    """The runs of rows with equal keys; `order` must make such rows contiguous."""
     begins = np.zeros(len(order), dtype=bool)
     begins[:1] = True
     for key in keys:
@@ -85,22 +85,22 @@ def runs_of(order: Integers, *keys: Integers) -> Runs:
 
 
 def in_order(groups: Integers, times: Integers, ids: pa.ChunkedArray) -> Integers:
-    """The row numbers by (group, time, id)."""
+    """The row numbers sorted by (group, time, id)."""
     order = np.lexsort((times, groups))
     groups, times = groups[order], times[order]
     tied = np.zeros(len(order), dtype=bool)
     tied[1:] = (groups[1:] == groups[:-1]) & (times[1:] == times[:-1])
     tied[:-1] |= tied[1:]
-    if tied.any():  # ids are compared only where the time alone does not decide, which is rare
+    if tied.any():  # ids are compared only where times are equal, which is rare
         rows = order[tied]
         order[tied] = rows[np.lexsort((ranks(ids.take(rows)), times[tied], groups[tied]))]
     return order
 
 
 def ranks(values: pa.ChunkedArray) -> Integers:
-    """The rank of each string among the distinct ones; sorts the distinct ones alone.
+    """The rank of each string among the distinct strings; only the distinct strings are sorted.
 
-    In the smallest type that holds them: NumPy sorts 16 bits by counting, in a quarter of the time.
+    The ranks have the smallest type that holds them: NumPy sorts 16-bit values by counting, in a quarter of the time.
     """
     encoded = whole(values).dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
@@ -110,7 +110,7 @@ def ranks(values: pa.ChunkedArray) -> Integers:
 
 
 def first_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
-    """The first true place of each stretch, `NONE` where there is none.
+    """The first place in each range whose flag is true; `NONE` if there is none.
 
     >>> first_true(np.array([False, True, True, False]), np.array([0, 2, 3]), np.array([2, 4, 4])).tolist()
     [1, 2, -1]
@@ -123,7 +123,7 @@ def first_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
 
 
 def last_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
-    """The last true place of each stretch, `NONE` where there is none.
+    """The last place in each range whose flag is true; `NONE` if there is none.
 
     >>> last_true(np.array([False, True, True, False]), np.array([0, 2, 3]), np.array([2, 4, 4])).tolist()
     [1, 2, -1]

@@ -1,4 +1,4 @@
-"""Tasks in subprocesses: each has an interpreter lock of its own, and does not load Beam."""
+"""Runs tasks in subprocesses, each with a GIL of its own and without Beam loaded."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 
 _NICENESS = 10
 _NICENESS_SHARED = 5
-"""The shared subprocess must keep up: steps wait for its results, if not at once."""
+"""The shared subprocess must keep up, as steps eventually wait for its results."""
 
 
 class ProcessDiedError(ClickstreamError):
@@ -26,9 +26,9 @@ class ProcessDiedError(ClickstreamError):
 
 
 def run_in_subprocess(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-    """Run a task in a new subprocess and wait for it; the memory that the task took goes with the subprocess.
+    """Run a task in a new subprocess and wait for it. The task's memory is released with the subprocess.
 
-    The subprocess has a lower priority than this process, and does not outlive it.
+    The subprocess has a lower priority than this process, and ends with it.
 
     Args:
         task: A function of a module, which the subprocess imports.
@@ -36,7 +36,7 @@ def run_in_subprocess(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
         kwargs: Its arguments by name.
 
     Returns:
-        The task's result, and the CPU seconds that it took, the start of the subprocess included.
+        The task's result, and the CPU seconds that it took, including the start of the subprocess.
 
     Raises:
         ProcessDiedError: The subprocess was killed.
@@ -61,10 +61,9 @@ def run_in_subprocess(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
 
 
 class Subprocess:
-    """A subprocess of a lower priority that is kept for many tasks, one at a time.
+    """A long-lived subprocess of lower priority that runs tasks one at a time.
 
-    It is started for the first task, and started again for the next one after it has died. It does not outlive this
-    process.
+    It starts with the first task, and ends with this process. If it has died, the next task starts it again.
     """
 
     def __init__(self) -> None:
@@ -72,7 +71,7 @@ class Subprocess:
         self._pool: ProcessPoolExecutor | None = None
 
     def start(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a task once those before it are done; does not wait for it.
+        """Queue a task without waiting for it; it runs after the tasks queued before it.
 
         Args:
             task: A function of a module, which the subprocess imports.
@@ -103,11 +102,11 @@ class Subprocess:
 
 
 SHARED_SUBPROCESS = Subprocess()
-"""The subprocess that all steps of this process share, so that the libraries are in memory once more and not often."""
+"""The subprocess that all steps of this process share, so that the libraries are loaded in one subprocess only."""
 
 
 def _follow_parent(niceness: int) -> None:
-    """Lower the priority of this process, and let it end when the process that started it ends."""
+    """Lower the priority of this process, and end it when its parent process ends."""
     os.nice(niceness)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""Arrow tables as Beam elements: their coder, their timestamp, and the split by shard."""
+"""Arrow tables as Beam elements: their coder, their timestamps, and the split by shard."""
 
 import os
 import tempfile
@@ -20,22 +20,22 @@ from schemas.keys import shards_of
 Table = pa.Table
 ShardedTable = tuple[int, pa.Table]
 PackedTable = bytes
-"""A table as `TableCoder` encodes it: who takes it decides in which thread it is decoded, and when."""
+"""A table as encoded by `TableCoder`. The consumer decides when and in which thread it is decoded."""
 
 
 class TableCoder(Coder):
     """Encodes a table as one Arrow IPC stream.
 
-    A runner that keeps its shuffles in memory (DirectRunner) would hold the whole input there. While `spill` is set
-    in this process, the encoded form is a reference into that file and memory stays flat.
+    A runner that keeps its shuffles in memory (DirectRunner) would hold the whole input in memory. While `spill` is
+    set in this process, the encoded form is a reference into that file, and memory stays bounded.
     """
 
     spill: "Spill | None" = None
 
     def encode(self, value: pa.Table) -> bytes:
-        """Encode a table: a marker byte, then the stream or its place in the spill file."""
+        """Encode a table as a marker byte, followed by the stream or its place in the spill file."""
         sink = pa.BufferOutputStream()
-        # A third of the bytes: cheaper than to move them, be it into the page cache alone
+        # Compresses to a third; this costs less than copying the bytes, even into the page cache
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
         with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
             writer.write_table(value)
@@ -45,7 +45,7 @@ class TableCoder(Coder):
         return b"\1" + TableCoder.spill.write(buffer)
 
     def decode(self, encoded: bytes) -> pa.Table:
-        """Decode what `encode` made, in the process that made it where it was spilled."""
+        """Decode the result of `encode`; a spilled table can be decoded only in the process that encoded it."""
         if encoded[:1] == b"\0":
             source = pa.py_buffer(memoryview(encoded)[1:])
         elif TableCoder.spill is None:
@@ -56,15 +56,15 @@ class TableCoder(Coder):
             return reader.read_all()
 
     def estimate_size(self, value: pa.Table) -> int:
-        """The bytes in memory. Beam samples it at every step, and its own estimate would encode the table."""
+        """The table's bytes in memory. Beam samples sizes at every step; its default would encode the table for it."""
         return int(value.nbytes)
 
     def is_deterministic(self) -> bool:
-        """A table is never a key."""
+        """Not deterministic; tables are never keys."""
         return False
 
     def to_type_hint(self) -> type:
-        """The type of the elements."""
+        """The type of the decoded elements."""
         return pa.Table
 
 
@@ -72,7 +72,7 @@ registry.register_coder(pa.Table, TableCoder)
 
 
 class Spill:
-    """An append-only temporary file without a name: the system takes it back however the process ends."""
+    """An append-only temporary file without a name: the system deletes it however the process ends."""
 
     def __init__(self, directory: str | None = None) -> None:
         self._directory = directory or tempfile.gettempdir()
@@ -99,7 +99,7 @@ class Spill:
         buffer = pa.allocate_buffer(size)
         view, done = memoryview(buffer), 0
         while done < size:
-            # One call reads no more than 2 GiB, and less where a signal comes
+            # One call reads at most 2 GiB, and less if a signal interrupts it
             read = os.preadv(self._file.fileno(), [view[done:]], start + done)
             if read == 0:
                 raise StoreError(f"the shuffle's temporary file in {self._directory} is shorter than what was written")
@@ -116,18 +116,18 @@ class Spill:
 
 
 def at_earliest(table: pa.Table, column: str = "event_time") -> beam.window.TimestampedValue:
-    """The table stamped with the minimum of a time column, so that the watermark stays honest."""
+    """Timestamp a table with the minimum of a time column, so that the watermark does not pass its rows."""
     earliest = pa.compute.min(table.column(column)).cast(pa.int64()).as_py()
     return beam.window.TimestampedValue(table, Timestamp(micros=earliest))
 
 
 def at_the_end(value: object) -> WindowedValue:
-    """A value at the end of time: it is never late, and holds no watermark back."""
+    """Give a value the maximum timestamp, so that it is never late and does not hold the watermark back."""
     return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 def split_by_shard(table: pa.Table, shards: int) -> Iterator[ShardedTable]:
-    """Cut a table with a device_id column into one table a shard; rows keep their order within each."""
+    """Split a table with a device_id column into one table per shard; the rows of a shard keep their order."""
     if table.num_rows == 0:
         return
     shard = shards_of(table.column("device_id"), shards)

@@ -1,4 +1,4 @@
-"""Which steps share a worker: a process, with an interpreter's lock and a memory of its own."""
+"""Assigns steps to workers. A worker is a process, with a GIL and memory of its own."""
 
 import apache_beam as beam
 from apache_beam.transforms.resources import ResourceHint
@@ -7,9 +7,9 @@ _HINT = "worker"
 
 
 class _WorkerHint(ResourceHint):
-    """Names the worker of a step.
+    """A resource hint with the name of a step's worker.
 
-    To Beam steps of other hints are of another environment, and Flink's runner starts a process for each.
+    Beam puts steps with different hints into different environments; Flink's runner starts a process for each.
     """
 
     urn = "clickstream:worker:v1"
@@ -19,9 +19,9 @@ ResourceHint.register_resource_hint(_HINT, _WorkerHint)
 
 
 def in_worker(step: beam.PTransform, worker: str | None) -> beam.PTransform:
-    """A step that shares a worker with the others of that name; None: with those of none.
+    """Run a step in the worker of that name, with the other steps of the name; None for the worker without a name.
 
-    What goes on to steps of another worker passes through the runner. What a process alone may have, such as a RocksDB
-    that is open, has to be in one of them.
+    Elements between steps of different workers pass through the runner. A resource that only one process may open, such
+    as a RocksDB, must be used in one worker only.
     """
     return step.with_resource_hints(**{_HINT: worker}) if worker else step

@@ -1,1 +1,1 @@
-"""Typed events, the activity stream, and what is counted of them: funnels, daily facts."""
+"""Typed events, the activity stream, and the aggregates computed from them: funnels and daily metrics."""

@@ -1,1 +1,1 @@
-"""How tables reach the lake and the device store."""
+"""Sinks: write tables to the lake and the device store."""

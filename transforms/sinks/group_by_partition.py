@@ -1,4 +1,4 @@
-"""Tables grouped by partition, so that all rows of a partition meet in one step."""
+"""Groups tables by partition, so that one step sees all rows of a partition."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from transforms.tables import PackedTable, TableCoder
 
 @dataclass(eq=False)
 class GroupByPartition(beam.PTransform):
-    """Tables → (folder, packed tables): the folder names a partition, `unpack` reads its tables.
+    """Tables → (folder, packed tables). The folder identifies a partition; `unpack` decodes its tables.
 
     Attributes:
-        record: Names the partition columns.
-        every: Partitions that are in the output even if the input has no row of them.
+        record: Defines the partition columns.
+        every: Partitions that are in the output even if the input has no rows in them.
     """
 
     record: Record
     every: Iterable[Partition] = ()
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[tuple[str, Iterable[PackedTable]]]:
-        """Split each table, add an empty one for each partition of `every`, group."""
+        """Split each table by partition, add an empty table for each partition of `every`, and group them."""
         parts = tables | "SplitByPartition" >> beam.ParDo(_Split(self.record))
         empty = [(partition_folder(self.record, partition), b"") for partition in self.every]
         if empty:
@@ -36,14 +36,14 @@ class GroupByPartition(beam.PTransform):
 
 
 def unpack(packed: Iterable[PackedTable]) -> Iterator[pa.Table]:
-    """The tables of a partition, decoded one at a time."""
+    """Decode the tables of a partition, one at a time."""
     coder = TableCoder()
     return (coder.decode(table) for table in packed if table)
 
 
 @beam.typehints.with_output_types(tuple[str, PackedTable])
 class _Split(beam.DoFn):
-    """A table to one packed table a partition, keyed by the partition's folder."""
+    """Table → one packed table per partition, keyed by the partition's folder."""
 
     def __init__(self, record: Record) -> None:
         self._record = record

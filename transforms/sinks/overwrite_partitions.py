@@ -1,4 +1,4 @@
-"""Partitions of the lake put in the place of what they hold, those whose rows have changed and no others."""
+"""Overwrites partitions of the lake, only those whose rows have changed."""
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,23 +18,23 @@ from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.tables import PackedTable
 
 LivePartitions = Mapping[Partition, list[LiveFile]]
-"""The files of some partitions in one version of their table; a partition without any has an empty list."""
+"""The files of some partitions in one version of their table; the list is empty for a partition without files."""
 
 
 @dataclass(eq=False)
 class OverwritePartitions(beam.PTransform):
-    """Tables of a record in, one write a partition out: what a commit needs to put the rows in the place of the old.
+    """Tables of a record → one write per partition, with which a commit replaces the partition's rows.
 
-    A partition that gets no row is emptied. One whose rows are those it holds is left as it is: the write then
-    says only what it was worked out from. Nothing is visible before it is committed, in merge mode: a partition that
-    another run has changed since `live` was read fails the commit.
+    A partition that receives no rows is emptied. A partition whose rows are unchanged is left as it is; its write then
+    only records the files that it was compared with. Nothing is visible before the commit. Commit in merge mode: the
+    commit fails if another run has changed one of the partitions since `live` was read.
 
     Output element: (the table's name, its `PartitionWrite`).
 
     Attributes:
-        record: Names the table.
+        record: The table's record.
         lake: The lake's root, a path or URI.
-        live: All partitions to overwrite, with the files they have. The input's rows are of no other.
+        live: All partitions to overwrite, with their current files. The input has rows of these partitions only.
     """
 
     record: Record
@@ -45,7 +45,7 @@ class OverwritePartitions(beam.PTransform):
         super().__init__()
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[NamedWrite]:
-        """Group by partition, each of which is there even without a row."""
+        """Group the rows by partition, with a group for every partition of `live`, and write the changed ones."""
         return (
             tables
             | "GroupByPartition" >> GroupByPartition(self.record, every=tuple(self.live))
@@ -55,7 +55,7 @@ class OverwritePartitions(beam.PTransform):
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteChanged(beam.DoFn):
-    """All rows of a partition to files, unless it holds just these rows."""
+    """Writes all rows of a partition to files, unless the partition already holds exactly these rows."""
 
     def __init__(self, record: Record, lake: str, live: LivePartitions) -> None:
         self._record, self._lake, self._live = record, lake, dict(live)
@@ -66,7 +66,7 @@ class _WriteChanged(beam.DoFn):
         live = self._live[place.partition]
         seen = fingerprint(live)
         there = (read_files(place, [file.path]) for file in live)
-        # unpacked one at a time, and once more to be written: a partition is never in memory as a whole
+        # decoded one at a time, and a second time for writing, so that a partition is never in memory as a whole
         if sum_of_rows(unpack(packed)) == sum_of_rows(there):
             yield self._record.name, PartitionWrite(place.partition, (), seen=seen)
             return
@@ -76,13 +76,13 @@ class _WriteChanged(beam.DoFn):
 
 
 _SEEDS = (secrets.randbits(64), secrets.randbits(64))
-"""Of this process: nobody can make two sets of rows of one sum."""
+"""Random in each process, so that nobody can construct two sets of rows with the same sum."""
 
 
 def sum_of_rows(tables: Iterable[pa.Table]) -> tuple[int, int, int]:
-    """What tells two sets of rows apart, whatever their order and however they are cut: a count and 128 bits.
+    """A checksum of a set of rows, independent of their order and of how they are split: a count and 128 bits.
 
-    Only sums of one process can be compared.
+    Only sums of the same process can be compared.
 
     >>> one, two = pa.table({"a": [1]}), pa.table({"a": [2]})
     >>> sum_of_rows([one, two]) == sum_of_rows([pa.concat_tables([two, one])]) != sum_of_rows([one])

@@ -1,4 +1,4 @@
-"""Write events and session panes into the device store."""
+"""Writes events and session panes to the device store."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,50 +13,50 @@ from transforms.background import Background
 from transforms.gathered import Gathered
 from transforms.metrics import count
 
-# Of a bounded input small tables are written together: sorted once, a batch each. Held rows are bounded.
+# Small tables of a bounded input are written together: sorted once, in one batch. This bounds the buffered rows.
 _GATHERED_ROWS = 50_000
-# Those of a stream hold a bundle already, and who asks for a device waits for what else its steps do
+# A table of an unbounded input holds a whole bundle already; to gather more would only delay reads of a device
 _AT_ONCE = 1
 
 
 @dataclass(eq=False)
 class WriteDeviceEvents(beam.PTransform):
-    """Tables with EVENT's columns → for each bundle the number of events that are now durable.
+    """Tables with EVENT's columns → for each bundle, the number of events written durably.
 
-    Writing a bundle again, as a runner may, changes nothing. Counter: ``device_events_written``.
+    Writes are idempotent, so a retried bundle changes nothing. Counter: ``device_events_written``.
 
     Attributes:
-        uri: The device store, as `open_device_store` takes it.
+        uri: The URI of the device store, for `open_device_store`.
     """
 
     uri: str
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
-        """Write in one step."""
+        """Write the events in one step."""
         gathered = _GATHERED_ROWS if events.is_bounded else _AT_ONCE
         return events | "WriteEvents" >> beam.ParDo(_WriteEvents(self.uri, gathered)).with_output_types(int)
 
 
 @dataclass(eq=False)
 class WriteDeviceSessions(beam.PTransform):
-    """Tables of SESSION_PANE → for each bundle the number of sessions changed, durably.
+    """Tables of SESSION_PANE → for each bundle, the number of sessions changed durably.
 
-    The panes of a session must come in the order they fired in, or in one table. Counter:
+    The panes of a session must arrive in the order in which they fired, or in one table. Counter:
     ``device_sessions_written``.
 
     Attributes:
-        uri: The device store, as `open_device_store` takes it.
+        uri: The URI of the device store, for `open_device_store`.
     """
 
     uri: str
 
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
-        """Write in one step."""
+        """Write the sessions in one step."""
         return panes | "WriteSessions" >> beam.ParDo(_WriteSessions(self.uri, _GATHERED_ROWS)).with_output_types(int)
 
 
 class _Write(beam.DoFn):
-    """Gathers so many rows, writes them in a thread of its own, and makes them durable before the bundle ends."""
+    """Gathers rows, writes them in a background thread, and makes them durable before the bundle ends."""
 
     counter: str
 

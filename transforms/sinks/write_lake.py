@@ -1,4 +1,4 @@
-"""Writing tables into the lake: files by the workers, then one transaction that makes them all visible."""
+"""Writes tables to the lake: workers write files, then one transaction makes all of them visible."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -25,23 +25,23 @@ from transforms.tables import PackedTable, at_the_end
 
 @dataclass(eq=False)
 class WriteLake(beam.PTransform):
-    """Writes tables of a record into its table of the lake.
+    """Writes tables of a record to its table of the lake.
 
-    Input elements: tables with at least the record's columns. Output: what was committed, one `CommitResult`
-    a transaction. A bounded input is one transaction: a run that dies half-way leaves nothing visible. Of an
-    unbounded input each bundle's rows are committed exactly once, see `StreamToLake`: rows as they are, changes merged.
+    Input elements: tables with at least the record's columns. Output: one `CommitResult` a transaction. A bounded
+    input is one transaction, so a run that dies half-way leaves nothing visible. The rows of an unbounded input are
+    committed exactly once (see `StreamToLake`): rows are appended, changes are merged.
 
     Attributes:
-        record: Names the table, its columns, partitions, order and key.
+        record: Defines the table's name, columns, partitions, sort order and key.
         lake: The lake's root, a path or URI.
-        mode: merge (the same input again changes nothing), overwrite (replaces the partitions that the input
-            touches) or append (blind).
-        wins: In a merge, which row stays of two with the same key.
-        changes: Where the input's rows are not rows of the record but changes of them: what they come to.
-        target_file_bytes: Size of a file of a bounded input, roughly; a bundle of an unbounded one seldom fills one.
-        run_id: Names a bounded run. Its transaction is committed once, however often it is retried.
-        onto_existing: Whether a fresh unbounded run may add to a table with rows of another run.
-        stable_input: Whether to require stable input of the runner (Flink); FnApiRunner refuses the requirement.
+        mode: merge (idempotent), overwrite (replaces the partitions that the input touches) or append (adds all rows
+            without a check).
+        wins: Which of two rows with the same key a merge keeps.
+        changes: How changes become rows, if the input's rows are changes and not rows of the record.
+        target_file_bytes: Approximate file size for a bounded input; a bundle of an unbounded one seldom fills a file.
+        run_id: Identifies a bounded run. Its transaction is committed once, however often it is retried.
+        onto_existing: Whether a fresh unbounded run may add to a table that holds rows of another run.
+        stable_input: Whether to require stable input of the runner (Flink); FnApiRunner rejects the requirement.
     """
 
     record: Record
@@ -59,7 +59,7 @@ class WriteLake(beam.PTransform):
         check_partition_columns(self.record)
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Write, group, commit; an endless input in its own way.
+        """Write files and commit them: a bounded input once, an unbounded one by `StreamToLake`.
 
         Raises:
             OptionError: The mode does not fit an unbounded input.
@@ -67,7 +67,7 @@ class WriteLake(beam.PTransform):
         if not tables.is_bounded:
             return tables | "StreamToLake" >> self._stream()
         if self.changes is None and not (self.mode is WriteMode.MERGE and self.wins is Wins.NEW):
-            # each row stands for itself: it goes to a file as it comes, without a shuffle
+            # no row depends on another, so rows are written as they arrive, without a shuffle
             written = tables | "WriteRows" >> beam.ParDo(_WriteRows(self))
         else:
             written = (
@@ -95,10 +95,9 @@ class WriteLake(beam.PTransform):
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteRows(beam.DoFn):
-    """Tables to files as they come, described when the bundle ends and keyed by table.
+    """Writes tables to files as they arrive; at the end of a bundle emits their descriptions, keyed by table.
 
-    Tables are split by partition several at a time, and a thread of its own sorts and writes the files: all of it
-    outside of the interpreter's lock for the most part.
+    One thread splits tables by partition, and another sorts and writes the files. Both run mostly without the GIL.
     """
 
     def __init__(self, write: WriteLake) -> None:
@@ -139,7 +138,7 @@ class _WriteRows(beam.DoFn):
 
 
 class RowWriter:
-    """Writes rows of one table to files; in a merge those that the table, as it was found, does not have."""
+    """Writes rows of one table to files; in a merge, only rows that the table did not have when this was created."""
 
     def __init__(self, lake: str, record: Record, mode: WriteMode, target_bytes: int = TARGET_FILE_BYTES) -> None:
         self._lake, self._record, self._target_bytes = lake, record, target_bytes
@@ -147,7 +146,7 @@ class RowWriter:
         self._known = KnownKeys()
 
     def write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
-        """Write rows of one partition; the list is empty afterwards, so that their memory is free."""
+        """Write rows of one partition; clears the list of tables to free their memory."""
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
         try:
             if self._live is not None:
@@ -158,7 +157,7 @@ class RowWriter:
 
 
 def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
-    """Writes of the same partition, worked out from the same files, as one."""
+    """Combine writes of the same partition that were computed from the same files."""
     joined: dict[tuple[Partition, str | None], PartitionWrite] = {}
     for write in writes:
         before = joined.get((write.partition, write.seen))
@@ -172,7 +171,7 @@ def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteFiles(WorkAhead):
-    """The tables of one partition to files, described for the commit and keyed by table."""
+    """Writes the tables of one partition to files, and emits their description for the commit, keyed by table."""
 
     def __init__(self, write: WriteLake) -> None:
         self._lake, self._record, self._mode = write.lake, write.record, write.mode
@@ -208,13 +207,13 @@ class _WriteFiles(WorkAhead):
 
 @dataclass(eq=False)
 class CommitOnce(beam.PTransform):
-    """Commits the files of a bounded run, each table's in one transaction. Input: (table, description).
+    """Commits the files of a bounded run, one transaction per table. Input: (table, description).
 
     Attributes:
         records: The tables' records.
         lake: The lake's root, a path or URI.
-        mode: As of `WriteLake`.
-        run_id: As of `WriteLake`.
+        mode: See `WriteLake`.
+        run_id: See `WriteLake`.
     """
 
     records: tuple[Record, ...]
@@ -223,13 +222,13 @@ class CommitOnce(beam.PTransform):
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, described: beam.PCollection[NamedWrite]) -> beam.PCollection[CommitResult]:
-        """Group by table, commit."""
+        """Group the descriptions by table, and commit each group."""
         return described | "GroupByTable" >> beam.GroupByKey() | "Commit" >> beam.ParDo(_Commit(self))
 
 
 @beam.typehints.with_output_types(CommitResult)
 class _Commit(beam.DoFn):
-    """All of a run's writes to a table, in one transaction."""
+    """Commits all of a run's writes to a table in one transaction."""
 
     def __init__(self, commit: CommitOnce) -> None:
         self._lake, self._mode, self._run_id = commit.lake, commit.mode, commit.run_id

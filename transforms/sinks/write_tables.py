@@ -1,4 +1,4 @@
-"""Rows of several tables into the lake in one step: one bound on what is held, one commit a table."""
+"""Writes rows of several tables to the lake in one step, with one bound on the buffered rows and one commit a table."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +16,14 @@ from transforms.sinks.write_lake import CommitOnce, RowWriter, join_writes
 from transforms.tables import Table, at_the_end
 
 NamedTable = tuple[str, Table]
-"""A table's name, and rows of it."""
+"""A table's name, and some of its rows."""
 
 
 @dataclass(eq=False)
 class WriteTables(beam.PTransform):
-    """Writes rows that stand for themselves into the tables of their names, as `WriteLake` does into one.
+    """Writes rows to several tables, each named by its element, as `WriteLake` writes to one. The rows are not changes.
 
-    Input elements: `NamedTable`, bounded. Output: what was committed, one `CommitResult` a transaction; a table of
-    which there are no rows has no commit.
+    Input elements: `NamedTable`, bounded. Output: one `CommitResult` a transaction. A table without rows has no commit.
 
     Attributes:
         records: The tables' records.
@@ -37,14 +36,14 @@ class WriteTables(beam.PTransform):
     mode: WriteMode = WriteMode.MERGE
 
     def expand(self, tables: beam.PCollection[NamedTable]) -> beam.PCollection[CommitResult]:
-        """Write files, commit each table's."""
+        """Write the files, and commit those of each table."""
         written = tables | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
         return written | "CommitOnce" >> CommitOnce(self.records, self.lake, self.mode)
 
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteFiles(beam.DoFn):
-    """Rows to files, in a thread of its own, described when the bundle ends and keyed by table."""
+    """Writes rows to files in a background thread; at the end of a bundle emits their descriptions, keyed by table."""
 
     def __init__(self, write: WriteTables) -> None:
         self._lake, self._records, self._mode = write.lake, write.records, write.mode
@@ -70,7 +69,7 @@ class _WriteFiles(beam.DoFn):
             described.setdefault(name, []).append(write)
         for name, writes in described.items():
             for write in join_writes(writes):
-                # the end of time: a description is never late, and holds no watermark back
+                # with the maximum timestamp a description is never late, and does not hold the watermark back
                 yield at_the_end((name, write))
 
     def teardown(self) -> None:

@@ -1,1 +1,1 @@
-"""Where raw events come from: files, Kafka, Pub/Sub; and the raw log that keeps what came."""
+"""Sources of raw events (files, Kafka, Pub/Sub), and the raw log that archives the records of a bus."""
