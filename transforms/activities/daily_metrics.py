@@ -1,7 +1,7 @@
-"""The daily facts of a date: a function of its events, the sessions they are in, and the rules, without Beam.
+"""Computes the daily metrics of a date from its events, their sessions, and the rules. No Beam.
 
-A session has an event if it is of the event's device and begins no later and ends no earlier: sessions of a device do
-not overlap. Texts go into the sketches in their order: the bytes of a row depend on the rows of the facts alone.
+An event belongs to the session of its device whose start and end enclose its time; sessions of a device do not overlap.
+Texts are added to the sketches in sorted order, so that the bytes of a row depend only on the rows of the facts.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from stores.sql_text import json_pointer, literal, quoted
 from transforms.events.pages import PageRules, categories, normalise
 
 SESSION_COLUMNS = ("session_id", "device_id", "session_start", "session_end")
-"""What of the sessions the metrics depend on."""
+"""The session columns that the metrics depend on."""
 
 Piece = Callable[[Sequence[str]], pa.Table]
-"""Gives columns, by their names, of some rows of fact_events."""
+"""A function from column names to these columns of a part of fact_events."""
 
 _MEMORY = "128MB"
-"""What DuckDB holds of a date before it spills."""
+"""DuckDB's memory for a date; beyond this it spills to disk."""
 _TEXTS_AT_ONCE = 4_096
 
 _TABLES = """
@@ -52,7 +52,7 @@ _ADD_PIECE = """
     INSERT INTO events SELECT number, device_id, user_key, event_time
         FROM piece JOIN groups USING (segment, category, event_type);
 """
-# A sum beyond a column's 18 digits is of a broken producer, and must not stop the rest
+# A sum of more than the column's 18 digits comes from a broken producer, and must not stop the computation
 _SUMS = """
     SELECT number, segment, category, event_type, sum(events) AS events, sum(purchases) AS purchases,
         greatest(least(sum(revenue), 99999999999999.9999), -99999999999999.9999) AS revenue,
@@ -75,18 +75,18 @@ _SECONDS = """
 """
 
 _LAYOUT = "1"
-"""Changes where the same facts come to other rows."""
+"""Version of the computation; change it whenever the same facts give other rows."""
 
 
 @dataclass(frozen=True)
 class MetricRules:
-    """What the catalogue and the page rules say of the metrics.
+    """The rules for the metrics, from the catalogue and the page rules.
 
     Attributes:
-        segment: The column of fact_events that says the segment.
-        category: Of an event type, the property that says the category, where it is not the page.
-        watch_time: Of an event type, the property that counts seconds watched.
-        pages: The categories of pages.
+        segment: The column of fact_events that holds the segment.
+        category: By event type, the property that holds the category, for types that do not use the page's category.
+        watch_time: By event type, the property that holds the seconds watched.
+        pages: The rules for the categories of pages.
     """
 
     segment: str = "country"
@@ -96,7 +96,7 @@ class MetricRules:
 
     @classmethod
     def of(cls, catalogue: Catalogue, pages: PageRules) -> "MetricRules":
-        """The rules of a catalogue."""
+        """The rules of a catalogue and of page rules."""
         return cls(
             catalogue.segment,
             {event.name: event.category for event in catalogue.events if event.category},
@@ -106,22 +106,24 @@ class MetricRules:
 
     @property
     def event_columns(self) -> tuple[str, ...]:
-        """What of the events the metrics depend on, beside properties."""
+        """The event columns that the metrics depend on, except properties."""
         return ("event_type", "event_time", "device_id", "user_key", "page_url", "revenue", self.segment)
 
     @property
     def fingerprint(self) -> int:
-        """A number that stands for the rules: rows of others are not up to date."""
+        """A hash of the rules; metrics computed under rules with another fingerprint are out of date."""
         said = (_LAYOUT, self.segment, sorted(self.category.items()), sorted(self.watch_time.items()), self.pages)
         return int.from_bytes(hashlib.sha256(repr(said).encode()).digest()[:7])
 
 
 @contextmanager
 def counting() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Where `daily_metrics` counts, a date after the other: to open it takes as long as to count a small one.
+    """Open the DuckDB connection in which `daily_metrics` counts one date after another.
+
+    Reuse it over dates: opening it takes as long as counting a small date.
 
     Raises:
-        StoreError: There is no room to spill.
+        StoreError: DuckDB fails, for example because there is no space to spill.
     """
     with (
         tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill,
@@ -141,21 +143,21 @@ def daily_metrics(
     sessions: Iterable[pa.Table],
     rules: MetricRules,
 ) -> pa.Table:
-    """The rows of a date.
+    """Compute the rows of a date.
 
-    Memory is bounded, however many events the date has: a piece of them is held at a time, and what is distinct is
-    counted by DuckDB, which spills.
+    Memory is bounded, however many events the date has: one piece of them is in memory at a time, and DuckDB counts
+    the distinct values and spills to disk.
 
     Args:
-        tables: Of `counting`; what it has of another date goes.
+        tables: The connection from `counting`; the tables of the previous date are replaced.
         day: The date.
-        events: All events of the date, in pieces. The rules' `event_columns` are asked of each, and its properties
-            only where it has a type with one that counts.
-        sessions: Rows with `SESSION_COLUMNS`: all that may have one of the events, and others.
+        events: All events of the date, in pieces. Of each piece the rules' `event_columns` are read; its properties
+            are read only if it has events of a type whose category or watch time is a property.
+        sessions: Rows with `SESSION_COLUMNS`: all sessions that may contain one of the events; others do no harm.
         rules: Segments, categories, watch time.
 
     Returns:
-        Rows of DAILY_METRICS, by its order.
+        Rows of DAILY_METRICS, in its sort order.
     """
     tables.execute(_TABLES)
     for piece in events:
@@ -177,14 +179,14 @@ def daily_metrics(
 
 
 def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) -> None:
-    """Add a piece of the events to the sums and to what is to be counted."""
+    """Add a piece of the events to the sums and to the events to be counted."""
     rows = piece(rules.event_columns)
     types = set(rows.column("event_type").unique().to_pylist())
     if types & (rules.category.keys() | rules.watch_time.keys()):
         rows = rows.append_column("properties", piece(["properties"]).column(0))
     rows = rows.append_column("page_category", _page_categories(rows.column("page_url"), rules.pages))
 
-    def told(expression: str, properties: Mapping[str, str], otherwise: str) -> str:
+    def by_type(expression: str, properties: Mapping[str, str], otherwise: str) -> str:
         cases = [
             f" WHEN {literal(kind)} THEN {expression.format(json_pointer(name))}"
             for kind, name in sorted(properties.items())
@@ -195,16 +197,16 @@ def _add(tables: duckdb.DuckDBPyConnection, piece: Piece, rules: MetricRules) ->
     tables.register("given", rows)
     selected = f"""
         SELECT coalesce({quoted(rules.segment)}, {literal(UNKNOWN)}) AS segment,
-            coalesce({told(_TEXT, rules.category, "page_category")}, {literal(UNKNOWN)}) AS category,
+            coalesce({by_type(_TEXT, rules.category, "page_category")}, {literal(UNKNOWN)}) AS category,
             event_type, device_id, user_key, event_time, revenue,
-            {told(_SECONDS, rules.watch_time, "0.000")} AS watch_time
+            {by_type(_SECONDS, rules.watch_time, "0.000")} AS watch_time
         FROM given
     """
     tables.execute(_ADD_PIECE.format(piece=selected))
 
 
 def _distinct(tables: duckdb.DuckDBPyConnection, query: str) -> dict[int, tuple[int, Sketch]]:
-    """How many distinct texts the query gives of each group, and their sketch."""
+    """The number of distinct texts that the query returns for each group, and their sketch."""
     found: dict[int, tuple[int, Sketch]] = {}
     for batch in tables.sql(f"{query} ORDER BY number, text").to_arrow_reader(_TEXTS_AT_ONCE):
         runs, start = pc.run_end_encode(batch.column("number")), 0

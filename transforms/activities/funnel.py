@@ -1,9 +1,9 @@
-"""Funnels over user_stream: how many went how far along a sequence of activities, and how long each step took.
+"""Funnels over user_stream: how many users or sessions reach each step of a sequence, and how long each step takes.
 
-A user or session enters with each of its activities that is the first step. From there every further step is the
-first such activity after the step before it, as long as it comes within the window, which begins with the first step.
-Of the sequences begun this way the one that gets furthest counts, and of several the earliest: each user or session
-is counted once. After means later by (ts, activity_id), so that one activity is never two steps.
+A user or session starts a sequence with each of its activities that is the first step. Each further step is the first
+activity of its name after the previous step, if it is within the window, which begins at the first step. Of all
+sequences of a user or session only the one that gets furthest counts, and among equals the earliest, so each is counted
+once. "After" means later by (ts, activity_id), so that one activity is never two steps.
 """
 
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ DIMENSIONS = tuple(
     for field in FACT_SESSION
     if field.type in (pa.string(), pa.bool_(), pa.date32()) and field.name not in ("session_id", "device_id")
 )
-"""What a funnel can be split by: the columns of fact_sessions that sort sessions into groups."""
+"""The columns of fact_sessions that a funnel can be split by."""
 
 _MOST_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """A sequence of activities, and whom to count along it.
+    """A sequence of activities, and how to count along it.
 
     Attributes:
-        steps: The activities in order; one may come again.
-        within: From the first step to the last, microseconds; that much is included.
-        per: Whom is counted: ``user``, which is the device while there is none, or ``session``.
-        by: A column of `DIMENSIONS`, of the session that the first step is in; None for one funnel.
-        since: The first date that a sequence may begin on, UTC; None for any.
-        until: The last; None for any.
+        steps: The activities in order; an activity may be repeated.
+        within: Maximum time from the first step to the last, inclusive, in microseconds.
+        per: The unit counted: ``user`` (the device for activities without a user) or ``session``.
+        by: A column of `DIMENSIONS` to split by, taken from the session of the first step; None for one funnel.
+        since: The first UTC date on which a sequence may begin; None for no limit.
+        until: The last UTC date on which a sequence may begin; None for no limit.
     """
 
     steps: tuple[str, ...]
@@ -48,7 +48,7 @@ class Funnel:
     until: date | None = None
 
     def problems(self) -> list[str]:
-        """What is wrong with it; one line each."""
+        """The errors in the funnel's definition, one line each."""
         found = []
         if not 2 <= len(self.steps) <= _MOST_STEPS:
             found.append(f"a funnel has from 2 to {_MOST_STEPS} steps, not {len(self.steps)}")
@@ -63,21 +63,22 @@ class Funnel:
         return found
 
     def sql(self) -> str:
-        """One SELECT in DuckDB's SQL over user_stream and, where sessions matter, fact_sessions.
+        """The funnel as one DuckDB SELECT over user_stream and, if sessions matter, fact_sessions.
 
-        Its rows, a step each, by the dimension and the step: the dimension's column if there is one, ``step`` (from
-        1), ``activity``, ``reached`` (how many got there), ``share_of_first``, ``share_of_previous`` (null for the
-        first step, or of none) and ``median_secs_to_next`` (of those who got to the next).
+        The result has a row for each step, ordered by the dimension and the step: the dimension's column if there is
+        one, ``step`` (from 1), ``activity``, ``reached`` (how many reached the step), ``share_of_first``,
+        ``share_of_previous`` (null for the first step; both shares are null if the step compared with has none) and
+        ``median_secs_to_next`` (over those that reached the next step).
 
         Raises:
-            OptionError: Something is wrong with the funnel; all of it, a line each.
+            OptionError: The funnel has errors; the message lists all, one line each.
         """
         found = self.problems()
         if found:
             raise OptionError("\n".join(found))
         split = "" if self.by is None else f"{self.by}, "
         steps = ", ".join(f"({number}, {literal(step)})" for number, step in enumerate(self.steps, start=1))
-        # steps without a dimension stay, at zero, where nobody enters
+        # without a dimension the steps are listed with zero even if nobody enters the funnel
         groups = "(SELECT 1)" if self.by is None else f"(SELECT DISTINCT {self.by} FROM best)"
         same = "" if self.by is None else f" AND best.{self.by} IS NOT DISTINCT FROM split.{self.by}"
         return f"""WITH activities AS (
@@ -108,7 +109,7 @@ ORDER BY {split}step
 """
 
     def _activities(self) -> str:
-        """The activities that can be steps, each with who did it and which steps it can be."""
+        """The activities that can be steps, each with its user or session, and a flag for each step it can be."""
         flags = ", ".join(f"activity = {literal(step)} AS step_{n}" for n, step in enumerate(self.steps, start=1))
         user = "coalesce(customer, anonymous_customer_id)"
         where = [f"activity IN ({', '.join(map(literal, dict.fromkeys(self.steps)))})"]
@@ -131,7 +132,7 @@ ORDER BY {split}step
         )
 
     def _tails(self) -> str:
-        """Of each activity that can be a step, the times of that step and of those that follow from there."""
+        """For each activity that can be a step, the times of that step and of the steps that follow from it."""
         parts, source = [], "activities"
         for number in range(len(self.steps), 0, -1):
             following = ""
@@ -149,7 +150,7 @@ ORDER BY {split}step
         return f"CASE WHEN tail_1[{number}] <= ts + to_microseconds({self.within}) THEN 1 ELSE 0 END"
 
     def _dates(self, column: str, longer: timedelta) -> list[str]:
-        """Conditions that a date is one that a sequence may begin on, or lies no more than so much after it."""
+        """Conditions that a date is one on which a sequence may begin, or at most `longer` after the last one."""
         found = [] if self.since is None else [f"{column} >= DATE '{self.since}'"]
         if self.until is not None:
             found.append(f"{column} <= DATE '{self.until}' + {longer.days + (1 if longer else 0)}")

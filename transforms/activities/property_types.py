@@ -1,4 +1,4 @@
-"""The properties of events of one type as typed columns: the query that makes them. docs/layers.md tells the rules."""
+"""The query that converts the properties of events of one type to typed columns. docs/layers.md has the rules."""
 
 import json
 from collections.abc import Iterable
@@ -23,15 +23,22 @@ _PARSED_AS = {
     PropertyType.JSON: "JSON",
 }
 _MOST_EXACT = 1 << 53
-"""Whole numbers up to here are themselves as a double: one that is written 5.0 is as exact as 5."""
+"""A double represents all integers up to this exactly, so 5.0 is as exact as 5."""
 
 
 def type_query(event: EventType) -> str:
-    """SQL over ``given``, a table with the text column properties.
+    """Build the SQL over ``given``, a table with the text column properties.
 
-    The type has at least one property. The columns of the result: v1, v2, v3 … for its properties in order, null where
-    the value is missing, null or not of the type (times are microseconds since 1970); fault, null or [reason, property]
-    of the first that is wrong; extra_properties; declared_properties, the others where there are extra ones.
+    The result has these columns:
+
+    - v1, v2, v3 … for the type's properties in order; null if the value is missing, null or of another type. Times are
+      microseconds since 1970.
+    - fault: [reason, property] for the first wrong property; null if all are right.
+    - extra_properties: the properties that are not declared; null if there are none.
+    - declared_properties: the declared ones, if there are extra properties; else null.
+
+    Args:
+        event: An event type with at least one property.
     """
     declared = event.properties
     names = [item.name for item in declared]
@@ -48,11 +55,11 @@ def type_query(event: EventType) -> str:
 
 
 def _value(item: Property, place: int) -> str:
-    """SQL for a property's value, null where it is not of the type."""
+    """SQL for a property's value; null if the value is not of the property's type."""
     parsed, type_ = f"e.{quoted(item.name)}", f"types[{place}]"
     whole = f"{type_} IN ('UBIGINT', 'BIGINT')"
     money = f"DECIMAL({MONEY.precision}, {MONEY.scale})"
-    # parsed as a whole number 1.5 is rounded: what it was is read again
+    # DuckDB rounds 1.5 when it parses it as an integer, so the original value is read again
     double = f"TRY_CAST(json_extract_string(properties, {json_pointer(item.name)}) AS DOUBLE)"
     written_double = f"{type_} = 'DOUBLE' AND {double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
     in_range = f"lambda time: time BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1"
@@ -70,7 +77,7 @@ def _value(item: Property, place: int) -> str:
 
 
 def _faults(item: Property, place: int) -> Iterable[str]:
-    """SQL for the branches of a CASE that say what is wrong with a property."""
+    """SQL for the branches of a CASE that report what is wrong with a property."""
     given = f"coalesce(types[{place}], 'NULL') <> 'NULL'"
     name = literal(item.name)
     yield f"WHEN v{place} IS NULL AND {given} THEN ['{Reason.PROPERTY_WRONG_TYPE}', {name}]"

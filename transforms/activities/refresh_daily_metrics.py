@@ -1,8 +1,8 @@
-"""daily_metrics kept up to the facts: the dates whose files are others than at the last refresh are computed anew.
+"""Keeps daily_metrics up to date: recomputes the dates whose fact files have changed since the last refresh.
 
-What a date's rows are depends on the facts alone, whatever came late, twice or again, and whatever was merged,
-corrected or erased meanwhile. The versions of the facts that the table is up to are in its transaction log, and beside
-them the fingerprint of the rules: under other rules nothing is up to date.
+A date's rows depend only on the facts as they are now, whatever was late, duplicated, replayed, merged, corrected or
+erased in between. The table's transaction log records the versions of the fact tables that the metrics were computed
+from, and the fingerprint of the rules. If the rules have changed, all dates are recomputed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,15 +32,15 @@ _RULES = f"{DAILY_METRICS.name}:rules"
 
 
 def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = None) -> CommitResult:
-    """Compute the dates anew whose facts have changed, and put them in the place of the old rows, in one transaction.
+    """Recompute the dates whose facts have changed, and replace their rows in one transaction.
 
     Args:
         lake: The lake's root.
         rules: Segments, categories, watch time.
-        since: Compute this date and those after it, changed or not.
+        since: Recompute this date and all later ones too, changed or not; None for changed dates only.
 
     Raises:
-        StoreBusyError: Other runs kept committing: run again.
+        StoreBusyError: Other runs kept committing; run again.
         StoreError: A table cannot be read or written.
     """
 
@@ -77,7 +77,7 @@ def _application(facts: Record) -> str:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the facts, how many rows it has, and the dates that these touch."""
+    """A file of a fact table, its number of rows, and the first and last date that the rows touch."""
 
     place: Place
     path: str
@@ -88,16 +88,17 @@ class _File:
 
 @dataclass(frozen=True)
 class _Facts:
-    """A table of facts, and what of it has changed since daily_metrics was computed from it.
+    """A fact table, and how its files have changed since daily_metrics was computed from it.
 
     Attributes:
-        record: Its record.
-        table_uri: Its folder.
-        version: Its version.
-        up_to_date: Whether that is the one that daily_metrics is of.
-        transaction: Says that daily_metrics is of this version.
-        files: Its files.
-        changed: The files that have come and gone; not those that have the sessions of others, as a stitch leaves them.
+        record: The table's record.
+        table_uri: The table's folder.
+        version: The table's version.
+        up_to_date: Whether daily_metrics was computed from this version.
+        transaction: The transaction that records in daily_metrics that it was computed from this version.
+        files: The table's files.
+        changed: The files that were added or removed since, except those in which the sessions are the same, as after
+            a stitch.
     """
 
     record: Record
@@ -110,13 +111,13 @@ class _Facts:
 
     @classmethod
     def open(cls, lake: str, record: Record, metrics: DeltaTable | None) -> "_Facts":
-        """The facts now, and since a version of the metrics; of none, all are new."""
+        """Open a fact table, and compare it with the version in the metrics' log; without metrics all files are new."""
         application = _application(record)
         table = find_table(lake, record.name)
         version = table.version() if table is not None else 0
         files = frozenset(_files(lake, record, table)) if table is not None else frozenset()
         done = (metrics.transaction_version(application) or 0) if metrics is not None else 0
-        # the files of version 0, where no table is, and of one whose log is cleaned up: none
+        # no files for version 0, which means no table, nor for a version whose log entry was cleaned up
         before = frozenset(_files(lake, record, _earlier(table, done))) if table is not None else frozenset()
         changed = files ^ before
         if record is FACT_SESSION:
@@ -125,15 +126,15 @@ class _Facts:
         return cls(record, uri, version, done == version, Transaction(application, version), files, changed)
 
     def dates(self) -> set[date]:
-        """The dates that have rows."""
+        """The dates on which rows begin: those of the partitions with files."""
         return {file.first for file in self.files}
 
     def changed_dates(self) -> set[date]:
-        """The dates that rows of changed files touch."""
+        """The dates that the rows of changed files touch."""
         return {file.first + _DAY * n for file in self.changed for n in range((file.last - file.first).days + 1)}
 
     def pieces(self, day: date) -> Iterator[Piece]:
-        """The rows of the files that touch a date, in one order."""
+        """The rows of the files that touch a date, in a deterministic order."""
         paths = sorted(file.path for file in self.files if file.first <= day <= file.last)
         return file_pieces(self.table_uri, self.record, paths) if paths else iter(())
 
@@ -156,13 +157,14 @@ def _files(lake: str, record: Record, table: DeltaTable | None) -> Iterator[_Fil
         for file in found:
             last = first
             if bounds := ends.get(file.path):
-                # of a file without bounds: a session that is not cut at a day's length is not worth reading all for
+                # A file without bounds may have a session of several days if sessions are not cut after a day. To find
+                # it is not worth reading all such files, so only one more day is assumed.
                 last = first + _DAY if bounds == ALL_TIME else (_EPOCH + timedelta(microseconds=bounds[1])).date()
             yield _File(Place(table_uri(lake, record.name), record, partition), file.path, file.rows, first, last)
 
 
 def _other_sessions(changed: frozenset[_File], live: frozenset[_File]) -> Iterator[_File]:
-    """The files of the dates that have gained or lost a session, or in which one has other bounds."""
+    """The changed files of the dates that gained or lost a session, or in which a session has other bounds."""
     of_date: dict[date, tuple[list[_File], list[_File]]] = {}
     for file in changed:
         of_date.setdefault(file.first, ([], []))[file in live].append(file)
@@ -172,12 +174,12 @@ def _other_sessions(changed: frozenset[_File], live: frozenset[_File]) -> Iterat
 
 
 def _same_sessions(gone: Iterable[_File], come: Iterable[_File]) -> bool:
-    """Whether files of a date hold what the metrics depend on of the same sessions."""
+    """Whether the removed and the added files of a date agree in `SESSION_COLUMNS` for all sessions."""
     try:
         before, after = (
             pa.concat_tables(read_files(file.place, [file.path], SESSION_COLUMNS) for file in files)
             for files in (gone, come)
         )
     except StoreError:
-        return False  # a file that no version holds any more may be deleted
+        return False  # a removed file may have been deleted by now
     return bool(before.sort_by("session_id").equals(after.sort_by("session_id")))

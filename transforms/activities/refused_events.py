@@ -1,4 +1,4 @@
-"""Dead letters of events that were decoded, and whose properties are not as the catalogue declares them."""
+"""Dead letters of decoded events whose properties are not as the catalogue declares them."""
 
 import json
 from datetime import UTC, date, datetime
@@ -21,13 +21,13 @@ _OBJECTS = ("properties", "context")
 def refused_letters(events: pa.Table, faults: pa.ChunkedArray, first_met: date) -> pa.Table:
     """DEAD_LETTER rows of refused events.
 
-    The bytes as delivered are no longer there: the payload is the event written anew, which decodes into the same
-    event. Where it came from leads to the bytes.
+    The bytes as delivered are not available at this step. The payload is the event serialised again, and decodes into
+    the same event. Its source, partition and offset lead to the original bytes.
 
     Args:
         events: Rows of EVENT_BATCH.
-        faults: [reason, property] of each.
-        first_met: Stands for the arrival date where the input does not say it.
+        faults: [reason, property] of each event.
+        first_met: The arrival date for events whose input has no arrival time.
     """
     payloads = pa.array([envelope_of(row) for row in events.to_pylist()], pa.binary())
     raw = pa.table([payloads, *(events[name] for name in RAW.names[1:])], schema=RAW.schema)
@@ -35,10 +35,10 @@ def refused_letters(events: pa.Table, faults: pa.ChunkedArray, first_met: date) 
 
 
 def envelope_of(event: dict[str, Any]) -> bytes:
-    """An event as one line of JSON that decodes into it.
+    """Serialise an event as one line of JSON that decodes into the same event.
 
     Args:
-        event: The columns of EVENT.
+        event: The event's columns, as in EVENT.
     """
     members = {key: _text(event[column]) for key, column in _TEXTS.items()}
     members |= {key: _text(_stamp(event[column])) for key, column in _TIMES.items()}

@@ -1,7 +1,7 @@
-"""Unique events to rows of silver and of the activity stream, by the catalogue, without Beam.
+"""Converts unique events to rows of silver and of the activity stream, as the catalogue declares. No Beam.
 
-The events of each type are gathered, and one query reads all their properties: what it makes is in both. An event whose
-properties are not as declared is in neither; it stays in fact_events, and a dead letter says what is wrong.
+The events of each type are gathered, and one query reads their properties once for both layers. An event whose
+properties are not as declared is in neither layer; it stays in fact_events, and becomes a dead letter with the reason.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ from transforms.activities.property_types import type_query
 from transforms.activities.refused_events import refused_letters
 
 _GATHERED = [*(field.name for field in COMMON), "page_url", "properties"]
-# the length in front keeps the two ids apart, whatever they contain
+# the length prefix makes the concatenation of the two ids unambiguous
 _ACTIVITY_IDS = TableQuery("SELECT md5(concat(strlen(device_id), ':', device_id, event_id)) FROM given", {"threads": 1})
 
 
 class TypedEvents(NamedTuple):
-    """What became of some events: each is in one silver table and in the stream, or a dead letter.
+    """The result of typing some events. Each is in one silver table and in the stream, or is a dead letter.
 
     Attributes:
-        silver: Rows by the name of their silver table, for those that have any.
+        silver: The rows of each silver table that has any, by the table's name.
         stream: Rows of USER_STREAM.
         dead_letters: Rows of DEAD_LETTER.
     """
@@ -41,21 +41,21 @@ class TypedEvents(NamedTuple):
     dead_letters: pa.Table
 
     def rows(self) -> Iterator[tuple[str, pa.Table]]:
-        """The rows of each table that has any, by its name."""
+        """Yield the name and the rows of each table that has any, the stream included."""
         for name, rows in (*self.silver.items(), (USER_STREAM.name, self.stream)):
             if rows.num_rows:
                 yield name, rows
 
 
 class _Typing(NamedTuple):
-    """A silver table, and the declaration of its events; None for those of undeclared types."""
+    """A silver table, and the declaration of its event type; None for the table of undeclared types."""
 
     record: Record
     event: EventType | None
 
 
 class EventTyper:
-    """Types batches of events, in any number of threads."""
+    """Types batches of events; thread-safe."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._typings = [_Typing(other_record(), None)]
@@ -70,7 +70,7 @@ class EventTyper:
 
         Args:
             events: Rows of EVENT_BATCH, each event once.
-            first_met: Stands for the arrival date of a dead letter where the input does not say it.
+            first_met: The arrival date of dead letters whose input has no arrival time.
         """
         silver: dict[str, pa.Table] = {}
         stream, letters = [USER_STREAM.empty()], [DEAD_LETTER.empty()]
@@ -94,7 +94,7 @@ class EventTyper:
     def _by_typing(
         self, event_types: pa.ChunkedArray
     ) -> tuple[npt.NDArray[np.int64], Iterator[tuple[_Typing, int, int]]]:
-        """The order that puts events of one silver table beside each other, and where those of each begin and end."""
+        """The order that makes the events of each silver table contiguous, and each table's start and end in it."""
         encoded = event_types.combine_chunks().dictionary_encode()
         place_of = np.array([self._place.get(name, 0) for name in encoded.dictionary.to_pylist()], np.int16)
         places = place_of[encoded.indices.to_numpy()] if len(encoded) else np.empty(0, np.int16)
@@ -114,14 +114,14 @@ class EventTyper:
         typed = self._queries[event.name].run(pa.table({"properties": properties}))
         place = typed.schema.get_field_index("declared_properties")
         declared = typed.column(place)
-        # as a rule there are no extra properties, and the text is shared
+        # usually there are no extra properties, and the original text is reused
         whole = properties if declared.null_count == len(declared) else pc.coalesce(declared, properties)
         return typed.set_column(place, "declared_properties", whole)
 
     def _activities(
         self, event: EventType | None, silver: pa.Table, rows: pa.Table, properties: pa.ChunkedArray
     ) -> pa.Table:
-        """The rows of the stream that rows of a silver table are."""
+        """Convert rows of a silver table to rows of the stream."""
         count = silver.num_rows
 
         def column(name: str | None) -> pa.Array | pa.ChunkedArray:
@@ -148,7 +148,7 @@ class EventTyper:
 
 
 def _silver_rows(typing: _Typing, rows: pa.Table, typed: pa.Table) -> pa.Table:
-    """Rows of a silver table: the common columns, those of the properties, and what is not declared."""
+    """Rows of a silver table: the common columns, the declared properties, and the extra properties."""
     values = {f"v{place}": item.column for place, item in enumerate(typing.event.properties, 1)} if typing.event else {}
     columns = {field.name: rows[field.name] for field in COMMON}
     columns |= {column: typed[value] for value, column in values.items()}

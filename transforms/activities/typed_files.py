@@ -1,4 +1,4 @@
-"""Unique events to files of silver and of the activity stream, without Beam: work of a live run beside its bundles."""
+"""Converts unique events to files of silver and of the activity stream: the background work of a live run. No Beam."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ from transforms.activities.typed_events import EventTyper
 from transforms.gathered import put_together
 
 GATHERED_ROWS = 50_000
-"""Events that are typed together: a query a type costs a millisecond or two, however few its events are."""
+"""Number of events typed together: the query of each type costs a millisecond or two, however few the events."""
 
 
 def layer_records(catalogue: Catalogue) -> tuple[Record, ...]:
-    """The tables that events are typed into."""
+    """The records of all tables that events are typed into."""
     return USER_STREAM, *silver_records(catalogue)
 
 
 class TypedFiles(NamedTuple):
-    """What became of some events: each is in files of a silver table and of the stream, or a dead letter.
+    """The result of typing some events. Each is in files of a silver table and of the stream, or is a dead letter.
 
     Attributes:
-        described: The files, of no version of their tables yet.
+        described: The files, not committed to their tables yet.
         dead_letters: Rows of DEAD_LETTER.
     """
 
@@ -44,12 +44,12 @@ class TypedFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class TypeToFiles:
-    """Types events and writes what they become.
+    """Types events and writes the rows to files.
 
     Attributes:
         catalogue: The declared event types.
         lake: The lake's root, a path or URI.
-        first_met: Stands for the arrival date of a dead letter where the input does not say it.
+        first_met: The arrival date of dead letters whose input has no arrival time.
     """
 
     catalogue: Catalogue
@@ -57,7 +57,7 @@ class TypeToFiles:
     first_met: date
 
     def __call__(self, tables: Iterator[pa.Table]) -> TypedFiles:
-        """Type, write.
+        """Type the events and write the files.
 
         Args:
             tables: Rows of EVENT_BATCH, each event once.

@@ -1,4 +1,4 @@
-"""daily_metrics, kept by the main graph: refreshed once by a bounded run, and again and again beside an endless one."""
+"""Keeps daily_metrics in the main graph: refreshed once by a bounded run, periodically by an unbounded one."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -18,21 +18,21 @@ from transforms.sinks.stream_lake import count_commit
 from transforms.subprocesses import run_in_subprocess
 
 REFRESH_SECONDS = 30
-"""Time between two refreshes of an endless run."""
+"""Interval between two refreshes of an unbounded run."""
 _REST = 19
-"""Seconds of rest for each CPU second of a refresh: the refreshes take no more than a twentieth of a processor."""
+"""Seconds of rest per CPU second of a refresh, so that refreshes take at most a twentieth of a processor."""
 
 
 @dataclass(eq=False)
 class WriteDailyMetrics(beam.PTransform):
-    """Keeps daily_metrics up to the facts.
+    """Keeps daily_metrics up to date with the facts.
 
     Input elements: commits of the facts. Output: commits of the metrics. A bounded run refreshes once, after all
-    commits. An endless one refreshes every `REFRESH_SECONDS` in a subprocess, so that no bundle waits for it, and once
-    more when the input has ended. The next refresh makes up for one that is lost.
+    commits. An unbounded one refreshes every `REFRESH_SECONDS` in a subprocess, so that no bundle waits for it, and
+    once more at the end of the input. If a refresh is lost, the next one does its work.
 
-    Counters: those of a commit; ``daily_metrics_failed``, refreshes that failed because of another run's commit or of
-    a file that was gone.
+    Counters: those of a commit; ``daily_metrics_failed``, refreshes that failed because of another run's commit or a
+    missing file.
 
     Attributes:
         lake: The lake's root, a path or URI.
@@ -46,7 +46,7 @@ class WriteDailyMetrics(beam.PTransform):
         super().__init__()
 
     def expand(self, commits: beam.PCollection[CommitResult]) -> beam.PCollection[CommitResult]:
-        """Bring the commits together under one key, refresh."""
+        """Group the commits under one key, and refresh."""
         keyed = commits | "OneKey" >> beam.Map(_under_one_key).with_output_types(tuple[str, None])
         if not commits.is_bounded:
             keyed = keyed | "NowAndThen" >> now_and_then(REFRESH_SECONDS)
@@ -59,7 +59,7 @@ def _under_one_key(_: CommitResult) -> tuple[str, None]:
 
 @beam.typehints.with_output_types(CommitResult)
 class _Refresh(beam.DoFn):
-    """A refresh for each firing: in the background while more is to come, within the bundle at the end."""
+    """Refreshes at each firing of the trigger: in the background before the end of the input, in the bundle at it."""
 
     def __init__(self, lake: str, rules: MetricRules) -> None:
         self._lake, self._rules = lake, rules
@@ -88,7 +88,7 @@ class _Refresh(beam.DoFn):
 
 
 class _Refresher:
-    """Refreshes in a subprocess, one at a time and with rests; requests made meanwhile become one more refresh."""
+    """Refreshes in a subprocess, one at a time and with rests in between; requests during a refresh are combined."""
 
     def __init__(self, lake: str, rules: MetricRules) -> None:
         self._lake, self._rules = lake, rules
@@ -99,7 +99,7 @@ class _Refresher:
         self._thread: threading.Thread | None = None
 
     def ask(self) -> None:
-        """Request a refresh; does not wait for it."""
+        """Request a refresh without waiting for it."""
         self._asked.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="daily-metrics", daemon=True)
@@ -127,7 +127,7 @@ class _Refresher:
                 result, seconds = run_in_subprocess(refresh_daily_metrics, self._lake, self._rules)
                 with self._lock:
                     self._results.append(result)
-            except ClickstreamError:  # another run's commit, or a file that was compacted away: the next will do
+            except ClickstreamError:  # another run's commit, or a file compacted away; the next refresh succeeds
                 with self._lock:
                     self._failed += 1
             self._ended.wait(_REST * seconds)

@@ -1,4 +1,4 @@
-"""Silver and the activity stream, kept by the main graph; the rules are in transforms/activities/typed_events.py."""
+"""Keeps silver and the activity stream in the main graph; the rules are in transforms/activities/typed_events.py."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,11 +27,11 @@ from transforms.tables import at_the_end
 
 DEAD_LETTERS = "dead_letters"
 COMMIT_SECONDS = 10
-"""Of an endless input, how long events wait: a file a type would else be a few rows."""
+"""How long events of an unbounded input wait; otherwise each type's file would have a few rows."""
 
 
 class WrittenLayers(NamedTuple):
-    """What was committed, one `CommitResult` a transaction; tables of DEAD_LETTER rows."""
+    """The output of `WriteLayers`: one `CommitResult` a transaction, and tables of DEAD_LETTER rows."""
 
     commits: "beam.PCollection[CommitResult]"
     dead_letters: "beam.PCollection[pa.Table]"
@@ -39,15 +39,16 @@ class WrittenLayers(NamedTuple):
 
 @dataclass(eq=False)
 class WriteLayers(beam.PTransform):
-    """Keeps the silver tables and user_stream. Input elements: tables of EVENT_BATCH, each event once.
+    """Writes the silver tables and user_stream. Input elements: tables of EVENT_BATCH, each event once.
 
     Attributes:
         catalogue: The declared event types.
-        first_met: Stands for the arrival date of a dead letter where the input does not say it.
+        first_met: The arrival date of dead letters whose input has no arrival time.
         lake: The lake's root, a path or URI.
-        mode: As of `WriteTables`; an endless run knows by its numbers what is in, and reads no table's rows.
-        onto_existing: As of `WriteLake`.
-        stable_input: As of `WriteLake`.
+        mode: See `WriteTables`. An unbounded run ignores it: it always appends, each numbered file once, and reads no
+            rows of the tables.
+        onto_existing: See `WriteLake`.
+        stable_input: See `WriteLake`.
     """
 
     catalogue: Catalogue
@@ -59,7 +60,7 @@ class WriteLayers(beam.PTransform):
 
     @no_annotations
     def expand(self, events: "beam.PCollection[pa.Table]") -> WrittenLayers:
-        """Type, write; of an endless input every few seconds, beside the bundles."""
+        """Type the events and write the rows; for an unbounded input every few seconds, in the background."""
         records = layer_records(self.catalogue)
         if events.is_bounded:
             typed = events | "TypeEvents" >> (
@@ -86,9 +87,9 @@ class WriteLayers(beam.PTransform):
 
 
 class _TypeEvents(beam.DoFn):
-    """EVENT_BATCH tables → rows by the name of their table, and DEAD_LETTER tables by their tag.
+    """EVENT_BATCH tables → (table name, rows), and tagged DEAD_LETTER tables.
 
-    A thread of its own types what was gathered, outside of the interpreter's lock for the most part.
+    A background thread types the gathered events, mostly without the GIL.
     """
 
     def __init__(self, catalogue: Catalogue, first_met: date) -> None:
@@ -132,7 +133,7 @@ class _TypeEvents(beam.DoFn):
 
 
 class _TellTyped(beam.DoFn):
-    """What became of events that were held back, to the descriptions of files, and dead letters by their tag."""
+    """`Worked` results → descriptions of the files, and tagged DEAD_LETTER tables."""
 
     def process(self, worked: Worked) -> Iterator[Any]:
         typed: TypedFiles = worked.result
