@@ -1,4 +1,4 @@
-"""dim_devices: what each device is, who has logged in on it, and whom its anonymous sessions belong to."""
+"""dim_devices: the attributes of each device, its logins, and the user that its anonymous sessions belong to."""
 
 import polars as pl
 import pyarrow as pa
@@ -9,13 +9,14 @@ from transforms.identity.dimensions import merge_rows, sum_up
 
 
 def device_rows(events: pa.Table) -> pa.Table:
-    """The devices of some events.
+    """Aggregate events into devices.
 
     Args:
-        events: A table with the columns of `schemas.dimensions.EVENT_COLUMNS`, any order; or those that decide.
+        events: A table with the columns of `schemas.dimensions.EVENT_COLUMNS`, any order. The `deciding_events` among
+            them are enough.
 
     Returns:
-        Rows of DEVICE's record, one a device.
+        Rows of DEVICE's record, one per device.
     """
     if events.num_rows == 0:
         return DEVICE.record.empty()
@@ -28,10 +29,10 @@ def device_rows(events: pa.Table) -> pa.Table:
 
 
 def merge_devices(rows: pa.Table) -> pa.Table:
-    """Merge rows of the same device, in any order and grouping, and say whose each device is.
+    """Merge rows of the same device, in any order and grouping, and resolve each device to a user.
 
-    A device is its last login's user's: a shared one belongs to whom used it last, for its anonymous sessions alone.
-    One on which more than `PUBLIC_DEVICE_USERS` have logged in is nobody's.
+    A device resolves to the user of its last login. On a shared device this concerns only the anonymous sessions. A
+    device on which more than `PUBLIC_DEVICE_USERS` users have logged in resolves to nobody.
 
     Args:
         rows: Rows of DEVICE's record.

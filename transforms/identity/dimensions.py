@@ -1,6 +1,7 @@
-"""Rows of dim_devices and dim_users from events, and their merge: associative, commutative, idempotent.
+"""Aggregate events into rows of dim_devices and dim_users, and merge rows of the same key.
 
-An event is a row of its own at first; whatever order and however often rows of a key are merged, they come to the same.
+The merge is associative, commutative and idempotent: rows of a key give the same result in any order, any grouping, and
+however often each is merged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,13 @@ _SEPARATOR = ","
 
 
 def deciding_events(events: pa.Table, *combinations: Sequence[str]) -> pa.Table:
-    """The events that alone decide what rows of dimensions are: of each combination's values the first and the last.
+    """Select the events that decide the rows of dimensions: the first and the last of each combination of values.
 
-    Of the same instant all are kept. Of a large batch they are a tenth.
+    All events with the same first or last event_time are kept. In a large batch, a tenth of the events remain.
 
     Args:
         events: A table with event_time and the columns, in any order.
-        combinations: Names of text columns whose values together are one.
+        combinations: Groups of text columns. The events with the same values in a group are one combination.
     """
     events = events.combine_chunks()
     times = events.column("event_time").cast(pa.int64()).to_numpy()
@@ -36,7 +37,7 @@ def deciding_events(events: pa.Table, *combinations: Sequence[str]) -> pa.Table:
         combined = pa.array(_combined(events, names)).dictionary_encode()
         numbers, bound = combined.indices.to_numpy(), np.empty(len(combined.dictionary), np.int64)
         for rows in (order, order[::-1]):
-            bound[numbers[rows]] = times[rows]  # of several rows for one number the last that is assigned stays
+            bound[numbers[rows]] = times[rows]  # among several rows with one number, the last assignment wins
             decides |= times == bound[numbers]
     return events.filter(pa.array(decides))
 
@@ -63,7 +64,7 @@ def merge_rows(rows: pa.Table, dimension: Dimension) -> pa.Table:
         dimension: How they merge.
 
     Returns:
-        Rows of the record, one a key, ordered by it.
+        Rows of the record, one per key, ordered by key.
     """
     rows = rows.combine_chunks()
     if rows.num_rows == 0:
@@ -73,7 +74,7 @@ def merge_rows(rows: pa.Table, dimension: Dimension) -> pa.Table:
     chosen, lengths = runs.order[runs.starts], runs.ends - runs.starts
     several = lengths > 1
     if several.any():
-        # Few keys have more than one row: those alone are computed
+        # Compute only the keys with more than one row, which are few
         parts = rows.take(runs.order[np.repeat(several, lengths)]).combine_chunks()
         ends = np.cumsum(lengths[several])
         merged = _reduce(parts, Runs(np.arange(len(parts)), ends - lengths[several]), dimension)
@@ -83,16 +84,16 @@ def merge_rows(rows: pa.Table, dimension: Dimension) -> pa.Table:
 
 
 def sum_up(events: pa.Table, key: str, keys: pa.Array | pa.ChunkedArray, dimension: Dimension) -> pa.Table:
-    """The rows that events come to.
+    """Aggregate events into rows of a dimension.
 
     Args:
         events: A table with the columns of events that the dimension observes, at least one row.
         key: The column that is the record's key, never null.
-        keys: The key of each event that goes into the row's set; null for none.
-        dimension: The dimension; what is given is null in the rows, save what is a column of the events.
+        keys: For each event, the key to add to the row's set of keys; null for none.
+        dimension: The dimension. Its `given` columns are null in the result unless the events have them.
 
     Returns:
-        Rows of the record, one a key, ordered by it; `least` columns are null.
+        Rows of the record, one per key, ordered by key; `least` columns are null.
     """
     events = events.combine_chunks()
     group, ids = ranks(events.column(key)), events.column("event_id")
@@ -171,19 +172,19 @@ def _found(rows: pa.Table, runs: Runs, keep: str, at: str, event: str) -> Intege
 
 
 def _any_valid(valid: Flags, runs: Runs) -> Integers:
-    """A row of each run that has a value, `NONE` where none has."""
+    """A row with a value for each run, `NONE` if the run has none."""
     rows = np.where(valid, np.arange(len(valid)), NONE)
     return np.asarray(np.maximum.reduceat(rows[runs.order], runs.starts), np.int64)
 
 
 def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
-    """The union of the sets of each run, as text and number."""
+    """The union of the sets of each run: the keys joined into a text, and their number."""
     encoded = whole(keys).dictionary_encode()
     pairs = pl.DataFrame({"run": runs.of_place, "set": pl.Series(pl.from_arrow(encoded.indices))[runs.order]})
     texts = pl.DataFrame({"key": pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)}).with_row_index("set")
     each = pairs.drop_nulls().unique().join(texts.cast({"set": pairs.schema["set"]}), on="set").drop("set")
     each = each.with_columns(pl.col("key").str.split(_SEPARATOR)).explode("key").unique().sort("run", "key")
-    # The least of a union are the least of its parts' least: cut short in any order, a set comes to the same
+    # The least keys of a union are among the least keys of its parts, so truncated sets merge the same in any order
     least = each.group_by("run", maintain_order=True).head(KEYS_KEPT).group_by("run").agg("key")
     sets = pl.DataFrame({"run": np.arange(len(runs.starts))}).join(least, on="run", how="left", maintain_order="left")
     count = sets["key"].list.len().fill_null(0).cast(pl.Int32)
@@ -199,6 +200,6 @@ def _take(values: pa.ChunkedArray, rows: Integers) -> pa.ChunkedArray:
 
 
 def _table(columns: Mapping[str, Any], record: Record, rows: int) -> pa.Table:
-    """The columns as a table of the record; those that are not named are null."""
-    there = {f.name: columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in record}
-    return pa.table(there, schema=record.schema)
+    """A table of the record from columns; missing columns are null."""
+    all_columns = {f.name: columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in record}
+    return pa.table(all_columns, schema=record.schema)

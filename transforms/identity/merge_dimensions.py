@@ -1,4 +1,4 @@
-"""Events into the dimensions of the lake, without Beam: the work of a live run beside its bundles."""
+"""Merge events into the dimensions of the lake; a live run does this outside its bundles. No Beam here."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ GATHERED_ROWS = 150_000
 _DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_version")
 
 Merge = Callable[[pa.Table], pa.Table]
-"""Rows of a dimension, each key's merged into one."""
+"""Merges rows of a dimension into one per key."""
 
 
 def deciding(events: pa.Table) -> pa.Table:
-    """The events that decide rows of a dimension, of the columns that they are made of."""
+    """The events that decide rows of a dimension, with only `EVENT_COLUMNS`."""
     return deciding_events(events.select(EVENT_COLUMNS), _DECIDED_BY, ("page_url",))
 
 
 def rows_of(events: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each dimension of some events, by its name; to be merged, which gives pages their categories.
+    """Aggregate events into rows of each dimension, by its name. Pages get their categories when they are merged.
 
     Args:
-        events: A table with the columns of `EVENT_COLUMNS`, or those that decide.
+        events: A table with the columns of `EVENT_COLUMNS`. The `deciding` events among them are enough.
     """
     return {
         DEVICE.record.name: device_rows(events),
@@ -43,13 +43,13 @@ def rows_of(events: pa.Table) -> dict[str, pa.Table]:
 
 
 def into_existing(merge: Merge, existing: pa.Table, rows: pa.Table) -> pa.Table:
-    """What rows that are there and new ones come to."""
+    """Merge new rows into existing ones."""
     return merge(pa.concat_tables([existing, rows]))
 
 
 @dataclass(frozen=True)
 class MergeDimensions:
-    """Sums events up, and merges what they come to into the tables: to do it again changes nothing.
+    """Aggregates events, and merges the rows into the tables of the dimensions. Idempotent.
 
     Attributes:
         lake: The lake's root, a path or URI.
@@ -60,7 +60,7 @@ class MergeDimensions:
     page_rules: PageRules
 
     def __call__(self, tables: Iterator[pa.Table]) -> list[CommitResult]:
-        """Sum up, merge, commit each table of which there are rows.
+        """Aggregate and merge the events, and commit each table that gets rows.
 
         Args:
             tables: Rows with the columns of `EVENT_COLUMNS`.

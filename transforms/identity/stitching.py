@@ -1,7 +1,8 @@
-"""Whose an anonymous session was, though the login came later; and which users are one person (docs/identity.md).
+"""Stitching: assign anonymous sessions to users who logged in later, and find users who are one person.
 
-A session with a login of its own is that user's and is never given to another. Any other is the user's whom its
-device belongs to, if it began no longer than the lookback before the first login on the device.
+docs/identity.md describes the rules. A session with a login belongs to the user of its last login and is never assigned
+to another. An anonymous session is assigned to the user that its device resolves to, if it began after the first login
+on the device, or before it by at most the lookback.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from transforms.runs import Integers
 _FIRST_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 SESSION_COLUMNS = ("device_id", "session_start", "user_key", "resolved_user_key")
-"""What of a session its resolution depends on, and the resolution."""
+"""The columns of a session that its resolution depends on, and the resolution."""
 
 DEVICE_COLUMNS = (
     "device_id",
@@ -33,28 +34,28 @@ DEVICE_COLUMNS = (
     "stitched_user_key",
     "stitched_from",
 )
-"""What of a device stitching depends on, and what it leaves there."""
+"""The columns of a device that stitching depends on, and those that it writes."""
 
 OWNER_COLUMNS = ("device_id", "session_start", "session_end", "user_key", "resolved_user_key")
-"""What of a session says whose the activities in it are."""
+"""The columns of a session that decide the user of its activities."""
 
 ACTIVITY_COLUMNS = ("anonymous_customer_id", "ts", "customer", "customer_is_stitched")
-"""What of an activity its customer depends on, and the customer."""
+"""The columns of an activity that its customer depends on, and the customer."""
 
 RULE = ("stitched_user_key", "stitched_from")
-"""What of a device its sessions depend on: whom they go to, and from when on."""
+"""The columns of a device that its sessions depend on: the user assigned to them, and from which session_start on."""
 
 STITCHED = ("identity_key", "identity_reason", *RULE)
-"""What stitching leaves on a device."""
+"""The columns that stitching writes on a device."""
 
 
 @dataclass(frozen=True)
 class Caps:
-    """How many users and devices logins may weld into one person.
+    """How many users and devices may be connected into one person by logins.
 
     Attributes:
-        users: Of a component.
-        devices: Of a component; a user with more devices welds nothing at all.
+        users: The most users in a connected component.
+        devices: The most devices in a connected component. A user with more devices connects nobody.
     """
 
     users: int = PUBLIC_DEVICE_USERS
@@ -62,11 +63,11 @@ class Caps:
 
 
 def keep_resolution(existing: pa.Table, sessions: pa.Table) -> pa.Table:
-    """New states of sessions, those still anonymous with the user that stitching had given them.
+    """New states of sessions, in which anonymous sessions keep the user that stitching had assigned to them.
 
     Args:
-        existing: Rows of SESSION that are in the table.
-        sessions: Rows of SESSION that take their places.
+        existing: Rows of SESSION in the table.
+        sessions: Rows of SESSION that replace them.
     """
     given = _frame(existing.select(["session_id", "resolved_user_key"]))
     new = _frame(sessions.select(["session_id", "user_key"])).join(
@@ -77,16 +78,16 @@ def keep_resolution(existing: pa.Table, sessions: pa.Table) -> pa.Table:
 
 
 def stitched_devices(devices: pa.Table, lookback: int | None, caps: Caps | None = None) -> pa.Table:
-    """What stitching is to leave on each device.
+    """Compute the columns that stitching writes on each device.
 
     Args:
         devices: Rows with `DEVICE_COLUMNS`.
         lookback: How long before the first login an anonymous session may have begun, microseconds; None for any time.
-        caps: Of a component.
+        caps: The limits of a component.
 
     Returns:
-        The same rows: stitched_user_key and stitched_from say whom sessions go to and from when on, identity_key and
-        identity_reason which users are one person.
+        The same rows. stitched_user_key and stitched_from say which user sessions are assigned to, and from which
+        session_start on; identity_key and identity_reason say which users are one person.
     """
     frame = _frame(devices)
     back = pl.lit(None, pl.Duration("us")) if lookback is None else pl.duration(microseconds=lookback)
@@ -100,14 +101,14 @@ def stitched_devices(devices: pa.Table, lookback: int | None, caps: Caps | None 
 
 
 def stitched_sessions(sessions: pa.Table, devices: pa.Table) -> pa.Table | None:
-    """Give anonymous sessions to the users of their devices.
+    """Assign anonymous sessions to the users of their devices.
 
     Args:
         sessions: Rows with `SESSION_COLUMNS`.
         devices: device_id, stitched_user_key and stitched_from of `stitched_devices`, unique by device_id.
 
     Returns:
-        The same rows in their order with the user that each now has; None where none changes.
+        The same rows in the same order, with resolved_user_key updated; None if no row changes.
     """
     rules = _frame(devices.select(["device_id", "stitched_user_key", "stitched_from"]))
     frame = _frame(sessions.select(list(SESSION_COLUMNS))).join(
@@ -123,14 +124,15 @@ def stitched_sessions(sessions: pa.Table, devices: pa.Table) -> pa.Table | None:
 
 
 def stitched_activities(activities: pa.Table, sessions: pa.Table) -> pa.Table | None:
-    """Give anonymous activities to the users of the sessions they are in; of a session that is nobody's, to nobody.
+    """Assign anonymous activities to the users of their sessions, or to nobody if the session has no user.
 
     Args:
-        activities: Rows with `ACTIVITY_COLUMNS`. A customer that is not stitched is the activity's own, and stays.
-        sessions: Rows with `OWNER_COLUMNS`, all that an activity may be in.
+        activities: Rows with `ACTIVITY_COLUMNS`. A customer that is not stitched comes from the activity itself and is
+            kept.
+        sessions: Rows with `OWNER_COLUMNS`: all sessions that may contain one of the activities.
 
     Returns:
-        The same rows in their order with the customer that each now has; None where none changes.
+        The same rows in the same order, with customer and customer_is_stitched updated; None if no row changes.
     """
     owners = _frame(sessions.select(list(OWNER_COLUMNS))).select(
         "device_id",
@@ -159,7 +161,7 @@ def stitched_activities(activities: pa.Table, sessions: pa.Table) -> pa.Table | 
 
 
 def changes_of(before: pa.Table, after: pa.Table, columns: Sequence[str] = STITCHED) -> pa.BooleanArray:
-    """Which rows have another value than before in one of the columns; both tables have the same devices in order."""
+    """A flag for each row: whether one of the columns has changed. Both tables have the same devices in order."""
     old, new = _frame(before.select(list(columns))), _frame(after.select(list(columns)))
     differs = pl.Series(np.zeros(old.height, bool))
     for name in columns:
@@ -168,19 +170,19 @@ def changes_of(before: pa.Table, after: pa.Table, columns: Sequence[str] = STITC
 
 
 def apply_stitched(devices: pa.Table, changed: pa.Table) -> pa.Table | None:
-    """Rows of dim_devices with what stitching has worked out for some of them; None where no row is among those.
+    """Write the results of stitching into rows of dim_devices; None if no row changes.
 
     Args:
-        devices: Rows with device_id and `STITCHED`, others kept as they are.
-        changed: Rows of `stitched_devices`.
+        devices: Rows with device_id and `STITCHED`; other columns are kept.
+        changed: Rows of `stitched_devices`, of some of the devices.
     """
-    update = _frame(changed.select(["device_id", *STITCHED])).with_columns(pl.lit(value=True).alias("__there"))
+    update = _frame(changed.select(["device_id", *STITCHED])).with_columns(pl.lit(value=True).alias("__updated"))
     frame = _frame(devices.select(["device_id", *STITCHED])).join(
         update, on="device_id", how="left", maintain_order="left", suffix="__new"
     )
-    there = pl.col("__there").fill_null(value=False)
+    updated = pl.col("__updated").fill_null(value=False)
     new = frame.select(
-        pl.when(there).then(pl.col(f"{name}__new")).otherwise(pl.col(name)).alias(name) for name in STITCHED
+        pl.when(updated).then(pl.col(f"{name}__new")).otherwise(pl.col(name)).alias(name) for name in STITCHED
     )
     if all(frame[name].eq_missing(new[name]).all() for name in STITCHED):
         return None
@@ -188,7 +190,7 @@ def apply_stitched(devices: pa.Table, changed: pa.Table) -> pa.Table | None:
 
 
 def _identities(devices: pl.DataFrame, caps: Caps) -> pl.DataFrame:
-    """The person of each device's users, and why they are one or not; nulls where logins connect no two users."""
+    """identity_key and identity_reason of each device; null where logins connect no two users."""
     pairs = (
         devices.with_row_index("device")
         .filter(pl.col("user_keys").is_not_null(), pl.col("users_seen") <= PUBLIC_DEVICE_USERS)
@@ -196,10 +198,10 @@ def _identities(devices: pl.DataFrame, caps: Caps) -> pl.DataFrame:
         .explode("user")
         .with_columns(pl.len().over("user").alias("on_devices"))
     )
-    welding = pairs.filter(pl.col("on_devices") <= caps.devices)
-    users = welding["user"].unique().sort()
-    user = welding["user"].rank("dense").to_numpy().astype(np.int64) - 1
-    components = welding.with_columns(pl.Series("component", components_of(welding["device"].to_numpy(), user)))
+    connecting = pairs.filter(pl.col("on_devices") <= caps.devices)
+    users = connecting["user"].unique().sort()
+    user = connecting["user"].rank("dense").to_numpy().astype(np.int64) - 1
+    components = connecting.with_columns(pl.Series("component", components_of(connecting["device"].to_numpy(), user)))
     sizes = components.group_by("component").agg(pl.col("user", "device").n_unique().name.prefix("count_"))
     reason = (
         pl.when(pl.col("count_user") < 2)
@@ -247,7 +249,7 @@ def _identities(devices: pl.DataFrame, caps: Caps) -> pl.DataFrame:
 
 
 def components_of(devices: Integers, users: Integers) -> Integers:
-    """The least user of each pair's connected component.
+    """The connected component of each pair, identified by the smallest user number in it.
 
     Args:
         devices: A device's number for each pair.
@@ -265,7 +267,7 @@ def components_of(devices: Integers, users: Integers) -> Integers:
         np.minimum.at(of_device, devices, least[users])
         found = least.copy()
         np.minimum.at(found, users, of_device[devices])
-        found = found[found]  # half of the way at a time: a chain of n devices takes about log n rounds
+        found = found[found]  # pointer jumping: a chain of n devices takes about log n rounds
         if np.array_equal(found, least):
             return np.asarray(least[users])
         least = found

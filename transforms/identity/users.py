@@ -1,4 +1,4 @@
-"""dim_users: what each user was last seen with (SCD type 1), and on how many devices."""
+"""dim_users: the latest attributes of each user (SCD type 1), and the number of their devices."""
 
 import hashlib
 
@@ -9,13 +9,14 @@ from transforms.identity.dimensions import merge_rows, sum_up
 
 
 def user_rows(events: pa.Table) -> pa.Table:
-    """The users of some events; those that carry none are left out.
+    """Aggregate events into users. Events without a user are ignored.
 
     Args:
-        events: A table with the columns of `schemas.dimensions.EVENT_COLUMNS`, any order; or those that decide.
+        events: A table with the columns of `schemas.dimensions.EVENT_COLUMNS`, any order. The `deciding_events` among
+            them are enough.
 
     Returns:
-        Rows of USER's record, one a user.
+        Rows of USER's record, one per user.
     """
     logins = events.filter(events.column("user_key").is_valid())
     if logins.num_rows == 0:
@@ -33,7 +34,7 @@ def merge_users(rows: pa.Table) -> pa.Table:
 
 
 def device_keys(device_ids: pa.ChunkedArray) -> pa.Array:
-    """A short name for each device, free of commas: 16 hexadecimal digits of its MD5. Hashes each distinct id once."""
+    """A short key for each device, without commas: 16 hexadecimal digits of its MD5. Hashes each distinct id once."""
     encoded = device_ids.combine_chunks().dictionary_encode()
     digests = (hashlib.md5(value.encode(), usedforsecurity=False) for value in encoded.dictionary.to_pylist())
     return pa.array((digest.hexdigest()[:16] for digest in digests), pa.string()).take(encoded.indices)

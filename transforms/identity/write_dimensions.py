@@ -1,4 +1,4 @@
-"""The dimensions, kept by the main graph: each bundle's events summed up, and merged into the lake's rows."""
+"""Write the dimensions in the main graph: aggregate the events of each bundle, and merge them into the lake's rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,23 +32,24 @@ from transforms.sinks.write_lake import WriteLake
 from transforms.tables import at_the_end
 
 _HELD_ROWS, _HELD_BYTES = 200_000, GATHERED_BYTES // 2
-"""Rows that decide and are held, of a bundle with many devices: more are summed up, for they merge in any parts."""
+"""The most deciding events that a bundle holds. Beyond that they are aggregated and emitted, which is possible at any
+time because rows merge in any grouping."""
 COMMIT_SECONDS = 30
-"""Of an endless input the dimensions are committed this often: each commit reads the whole table for its keys."""
+"""Time between two commits of a dimension for an unbounded input: each commit reads the keys of the whole table."""
 
 
 @dataclass(eq=False)
 class WriteDimensions(beam.PTransform):
-    """Keeps dim_devices, dim_users and dim_pages.
+    """Merges events into dim_devices, dim_users and dim_pages.
 
-    Input elements: tables with the columns of `EVENT_COLUMNS`, each event once or several times: rows are summaries
-    that merge in any order and any number of times. Output: what was committed, one `CommitResult` a transaction.
+    Input elements: tables with the columns of `EVENT_COLUMNS`. Events may be repeated, because the merge is idempotent.
+    Output: one `CommitResult` per committed transaction.
 
     Attributes:
         lake: The lake's root, a path or URI.
         page_rules: The categories of pages.
-        stable_input: As of `WriteLake`.
-        commit_seconds: Of an unbounded input, the time between two commits of a table.
+        stable_input: See `WriteLake`.
+        commit_seconds: For an unbounded input, the time between two commits of a table.
     """
 
     lake: str
@@ -57,9 +58,9 @@ class WriteDimensions(beam.PTransform):
     commit_seconds: int = COMMIT_SECONDS
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
-        """Sum up, merge, commit each table; of an endless input every few seconds, beside the bundles."""
+        """Aggregate, merge and commit each table; for an unbounded input, every `commit_seconds` outside bundles."""
         if not events.is_bounded:
-            # each commit reads the tables: what decides is held back a while, and summed up once
+            # Each commit reads the tables, so the deciding events of `commit_seconds` are held back for one commit
             folder = f"{table_uri(self.lake, DEVICE.record.name)}/{STAGING}"
             work = MergeDimensions(self.lake, self.page_rules)
             return (
@@ -95,7 +96,7 @@ def _fold(merge: Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 @beam.typehints.with_output_types(pa.Table)
 class _SumUp(beam.DoFn):
-    """A bundle's events to a few small tables a dimension, before anything is shuffled."""
+    """Aggregates the events of a bundle into a few small tables per dimension, before any shuffle."""
 
     def start_bundle(self) -> None:
         self._gathered = Gathered(GATHERED_ROWS)
@@ -106,7 +107,7 @@ class _SumUp(beam.DoFn):
                 if left.num_rows >= _HELD_ROWS or left.nbytes >= _HELD_BYTES:
                     yield from _summaries(left)
                 else:
-                    # Of what decided before, most still does: it is looked at again when there is twice as much
+                    # Most of these will still decide later, so select again only once their number has doubled
                     self._gathered = Gathered(max(GATHERED_ROWS, 2 * left.num_rows))
                     self._gathered.add(left)
 
@@ -115,7 +116,7 @@ class _SumUp(beam.DoFn):
             yield from _summaries(left)
 
     def _deciding(self) -> Iterator[pa.Table]:
-        """What decides of all that is gathered, and nothing is gathered any more."""
+        """Take the deciding events out of everything gathered, and gather anew."""
         gathered, self._gathered = self._gathered, Gathered(GATHERED_ROWS)
         return map(deciding, gathered.take())
 
@@ -123,14 +124,14 @@ class _SumUp(beam.DoFn):
 def _summaries(events: pa.Table) -> Iterator[WindowedValue]:
     for name, rows in rows_of(plain(events)).items():
         if rows.num_rows:
-            # the end of time: a dimension is never late, and holds no watermark back
+            # At the end of time: a dimension is never late and must not hold back the watermark
             value = at_the_end(rows)
             yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
 
 
 @beam.typehints.with_output_types(pa.Table)
 class _KeepDeciding(beam.DoFn):
-    """Of a batch of events those that decide a row of a dimension."""
+    """Selects the events of a batch that decide a row of a dimension."""
 
     def process(self, events: pa.Table) -> Iterator[pa.Table]:
         yield deciding(events.select(EVENT_COLUMNS))
@@ -138,7 +139,7 @@ class _KeepDeciding(beam.DoFn):
 
 @beam.typehints.with_output_types(CommitResult)
 class _TellCommits(beam.DoFn):
-    """What was committed beside the bundles, counted."""
+    """Counts and emits the commits made outside the bundles."""
 
     def process(self, worked: Worked) -> Iterator[CommitResult]:
         for result in worked.result:

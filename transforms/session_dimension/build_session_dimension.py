@@ -1,4 +1,4 @@
-"""The session dimension as a graph: files of events in; sessions, each event's place and the next bridge out."""
+"""The session dimension as a graph: events in; sessions, the place of each event in them, and the next bridge out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,25 +29,25 @@ from transforms.sessions.cells import EVENT_COLUMNS
 from transforms.tables import TableCoder, split_by_shard
 
 DEVICE_COLUMNS = ("device_id", "resolved_user_key")
-"""What is read of dim_devices."""
+"""The columns that are read from dim_devices."""
 
 
 class Files(NamedTuple):
-    """Some files of one partition of a table, read by one worker one after the other."""
+    """Files of one partition of a table that one worker reads one after the other."""
 
     place: Place
     paths: tuple[str, ...]
 
 
 class Counted(NamedTuple):
-    """Files whose sessions are added (or with a sign of -1 taken off) to know how many a user had before."""
+    """Files whose sessions are added (or subtracted, with a sign of -1) to count how many a user had before."""
 
     files: Files
     sign: int
 
 
 class SessionTables(NamedTuple):
-    """What the dates come to: tables of DIM_SESSIONS, EVENT_SESSIONS and SESSION_BRIDGE."""
+    """The rows computed for the dates: tables of DIM_SESSIONS, EVENT_SESSIONS and SESSION_BRIDGE."""
 
     sessions: beam.PCollection[pa.Table]
     places: beam.PCollection[pa.Table]
@@ -55,25 +55,25 @@ class SessionTables(NamedTuple):
 
 
 _Tagged = tuple[str, bytes]
-"""What a table is, and the table packed: a group of them is unpacked one at a time."""
+"""A kind of table, and an encoded table of this kind. The tables of a group are decoded one at a time."""
 _EVENTS, _DEVICES, _CELLS, _BEFORE = "events", "devices", "cells", "before"
 
 
 @dataclass(eq=False)
 class BuildSessionDimension(beam.PTransform):
-    """Computes the sessions of some start dates from all the events on them.
+    """Computes the sessions of some start dates from all events on them.
 
-    Applied to a pipeline; see `SessionTables` for what it gives. The bridge is as of the first of the dates.
-    A user's sessions are computed by one worker: the rows of a shard of users are in its memory at once.
+    Applied to a pipeline; the outputs are `SessionTables`. The bridge is as of the first of the dates. One worker
+    computes all sessions of a user and holds the rows of a shard of users in memory.
 
     Counters: ``events_placed``, ``sessions_numbered``.
 
     Attributes:
         dates: The start dates.
-        events: Files of fact_events: all that may hold an event of the dates.
-        devices: Files of dim_devices; none where there is no such table.
-        before: What the numbering continues from.
-        shards: How many keys users, and devices, are spread over.
+        events: All files of fact_events that may have an event of the dates.
+        devices: Files of dim_devices; empty if the table does not exist.
+        before: The counts that the numbering continues from.
+        shards: Number of keys that users, and devices, are spread over.
     """
 
     dates: StartDates
@@ -86,7 +86,7 @@ class BuildSessionDimension(beam.PTransform):
         super().__init__()
 
     def expand(self, begin: beam.pvalue.PBegin) -> SessionTables:
-        """Whose each event is, by device; then the sessions, by user."""
+        """Resolve the user of each event, keyed by device; then number the sessions, keyed by user."""
         events = (
             begin
             | "ListEvents" >> beam.Create(self.events).with_output_types(Files)
@@ -125,7 +125,7 @@ class BuildSessionDimension(beam.PTransform):
 
 @beam.typehints.with_output_types(pa.Table)
 class _Read(beam.DoFn):
-    """The files of a group, a table each."""
+    """Reads the files of a group, one table per file."""
 
     def __init__(self, columns: Iterable[str]) -> None:
         self._columns = tuple(columns)
@@ -137,7 +137,7 @@ class _Read(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
 class _ByDevice(beam.DoFn):
-    """A table with a device_id to one packed table a shard."""
+    """Splits a table with a device_id into one encoded table per shard."""
 
     def __init__(self, tag: str, shards: int) -> None:
         self._tag, self._shards = tag, shards
@@ -150,7 +150,7 @@ class _ByDevice(beam.DoFn):
 
 @beam.typehints.with_output_types(pa.Table)
 class _Resolve(beam.DoFn):
-    """The events of a shard of devices, with the users that their devices resolve to."""
+    """Adds to the events of a shard of devices the users that their devices resolve to."""
 
     def process(self, group: tuple[int, Iterable[_Tagged]]) -> Iterator[pa.Table]:
         tables = _Unpacked(group[1])
@@ -162,7 +162,7 @@ class _Resolve(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
 class _ByUser(beam.DoFn):
-    """Events to what a shard of users needs of them: cells for the sessions, and the events' own times and ids."""
+    """Turns events into the tables that a shard of users needs: cells for the sessions, and times and ids of events."""
 
     def __init__(self, dates: StartDates, shards: int) -> None:
         self._dates, self._shards = dates, shards
@@ -180,7 +180,7 @@ class _ByUser(beam.DoFn):
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
 class _CountBefore(beam.DoFn):
-    """How many sessions each user of some files has, by shard of users."""
+    """Counts the sessions of each user in the files, by shard of users."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -201,7 +201,7 @@ class _CountBefore(beam.DoFn):
 
 
 class _Number(beam.DoFn):
-    """All that a shard of users did on the dates, and how many sessions each had before, to rows of the tables."""
+    """Computes the rows of a shard of users from their events on the dates and their numbers of earlier sessions."""
 
     def __init__(self, dates: StartDates) -> None:
         self._dates = dates
@@ -219,13 +219,13 @@ class _Number(beam.DoFn):
 
 
 def bridge_rows(before: pa.Table, before_date: date) -> pa.Table:
-    """Rows of SESSION_BRIDGE of what users had before a date."""
+    """Make rows of SESSION_BRIDGE from the number of sessions that users had before a date."""
     dates = pa.repeat(pa.scalar(before_date, pa.date32()), before.num_rows)
     return pa.table([*before.columns, dates], schema=SESSION_BRIDGE.schema)
 
 
 class _Unpacked:
-    """Packed tables of several kinds, decoded as they are asked for."""
+    """Encoded tables of several kinds, decoded on demand."""
 
     def __init__(self, tagged: Iterable[_Tagged]) -> None:
         self._packed: dict[str, list[bytes]] = {}

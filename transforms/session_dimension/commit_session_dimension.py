@@ -1,4 +1,4 @@
-"""The commits of a run of the session dimension: four tables, in the one order that a crash cannot spoil."""
+"""The commits of a run of the session dimension: four tables, in an order that is safe in case of a crash."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,19 +18,19 @@ from transforms.sinks.stream_lake import count_commit
 
 @dataclass(eq=False)
 class CommitSessionDimension(beam.PTransform):
-    """Writes of the four tables in, the results of their commits out.
+    """Commits the writes of the four tables: `NamedWrite`s → one `CommitResult` per table.
 
-    The bridge goes first. It tells of the sessions before the run's dates, which the run does not touch: it is true
-    whether or not the rest follows, and the same run again finds the same numbers. The next two commits each
-    replace all of their dates or none; last the events get their sessions.
+    The bridge is committed first. It counts the sessions before the run's dates, which the run does not touch, so it is
+    correct whether or not the other commits follow, and a retry of the run finds the same numbers. The commits of
+    dim_sessions and event_sessions each replace all of their dates or none. The sessions on fact_events come last.
 
-    Of two runs at a time the second to commit fails: each commit is refused if its partitions are no longer those
-    that the run has read, or the bridge is of other dates.
+    Of two concurrent runs the second to commit fails: a commit is refused if its partitions have changed since the run
+    read them, or if the bridge has other dates.
 
     Attributes:
         lake: The lake's root, a path or URI.
         before: The first of the run's dates.
-        counted: Dates of dim_sessions before it that the bridge was worked out from, as they were.
+        counted: Earlier dates of dim_sessions that the bridge was computed from, as they were when read.
     """
 
     lake: str
@@ -41,7 +41,7 @@ class CommitSessionDimension(beam.PTransform):
         super().__init__()
 
     def expand(self, writes: beam.PCollection[NamedWrite]) -> beam.PCollection[CommitResult]:
-        """All writes to one worker."""
+        """Gather all writes in one worker, and commit them in order."""
         return (
             writes
             | "OneKey" >> beam.WithKeys(0).with_output_types(tuple[int, NamedWrite])
@@ -52,11 +52,11 @@ class CommitSessionDimension(beam.PTransform):
 
 @beam.typehints.with_output_types(CommitResult)
 class _Commit(beam.DoFn):
-    """The bridge, the sessions, the events' places, the events."""
+    """Commits session_bridge, dim_sessions, event_sessions and fact_events, in this order."""
 
     def __init__(self, commits: CommitSessionDimension) -> None:
         self._lake = commits.lake
-        # made once a run: its transactions are committed once, however often the step is retried
+        # Created once per run, so that each transaction is committed once even if the step is retried
         self._run_id = uuid.uuid4().hex
         self._before, self._counted = commits.before.isoformat(), commits.counted
 
@@ -76,12 +76,12 @@ class _Commit(beam.DoFn):
                 self._check_bridge()
 
     def _check_sessions(self, writes: Iterable[PartitionWrite]) -> None:
-        """The sessions that the bridge was worked out from: a bridge of others would be wrong for good."""
+        """Refuse if dim_sessions has changed since the bridge was computed: a wrong bridge would never be corrected."""
         live = live_files(open_table(self._lake, DIM_SESSIONS))
         if any(write.seen != fingerprint(live.get(write.partition, [])) for write in writes):
             raise StoreBusyError(f"{DIM_SESSIONS.name}: another run changed it while this one was computing; run again")
 
     def _check_bridge(self) -> None:
-        """The bridge is of this run's dates: a run of other dates has worked it out from sessions that are to go."""
+        """Refuse if another run has committed a bridge of other dates, from sessions that are to be replaced."""
         if set(live_files(open_table(self._lake, SESSION_BRIDGE))) - {(self._before,)}:
             raise StoreBusyError(f"{SESSION_BRIDGE.name}: a run of other dates has changed it; run again")

@@ -1,8 +1,8 @@
-"""The session dimension as functions: whose an event is, a user's sessions, their numbers, each event's place.
+"""The rules of the session dimension: the user of an event, sessions and their numbers, and the place of each event.
 
-A session is the events of one user on one date of the reporting time zone with no silence longer than 30 minutes.
-User and date together stand where a device does in `transforms.sessions.cells` and `transforms.sessions.sessions`, so
-that the same functions find these sessions, and one date can be computed without another.
+A session is the events of one user on one date of the reporting time zone with no silence longer than 30 minutes. The
+functions of `transforms.sessions.cells` and `transforms.sessions.sessions` compute these sessions, with user and date
+together in place of the device. So each date can be computed without the others.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,10 +21,10 @@ from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.sessions import chain
 
 POLICY = SessionPolicy(cap=None, allowed_lateness=0)
-"""30 minutes, nothing else: the fourth source document has no cap, and the date is part of the key."""
+"""A gap of 30 minutes and no other rule: the fourth source document has no cap, and the date is part of the key."""
 
 STAMP_COLUMNS = ("device_id", "event_id", "event_time", "session_user_key", "session_id", "session_position")
-"""What of an event its session depends on, and the session."""
+"""The columns of an event that its session depends on, and the session."""
 
 _DATE_LETTERS = len("2026-04-12")
 
@@ -37,18 +37,18 @@ USER_EVENT_SCHEMA = pa.schema(
         ("device_id", pa.string()),
     ]
 )
-"""An event reduced to what its place in a session depends on."""
+"""The columns of an event that its place in a session depends on."""
 
 BEFORE_SCHEMA = pa.schema([("user_key", pa.string()), ("sessions", pa.int64())])
-"""How many sessions of a user begin before some date; rows of one user add up."""
+"""The number of a user's sessions that start before some date; the rows of one user are added up."""
 
 
 def resolve_users(events: pa.Table, devices: pa.Table) -> pa.Table:
-    """Fill each event's user in where it has none of its own.
+    """Fill in the user of each event that has none.
 
     Args:
         events: Rows with device_id and user_key.
-        devices: device_id and resolved_user_key, at most one row a device.
+        devices: device_id and resolved_user_key, at most one row per device.
 
     Returns:
         The events, in their order.
@@ -61,11 +61,11 @@ def resolve_users(events: pa.Table, devices: pa.Table) -> pa.Table:
 
 
 def user_events(events: pa.Table, dates: StartDates) -> pa.Table:
-    """The events of some start dates, each with its user and its date.
+    """Select the events of some start dates, and add the user and the start date of each.
 
     Args:
-        events: Rows of `EVENT_COLUMNS`, devices resolved as far as they are.
-        dates: The start dates wanted.
+        events: Rows of `EVENT_COLUMNS`, with users filled in by `resolve_users` if devices are known.
+        dates: The start dates to select.
 
     Returns:
         The columns of `events`, user_key never null, and start_date.
@@ -79,17 +79,17 @@ def user_events(events: pa.Table, dates: StartDates) -> pa.Table:
 
 
 def user_cells(events: pa.Table) -> pa.Table:
-    """The cells of each user and date.
+    """Aggregate events into cells of each user and date.
 
     Args:
-        events: As `user_events` gives them.
+        events: As `user_events` returns them.
 
     Returns:
-        Rows of CELL, user and date in the place of device_id.
+        Rows of CELL, with user and date in place of device_id.
     """
     keys = to_polars(events.select(["user_key", "start_date", "event_id", "device_id"])).select(
         device_id=pl.concat_str("user_key", pl.col("start_date").cast(pl.String)),
-        # ids are unique on a device, and these may be of several: a tie must not depend on the order of rows
+        # An event_id is unique only on its device: with the device added, ties do not depend on the order of rows
         event_id=pl.concat_str("event_id", "device_id", separator="\0"),
     )
     keyed = _with_column(_with_column(events, "device_id", keys["device_id"]), "event_id", keys["event_id"])
@@ -97,7 +97,7 @@ def user_cells(events: pa.Table) -> pa.Table:
 
 
 def split_by_user(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """Cut a table with a user_key column into one table a shard of users."""
+    """Split a table with a user_key column into one table per shard of users."""
     if table.num_rows:
         shard = pl.Series("__shard", shards_of(table.column("user_key"), shards))
         parts = to_polars(table).with_columns(shard).partition_by("__shard", include_key=False, as_dict=True)
@@ -106,22 +106,22 @@ def split_by_user(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]
 
 
 def sessions_before(counts: Iterable[pa.Table]) -> pa.Table:
-    """Rows of `BEFORE_SCHEMA` added up: one a user who has any, by user_key."""
+    """Add up rows of `BEFORE_SCHEMA`: one row per user with any sessions, ordered by user_key."""
     table = pa.concat_tables([BEFORE_SCHEMA.empty_table(), *counts])
     summed = to_polars(table).group_by("user_key").agg(pl.col("sessions").sum()).filter(pl.col("sessions") != 0)
     return to_arrow(summed.sort("user_key"), BEFORE_SCHEMA)
 
 
 def number_sessions(cells: Iterable[pa.Table], before: pa.Table, zone: str) -> pa.Table:
-    """The sessions of some users, numbered on from those they had before.
+    """Compute sessions from cells, and continue each user's numbering.
 
     Args:
-        cells: Rows of CELL as `user_cells` gives them: all of these users' on the dates computed.
-        before: As `sessions_before` gives them.
+        cells: Rows of CELL as `user_cells` returns them: all cells of these users on the computed dates.
+        before: As `sessions_before` returns them.
         zone: The reporting time zone.
 
     Returns:
-        Rows of DIM_SESSIONS by user_key and session_id.
+        Rows of DIM_SESSIONS, ordered by user_key and session_id.
     """
     sessions = to_polars(chain(merge_cells(cells), POLICY)).with_columns(
         pl.col("device_id")
@@ -142,20 +142,20 @@ def number_sessions(cells: Iterable[pa.Table], before: pa.Table, zone: str) -> p
 
 
 def place_events(events: Iterable[pa.Table], sessions: pa.Table) -> pa.Table:
-    """The session of each event, and its place in it.
+    """Find the session of each event, and the event's position in it.
 
     Args:
-        events: Rows of `USER_EVENT_SCHEMA`: those that the sessions were computed from, no more and no fewer.
-        sessions: Rows of DIM_SESSIONS by user_key and session_id.
+        events: Rows of `USER_EVENT_SCHEMA`: exactly the events that the sessions were computed from.
+        sessions: Rows of DIM_SESSIONS, ordered by user_key and session_id.
 
     Returns:
-        Rows of EVENT_SESSIONS by user_key, session_id and session_position.
+        Rows of EVENT_SESSIONS, ordered by user_key, session_id and session_position.
 
     Raises:
-        ValueError: The events are others than those of the sessions.
+        ValueError: The number of events is not that of the sessions.
     """
     counts = to_polars(sessions.select(["user_key", "session_id", "start_date", "event_count"]))
-    # in this order the events of a session stand together, and its events follow those of the session before it
+    # In this order the events of a session are adjacent, and sessions are in the order of their numbers
     order = ["user_key", "start_date", "event_time", "event_id", "device_id"]
     rows = to_polars(pa.concat_tables([USER_EVENT_SCHEMA.empty_table(), *events])).sort(order)
     total = int(counts["event_count"].sum())
@@ -170,15 +170,15 @@ def place_events(events: Iterable[pa.Table], sessions: pa.Table) -> pa.Table:
 
 
 def stamp_events(events: pa.Table, places: pa.Table, dates: StartDates) -> pa.Table | None:
-    """Events with the sessions that they are in.
+    """Write the session of each event into its session columns.
 
     Args:
-        events: Rows with `STAMP_COLUMNS`, others kept as they are.
-        places: Rows of EVENT_SESSIONS: all of the dates. An event without one is in no session.
-        dates: The start dates; events of those before keep the session that they have.
+        events: Rows with `STAMP_COLUMNS`; other columns are kept.
+        places: Rows of EVENT_SESSIONS: all rows of the dates. An event without a row has no session.
+        dates: The start dates; events before them keep their session.
 
     Returns:
-        The same rows in their order; None where none changes.
+        The same rows in the same order; None if no row changes.
     """
     keys, stamps = list(STAMP_COLUMNS[:2]), list(STAMP_COLUMNS[3:])
     found = to_polars(places.select([*keys, "user_key", "session_id", "session_position"])).rename(

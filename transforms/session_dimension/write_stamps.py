@@ -1,4 +1,4 @@
-"""The sessions of events written onto fact_events: only the files that hold an event whose session is another."""
+"""Write the sessions of events onto fact_events. Only files with an event whose session changes are rewritten."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -24,15 +24,15 @@ _BY_EVENT_DATE = replace(EVENT_SESSIONS, partition_by=FACT_EVENT.partition_by)
 
 @dataclass(eq=False)
 class StampEvents(beam.PTransform):
-    """Tables of EVENT_SESSIONS in, one write a partition of fact_events out.
+    """Tables of EVENT_SESSIONS → one write per partition of fact_events.
 
-    An event that came since `live` was read is in another file and stays without a session until the next run.
-    Output element: (the table's name, its `PartitionWrite`); it is committed in merge mode.
+    An event that was stored after `live` was read is in another file, and has no session until the next run. Output
+    element: (the table's name, its `PartitionWrite`), to be committed in merge mode.
 
     Attributes:
         lake: The lake's root, a path or URI.
-        live: The files that may hold an event of the dates, or one that had a session and has none any more.
-        dates: The start dates that the input is all of.
+        live: The files that may have an event of the dates, or an event that has lost its session.
+        dates: The start dates that the input covers completely.
     """
 
     lake: str
@@ -43,7 +43,7 @@ class StampEvents(beam.PTransform):
         super().__init__()
 
     def expand(self, places: beam.PCollection[pa.Table]) -> beam.PCollection[NamedWrite]:
-        """Group by the events' date, rewrite."""
+        """Group by event_date, and rewrite the files."""
         return (
             places
             | "GroupByEventDate" >> GroupByPartition(_BY_EVENT_DATE, every=tuple(self.live))
@@ -53,7 +53,7 @@ class StampEvents(beam.PTransform):
 
 @beam.typehints.with_output_types(NamedWrite)
 class _Stamp(beam.DoFn):
-    """The sessions of a date's events into its files."""
+    """Writes the sessions of a date's events into the date's files."""
 
     def __init__(self, lake: str, live: LivePartitions, dates: StartDates) -> None:
         self._lake, self._live, self._dates = lake, dict(live), dates
