@@ -1,4 +1,4 @@
-"""What is worked out over the activities of a period: count, sum, smallest, largest, average, distinct values."""
+"""Aggregates over the activities of a period: count, sum, minimum, maximum, average, distinct count."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,18 +21,18 @@ class Function(StrEnum):
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A function over a column, or over the rows. Nulls do not count; of no value at all, all but counts are null."""
+    """A function over a column, or over rows. Nulls are ignored; without values a count is 0, and others are null."""
 
     function: Function
     column: Column | None = None
 
     @property
     def label(self) -> str:
-        """What its column is called, behind the name of what was appended."""
+        """The second part of its column's name, after the name of the appended item."""
         return self.function if self.column is None else f"{self.function}_{self.column.label}"
 
     def problems(self) -> list[str]:
-        """What is wrong with it; one line each."""
+        """The errors in the aggregate, one line each."""
         if self.column is None:
             return []
         found = self.column.problems()
@@ -47,12 +47,12 @@ class Aggregate:
 
 
 def count() -> Aggregate:
-    """How many activities."""
+    """The number of activities."""
     return Aggregate(Function.COUNT)
 
 
 def sum_of(column: str | Column) -> Aggregate:
-    """The sum of a number."""
+    """The sum of a numeric column."""
     return Aggregate(Function.SUM, as_column(column))
 
 
@@ -67,17 +67,17 @@ def max_of(column: str | Column) -> Aggregate:
 
 
 def avg_of(column: str | Column) -> Aggregate:
-    """The average of a number."""
+    """The average of a numeric column."""
     return Aggregate(Function.AVG, as_column(column))
 
 
 def count_distinct(column: str | Column) -> Aggregate:
-    """How many different values."""
+    """The number of distinct values."""
     return Aggregate(Function.COUNT_DISTINCT, as_column(column))
 
 
 def aggregated(function: Function, value: exp.Expr) -> exp.Expr:
-    """The function over an expression."""
+    """Apply the function to an expression."""
     match function:
         case Function.COUNT:
             return exp.Count(this=value)

@@ -1,8 +1,8 @@
-"""The relationships of Activity Schema 2.0: which activities of a customer a cohort row is given, and what of them.
+"""The relationships of Activity Schema 2.0: which activities of the customer are appended to a cohort row, and how.
 
-The activities of a customer are in one order, that of (ts, activity_id): of two, one is before the other. So what
-is before a cohort row, the row itself and what is after it are all that the customer ever did, each once. In between
-is after the cohort row and before the customer's next activity that the cohort is made of.
+The activities of a customer are totally ordered by (ts, activity_id). So the activities before a cohort row, the row
+itself and the activities after it together are all of the customer's activities, each once. An activity is in between
+if it is after the cohort row and before the customer's next activity that matches the cohort.
 """
 
 import re
@@ -19,21 +19,21 @@ from transforms.relationships.conditions import Condition, Value, at_least, less
 
 TIME = Column("ts")
 DONE = Column("done")
-"""Whether there is such an activity at all: selected like a column."""
+"""A pseudo-column that says whether the appended activity exists."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Checked(Protocol):
-    """A part of a question that can say what is wrong with it."""
+    """A part of a question that can be checked."""
 
     def problems(self) -> list[str]:
-        """What is wrong, a line each."""
+        """The errors, one line each."""
         ...
 
 
 class Period(StrEnum):
-    """The activities looked at, as seen from a cohort row."""
+    """The activities that a relationship considers, relative to a cohort row."""
 
     EVER = "ever"
     BEFORE = "before"
@@ -43,19 +43,19 @@ class Period(StrEnum):
 
 @dataclass(frozen=True)
 class Appended:
-    """Columns that a cohort is given: of one activity of a period, or worked out over all of them.
+    """An item appended to a cohort: columns of one activity of a period, or aggregates over all of them.
 
     Attributes:
-        relationship: Its name, such as ``first_after``.
-        activity: The activity appended.
-        period: Where it is looked for.
-        pick: Function.MIN for the first, Function.MAX for the last; None to aggregate.
-        columns: What is taken of the one picked.
-        aggregates: What is worked out over all.
-        within: How far from the cohort row at most, as text; None for any distance.
-        where: What a row of the activity must meet.
-        nth: Of an nth_ever, which.
-        name: Begins the names of the columns; None for the relationship's name and the activity.
+        relationship: The relationship's name, such as ``first_after``.
+        activity: The name of the appended activity.
+        period: The period in which activities are considered.
+        pick: Function.MIN to pick the first activity, Function.MAX for the last; None to aggregate.
+        columns: The columns taken of the picked activity.
+        aggregates: The aggregates over all activities of the period.
+        within: Maximum distance from the cohort row, as text; None for any distance.
+        where: Conditions on the appended activities.
+        nth: For nth_ever, the number of the occurrence; else None.
+        name: Prefix of the column names; None for the relationship and the activity.
     """
 
     relationship: str
@@ -71,7 +71,7 @@ class Appended:
 
     @property
     def labels(self) -> list[str]:
-        """The names of its columns.
+        """The names of the appended columns.
 
         >>> first_after("click", within="1h", columns=("ts", "done")).labels
         ['first_after_click_ts', 'first_after_click_done']
@@ -83,17 +83,17 @@ class Appended:
 
     @property
     def distance(self) -> int | None:
-        """How far from the cohort row at most, in microseconds, that much included; None for any distance."""
+        """Maximum distance from the cohort row, inclusive, in microseconds; None for any distance."""
         return None if self.within is None else parse_duration(self.within)
 
     @property
     def is_nearest(self) -> bool:
-        """Whether it picks the one next to the cohort row, so that its distance alone says whether it is within."""
+        """Whether it picks the activity next to the cohort row; then only that one's distance has to be checked."""
         return (self.period, self.pick) in ((Period.BEFORE, Function.MAX), (Period.AFTER, Function.MIN))
 
     @property
     def is_timed(self) -> bool:
-        """Whether of the one picked only its time is asked for: the least or the greatest says it, and none is fetched.
+        """Whether only the time of the picked activity is needed: a MIN or MAX gives it, and no row is fetched.
 
         >>> first_after("click").is_timed, first_after("click", columns=("ts", "link")).is_timed
         (True, False)
@@ -101,7 +101,7 @@ class Appended:
         return self.pick is not None and {TIME, DONE}.issuperset(self.columns)
 
     def problems(self) -> list[str]:
-        """What is wrong with it; one line each."""
+        """The errors in the item, one line each."""
         found = [] if self.activity else ["an activity has no name"]
         checked: list[Checked] = [*self.aggregates, *self.where, *(c for c in self.columns if c != DONE)]
         for part in checked:
@@ -132,7 +132,7 @@ class Appended:
 
 @dataclass(frozen=True)
 class Picking:
-    """A relationship that appends one activity, the first or the last of a period."""
+    """A relationship that appends one activity: the first or the last of a period."""
 
     name: str
     period: Period
@@ -150,11 +150,11 @@ class Picking:
         """Append an activity.
 
         Args:
-            activity: Its name.
-            within: How far from the cohort row at most, such as ``1h``; that much is included.
-            where: Conditions that make it the activity meant; first and last are among the rows that meet them.
-            columns: What is taken of it; ``done`` says whether it is there.
-            name: Begins the names of the columns.
+            activity: The activity's name.
+            within: Maximum distance from the cohort row, inclusive, such as ``1h``; None for any distance.
+            where: Conditions on the activity; the first or last is picked among those that meet them.
+            columns: The columns taken of the activity; ``done`` is whether it exists.
+            name: Prefix of the column names; None for the relationship and the activity.
         """
         chosen = tuple(map(as_column, columns))
         return Appended(self.name, activity, self.period, self.pick, chosen, (), within, tuple(where), None, name)
@@ -162,7 +162,7 @@ class Picking:
 
 @dataclass(frozen=True)
 class Aggregating:
-    """A relationship that appends what is worked out over all activities of a period."""
+    """A relationship that appends aggregates over all activities of a period."""
 
     name: str
     period: Period
@@ -178,11 +178,11 @@ class Aggregating:
         """Append aggregates of an activity.
 
         Args:
-            activity: Its name.
-            aggregates: What is worked out; the count, if nothing is said.
-            within: How far from the cohort row at most, such as ``30d``; that much is included.
-            where: Conditions that make it the activity meant.
-            name: Begins the names of the columns.
+            activity: The activity's name.
+            aggregates: The aggregates; the count by default.
+            within: Maximum distance from the cohort row, inclusive, such as ``30d``; None for any distance.
+            where: Conditions on the activities.
+            name: Prefix of the column names; None for the relationship and the activity.
         """
         wanted = aggregates or (count(),)
         return Appended(self.name, activity, self.period, None, (), wanted, within, tuple(where), None, name)
@@ -210,23 +210,23 @@ def nth_ever(
     columns: Sequence[str | Column] = ("ts",),
     name: str | None = None,
 ) -> Appended:
-    """Append the customer's nth activity of this name, counted from 1; arguments as of `Picking`."""
+    """Append the customer's nth activity of this name, counted from 1; for the other arguments see `Picking`."""
     chosen = tuple(map(as_column, columns))
     return Appended("nth_ever", activity, Period.EVER, Function.MIN, chosen, (), None, tuple(where), nth, name)
 
 
 def within_next(activity: str, within: str, *, where: Sequence[Condition] = ()) -> Appended:
-    """Whether the activity came after the cohort row, within this time."""
+    """Whether the customer did the activity after the cohort row, within this time."""
     name = identifier(f"within_next_{activity}")
     return first_after(activity, within=within, where=where, columns=(DONE,), name=name)
 
 
 def ever_done(activity: str, *, where: Sequence[Condition] = ()) -> Appended:
-    """Whether the customer has ever done the activity, before or after the cohort row."""
+    """Whether the customer ever did the activity, before or after the cohort row."""
     return first_ever(activity, where=where, columns=(DONE,), name=identifier(f"ever_{activity}"))
 
 
 def count_between(activity: str, start: Value, end: Value, *, where: Sequence[Condition] = ()) -> Appended:
-    """How many of the activity the customer did from one time, included, to another, not included."""
+    """How often the customer did the activity from `start`, inclusive, to `end`, exclusive."""
     times = (at_least("ts", start), less_than("ts", end))
     return aggregate_all_ever(activity, where=(*times, *where), name=identifier(f"between_{activity}"))

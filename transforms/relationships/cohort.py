@@ -1,4 +1,4 @@
-"""Questions to user_stream: a cohort of activities, and what each of them is given of the same customer's others."""
+"""Queries over user_stream: a cohort of activities, to which other activities of the same customer are appended."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,16 +24,17 @@ _COLUMNS = ("activity_id", "ts", "customer", "anonymous_customer_id")
 
 @dataclass(frozen=True)
 class Cohort:
-    """The activities that are the rows of the answer, and what is appended to each of them as columns.
+    """The activities that are the rows of the result, and the items appended to each of them as columns.
 
-    A row comes for each activity of the cohort, once, whatever is appended; in no order unless asked for.
+    The result has exactly one row for each activity of the cohort, whatever is appended. The rows are unordered unless
+    an order is requested.
 
     Attributes:
         activity: The activity's name.
-        occurrence: Which of a customer's: ``all``, ``first``, ``last``, or the nth, counted from 1.
-        where: What an activity must meet to be of the cohort; occurrences are counted among those that do.
-        columns: What of the cohort's activities comes along.
-        appended: What they are given.
+        occurrence: Which of a customer's activities: ``all``, ``first``, ``last``, or the nth, counted from 1.
+        where: Conditions on the cohort's activities; occurrences are counted among those that meet them.
+        columns: The columns of the cohort's activities in the result.
+        appended: The appended items.
     """
 
     activity: str
@@ -43,16 +44,16 @@ class Cohort:
     appended: tuple[Appended, ...] = ()
 
     def append(self, *appended: Appended) -> "Cohort":
-        """This cohort with more columns."""
+        """This cohort with more appended items."""
         return replace(self, appended=(*self.appended, *appended))
 
     @property
     def labels(self) -> list[str]:
-        """The names of the answer's columns in order."""
+        """The names of the result's columns, in order."""
         return [*(column.label for column in self.columns), *(name for item in self.appended for name in item.labels)]
 
     def problems(self) -> list[str]:
-        """What is wrong with the question; one line each."""
+        """The errors in the question, one line each."""
         found = [] if self.activity else ["the cohort's activity has no name"]
         numbered = isinstance(self.occurrence, int) and self.occurrence >= 1
         if self.occurrence not in _OCCURRENCES and not numbered:
@@ -71,12 +72,12 @@ class Cohort:
         """The question as one SELECT.
 
         Args:
-            dialect: Whose SQL: ``duckdb``, ``bigquery``, ``snowflake`` or ``spark``.
-            ordered: Whether rows come by (ts, activity_id).
-            table: The stream's table, qualified as the warehouse wants it.
+            dialect: The SQL dialect: ``duckdb``, ``bigquery``, ``snowflake`` or ``spark``.
+            ordered: Whether to order the rows by (ts, activity_id).
+            table: The stream's table, qualified as the warehouse requires.
 
         Raises:
-            OptionError: Something is wrong with the question; all of it, a line each.
+            OptionError: The question has errors; the message lists all, one line each.
         """
         found = self.problems()
         if dialect not in DIALECTS:
@@ -90,13 +91,13 @@ class Cohort:
         return tree.sql(dialect, pretty=True, unsupported_level=ErrorLevel.RAISE)
 
     def run(self, lake: str) -> pa.Table:
-        """The answer of a lake.
+        """Run the question on a lake.
 
         Args:
             lake: The lake's URI.
 
         Raises:
-            OptionError: Something is wrong with the question; all of it, a line each.
+            OptionError: The question has errors; the message lists all, one line each.
             InputError: The lake has no user_stream.
             StoreError: The lake cannot be read.
         """
@@ -111,7 +112,7 @@ def cohort(
     where: Sequence[Condition] = (),
     columns: Sequence[str | Column] = _COLUMNS,
 ) -> Cohort:
-    """Begin a question; arguments as the attributes of `Cohort`.
+    """Start a question; the arguments are the attributes of `Cohort`.
 
     >>> from transforms.relationships import first_after
     >>> question = cohort("email_open", columns=["ts"]).append(first_after("click", within="1h"))
@@ -122,7 +123,7 @@ def cohort(
 
 
 def _snowflake(node: exp.Expr) -> exp.Expr:
-    """Snowflake's own way to microseconds, which sqlglot does not write."""
+    """Write UNIX_MICROS as Snowflake's DATE_PART, which sqlglot does not do."""
     if isinstance(node, exp.UnixMicros):
         return exp.Anonymous(this="DATE_PART", expressions=[exp.var("EPOCH_MICROSECOND"), node.this])
     return node

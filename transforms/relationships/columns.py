@@ -1,4 +1,4 @@
-"""Columns of user_stream, and the features inside feature_json, as a question names them."""
+"""Columns of a question: those of user_stream, and the features inside feature_json."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,11 +10,11 @@ from schemas.records import TIMESTAMP
 from schemas.user_stream import COMPUTED, USER_STREAM
 
 FEATURES = "feature_json."
-"""Before the name of a feature that has no column of its own: feature_json.campaign."""
+"""The prefix of a feature that has no column of its own, as in feature_json.campaign."""
 
 
 class Kind(StrEnum):
-    """What a column holds."""
+    """The kind of values in a column."""
 
     TEXT = "text"
     NUMBER = "a number"
@@ -30,7 +30,7 @@ def _kind(kind: pa.DataType) -> Kind:
 
 
 STREAM = {field.name: _kind(field.type) for field in (*USER_STREAM, *COMPUTED)}
-"""The columns of the stream as the view has it, and what they hold."""
+"""The columns of the view user_stream, and their kinds."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Column:
     """A column to select, to compare or to aggregate.
 
     Attributes:
-        name: A column of `STREAM`, or ``feature_json.`` and a feature's name.
-        as_number: Whether its text is read as a number.
+        name: A column of `STREAM`, or ``feature_json.`` followed by a feature's name.
+        as_number: Whether the column's text is read as a number.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """What the column is called in SQL.
+        """The column's name in SQL.
 
         >>> Column("feature_json.page-type").label, number("feature_1").label
         ('feature_json_page_type', 'feature_1_number')
@@ -56,12 +56,12 @@ class Column:
 
     @property
     def kind(self) -> Kind:
-        """What it holds."""
+        """The kind of the column's values."""
         return Kind.NUMBER if self.as_number else STREAM.get(self.name, Kind.TEXT)
 
     @property
     def sql(self) -> exp.Expr:
-        """Its value in a row of user_stream; null where a text that is to be a number is none."""
+        """The column's value in a row of user_stream; null if text to be read as a number is not a number."""
         feature = self.name.removeprefix(FEATURES)
         value: exp.Expr = exp.column(self.name)
         if feature != self.name:
@@ -73,7 +73,7 @@ class Column:
         return value
 
     def problems(self) -> list[str]:
-        """What keeps it from being a column; one line each."""
+        """The errors in the column, one line each."""
         if self.name not in STREAM and self.name.removeprefix(FEATURES) in ("", self.name):
             return [f"{self.name!r} is no column: take {', '.join(STREAM)} or {FEATURES}NAME"]
         if self.as_number and STREAM.get(self.name, Kind.TEXT) is not Kind.TEXT:
@@ -82,17 +82,17 @@ class Column:
 
 
 def number(name: str) -> Column:
-    """A text column read as a number; null where it is none."""
+    """A text column read as a number; null if the text is not a number."""
     return Column(name, as_number=True)
 
 
 def as_column(column: str | Column) -> Column:
-    """A column, of its name or as it is."""
+    """Convert a column's name to a `Column`; a `Column` is returned unchanged."""
     return column if isinstance(column, Column) else Column(column)
 
 
 def identifier(text: str) -> str:
-    """A text as part of a column's name: what is no ASCII letter or digit becomes an underscore.
+    """Make a text part of a column name: every character but ASCII letters and digits becomes an underscore.
 
     >>> identifier("email open")
     'email_open'

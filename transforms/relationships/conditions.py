@@ -1,4 +1,4 @@
-"""Conditions on the rows of an activity. A null meets none of them but `missing`."""
+"""Conditions on the rows of an activity. A null meets no condition except `missing`."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from schemas.errors import OptionError
 from transforms.relationships.columns import Column, Kind, as_column
 
 Value = str | int | float | Decimal | datetime | bool
-"""What a column is compared with; a time, a number and true or false may be text."""
+"""A value to compare a column with; times, numbers and booleans may be given as text."""
 
 _COMPARISONS: dict[str, type[exp.Binary]] = {
     ">=": exp.GTE,
@@ -24,12 +24,12 @@ _COMPARISONS: dict[str, type[exp.Binary]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What a row must meet.
+    """A condition that a row must meet.
 
     Attributes:
-        column: The column that is looked at.
+        column: The column that is tested.
         operator: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``missing`` or ``present``.
-        values: What it is compared with: one value, any number for ``=``, none for ``missing`` and ``present``.
+        values: The values to compare with: one or more for ``=``, none for ``missing`` and ``present``, else one.
     """
 
     column: Column
@@ -38,7 +38,7 @@ class Condition:
 
     @property
     def sql(self) -> exp.Expr:
-        """The condition over a row of user_stream; may be null."""
+        """The condition on a row of user_stream; its value may be null."""
         column = self.column.sql
         if self.operator in ("missing", "present"):
             null = exp.Is(this=column, expression=exp.null())
@@ -49,7 +49,7 @@ class Condition:
         return _COMPARISONS[self.operator](this=column, expression=literals[0])
 
     def problems(self) -> list[str]:
-        """What is wrong with it; one line each."""
+        """The errors in the condition, one line each."""
         found = self.column.problems()
         if self.operator in ("missing", "present"):
             return found
@@ -64,32 +64,32 @@ class Condition:
 
 
 def equals(column: str | Column, *values: Value) -> Condition:
-    """The column is one of these values."""
+    """The column equals one of these values."""
     return Condition(as_column(column), "=", values)
 
 
 def differs(column: str | Column, value: Value) -> Condition:
-    """The column has another value than this one; null is no value."""
+    """The column has another value than this one; a null does not differ."""
     return Condition(as_column(column), "!=", (value,))
 
 
 def at_least(column: str | Column, value: Value) -> Condition:
-    """The column is this or more; text compares by its code points."""
+    """The column is this value or more; text is compared by code points."""
     return Condition(as_column(column), ">=", (value,))
 
 
 def at_most(column: str | Column, value: Value) -> Condition:
-    """The column is this or less."""
+    """The column is this value or less."""
     return Condition(as_column(column), "<=", (value,))
 
 
 def more_than(column: str | Column, value: Value) -> Condition:
-    """The column is more than this."""
+    """The column is more than this value."""
     return Condition(as_column(column), ">", (value,))
 
 
 def less_than(column: str | Column, value: Value) -> Condition:
-    """The column is less than this."""
+    """The column is less than this value."""
     return Condition(as_column(column), "<", (value,))
 
 

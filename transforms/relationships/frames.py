@@ -1,4 +1,4 @@
-"""Windows over the activities of a customer, in forms that every dialect has: ROWS to the ends, RANGE over integers."""
+"""Windows over a customer's activities that all dialects support: unbounded ROWS frames, and RANGE over integers."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ from sqlglot import exp
 from transforms.relationships.aggregates import Function
 
 KEY, MICROS, PLACE, VISIT, HEAD = "customer_key", "micros", "place", "visit", "visit_micros"
-"""Whose activity it is, its time, its place among the customer's, its visit, and the time of the visit's cohort row."""
+"""Columns of the plan: an activity's customer, its time, its place in the customer's order, its visit (the number of
+cohort rows so far), and the time of the visit's cohort row."""
 
 ORDER = (MICROS, "activity_id")
 """The order of a customer's activities."""
@@ -24,8 +25,8 @@ _UPTO_HERE = exp.WindowSpec(kind="ROWS", start="UNBOUNDED", start_side="PRECEDIN
 def window(
     value: exp.Expr, keys: Sequence[str | exp.Expr], order: Sequence[str], frame: exp.WindowSpec | None = None
 ) -> exp.Window:
-    """A window over the rows of the same keys in this order; a name with a minus before it is descending."""
-    # bare columns where ascending: none is null, and not every dialect can say where nulls go
+    """A window over the rows with equal keys, in this order; a name with a leading minus is descending."""
+    # ascending columns are written without NULLS FIRST or LAST: none is null, and not every dialect has the clause
     by = [exp.Ordered(this=exp.column(name[1:]), desc=True) if name[0] == "-" else exp.column(name) for name in order]
     partition = [exp.column(key) if isinstance(key, str) else key.copy() for key in keys]
     return exp.Window(
@@ -34,31 +35,31 @@ def window(
 
 
 def upto_here(value: exp.Expr) -> exp.Window:
-    """A window over the customer's rows up to this one, itself included."""
+    """A window over the customer's rows up to and including the current one."""
     return window(value, (KEY,), ORDER, _UPTO_HERE)
 
 
 def range_before(distance: int) -> exp.WindowSpec:
-    """Earlier rows, by at most so many microseconds; those of the very same time are in `BEFORE` within it."""
+    """Rows earlier by 1 to `distance` microseconds. Rows with the same time need a `BEFORE` window over that time."""
     start, end = exp.Literal.number(distance), exp.Literal.number(1)
     return exp.WindowSpec(kind="RANGE", start=start, start_side="PRECEDING", end=end, end_side="PRECEDING")
 
 
 def range_after(distance: int) -> exp.WindowSpec:
-    """Later rows, by at most so many microseconds; those of the very same time are in `AFTER` within it."""
+    """Rows later by 1 to `distance` microseconds. Rows with the same time need an `AFTER` window over that time."""
     start, end = exp.Literal.number(1), exp.Literal.number(distance)
     return exp.WindowSpec(kind="RANGE", start=start, start_side="FOLLOWING", end=end, end_side="FOLLOWING")
 
 
 def merged(function: Function, one: exp.Expr, other: exp.Expr) -> exp.Expr:
-    """The value over two sets of rows, from that of each; null where both are."""
+    """Combine the function's values over two disjoint sets of rows; null if both are null."""
     if function is Function.COUNT:
         return exp.Add(this=one, expression=other)
     first, second = _either(one, other), _either(other, one)
     if function is Function.SUM:
         return _either(exp.Add(this=one, expression=other), one, other)
     compares = exp.LTE if function is Function.MIN else exp.GTE
-    # not LEAST, which is null in some dialects where one of the two is
+    # not LEAST, which some dialects evaluate to null if one argument is null
     return exp.Case().when(compares(this=first, expression=second), first).else_(second)
 
 

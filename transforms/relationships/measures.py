@@ -1,4 +1,4 @@
-"""What is worked out for an item that is appended: one value of its activities in a period, or several put together."""
+"""The measures of an appended item: functions over its activities in a period, and how they combine to its values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from transforms.relationships.frames import (
 
 @dataclass(frozen=True)
 class Measure:
-    """A function over those rows of a period that a flag marks.
+    """An aggregate function over the rows of a period that a flag marks.
 
     Attributes:
-        name: Its column in the plan.
-        function: How the values of the rows become one.
-        flag: The column that says whether a row counts.
-        value: The column that is looked at; None to count rows.
+        name: The measure's column in the plan.
+        function: The aggregate function.
+        flag: The column that says whether a row is included.
+        value: The column that is aggregated; None to count rows.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Measure:
     value: str | None = None
 
     def over(self, *conditions: exp.Expr) -> exp.Expr:
-        """The function over the rows that are marked and meet the conditions."""
+        """Apply the function to the marked rows that meet the conditions."""
         value = exp.column(self.value) if self.value else exp.Literal.number(1)
         return aggregated(self.function, exp.Case().when(exp.and_(exp.column(self.flag), *conditions), value))
 
 
 def measures(number: int, item: Appended) -> list[Measure]:
-    """All that a period is asked for an item: the time or place of the one picked, or what aggregates are made of."""
+    """The measures that an item needs: the time or place of the picked activity, or the parts of its aggregates."""
     flag = f"hit_{number}"
     if item.pick is not None:
         return [Measure(f"pick_{number}", item.pick, flag, TIME.label if item.is_timed else PLACE)]
@@ -63,22 +63,22 @@ def measures(number: int, item: Appended) -> list[Measure]:
 
 
 def picks_by_place(item: Appended) -> bool:
-    """Whether it picks an activity of which more is asked for than its time."""
+    """Whether it picks an activity and needs more than its time."""
     return item.pick is not None and not item.is_timed
 
 
 def is_split(item: Appended) -> bool:
-    """Whether it has two windows a measure: no RANGE parts the activities of the very same time."""
+    """Whether each measure needs two windows, because RANGE cannot separate activities of the same time."""
     return item.period in (Period.BEFORE, Period.AFTER) and item.distance is not None and not item.is_nearest
 
 
 def marks_new(item: Appended, aggregate: Aggregate) -> bool:
-    """Whether distinct values are counted by marking rows: no dialect but one counts them in an ordered window."""
+    """Whether distinct values are counted by marking new ones: only one dialect counts them in ordered windows."""
     return aggregate.function is Function.COUNT_DISTINCT and item.period in (Period.BEFORE, Period.AFTER)
 
 
 def windows(item: Appended, measure: Measure) -> list[tuple[str, exp.Expr]]:
-    """The windows that make a measure of what is before or after a row, with the names of their columns."""
+    """The windows that compute a measure before or after each row, with the names of their columns."""
     before = item.period is Period.BEFORE
     side = BEFORE if before else AFTER
     if not is_split(item):
@@ -91,7 +91,7 @@ def windows(item: Appended, measure: Measure) -> list[tuple[str, exp.Expr]]:
 
 
 def grouped(item: Appended, number: int, measure: Measure) -> exp.Expr:
-    """A measure over all rows of a visit but its cohort row, or over all of a customer's."""
+    """A measure over all rows of a visit except its cohort row, or over all rows of a customer."""
     conditions: list[exp.Expr] = []
     if item.period is Period.IN_BETWEEN:
         conditions.append(exp.Not(this=exp.column("is_cohort")))
@@ -104,18 +104,18 @@ def grouped(item: Appended, number: int, measure: Measure) -> exp.Expr:
 
 
 def values(number: int, item: Appended, column: Callable[[str], exp.Expr]) -> list[exp.Expr]:
-    """The measures of an item put together: the time or place picked, or the values of its aggregates in order.
+    """Combine the measures of an item to its values: the picked time or place, or its aggregates in order.
 
     Args:
-        number: The item's.
-        item: What is appended.
-        column: A column of the plan, by its name.
+        number: The item's number.
+        item: The appended item.
+        column: Returns the column of the plan with a name.
     """
     found: dict[str, exp.Expr] = {}
     for measure in measures(number, item):
         value = column(measure.name)
         if item.period is Period.IN_BETWEEN and measure.function in (Function.COUNT, Function.COUNT_DISTINCT):
-            value = exp.Coalesce(this=value, expressions=[exp.Literal.number(0)])  # nothing is between
+            value = exp.Coalesce(this=value, expressions=[exp.Literal.number(0)])  # nothing in between
         if is_split(item):
             value = merged(measure.function, value, column(f"{measure.name}_same"))
         found[measure.name] = value

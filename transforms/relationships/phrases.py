@@ -1,8 +1,8 @@
-r"""What is appended to a cohort, and conditions, as a person writes them on one line.
+r"""Parses appended items and conditions from one line of text.
 
-An item is a relationship, for nth_ever a number, an activity, then in any order ``within DURATION``,
-``where CONDITION`` (again for another), ``columns NAME,NAME`` or aggregates (``count``, ``sum COLUMN`` …), ``as NAME``.
-Quotes hold a word with blanks together.
+An item is a relationship and an activity (for nth_ever also a number), followed in any order by ``within DURATION``,
+``where CONDITION`` (repeatable), ``columns NAME,NAME`` or aggregates (``count``, ``sum COLUMN`` …), and ``as NAME``.
+Quote a word that contains blanks.
 
 >>> parse_item("first_after click within 1h columns ts,link").labels
 ['first_after_click_ts', 'first_after_click_link']
@@ -31,14 +31,14 @@ RELATIONSHIPS: dict[str, Picking | Aggregating | Callable[..., Appended]] = {
 }
 _CONDITION = re.compile(r"(.+?)\s*(>=|<=|!=|=|>|<)\s*(.*)", re.DOTALL)
 _NUMBER = "number:"
-"""Before a column whose text is read as a number."""
+"""The prefix of a column whose text is read as a number."""
 
 
 def parse_item(text: str) -> Appended:
-    """What is appended, of a line such as ``first_after click within 1h``.
+    """Parse an appended item such as ``first_after click within 1h``.
 
     Raises:
-        OptionError: The line is not one.
+        OptionError: The text is not an item.
     """
     words = _words(text)
     name = words.pop(0) if words else ""
@@ -73,10 +73,10 @@ def parse_item(text: str) -> Appended:
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition such as ``feature_1=spring``, ``revenue_impact>=10``, ``link missing`` or ``link present``.
+    """Parse a condition such as ``feature_1=spring``, ``revenue_impact>=10``, ``link missing`` or ``link present``.
 
     Raises:
-        OptionError: The text is none.
+        OptionError: The text is not a condition.
 
     >>> parse_condition("number:feature_2 >= 3").operator
     '>='
@@ -91,7 +91,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def parse_column(text: str) -> Column:
-    """A column by its name; ``number:`` before it reads its text as a number."""
+    """Parse a column's name; with the prefix ``number:`` the column's text is read as a number."""
     name = text.strip()
     return Column(name.removeprefix(_NUMBER), as_number=name.startswith(_NUMBER))
 

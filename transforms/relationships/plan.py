@@ -1,10 +1,9 @@
-"""A cohort and what is appended to it, as one SELECT over user_stream.
+"""Plans a cohort and its appended items as one SELECT over user_stream.
 
-No activity is joined with another by a range. The activities asked about are put in order once; each then knows the
-number of its visit, the cohort rows so far. What was before or after a cohort row is a window over that order, what was
-in between or ever a grouping by visit or by customer. Of an activity that is picked these say the time; if more is
-asked of it, its place, by which it is fetched. Every join is by a key that is unique, so that no cohort row is doubled,
-and an outer one, so that none is lost.
+No range joins are used. The activities in question are ordered once, and each gets the number of its visit, which is
+the number of cohort rows so far. *Before* and *after* are windows over that order; *in between* and *ever* are
+groupings by visit and by customer. For a picked activity they give its time or, if other columns are needed, its place,
+by which its row is joined. Every join is an outer join on a unique key, so that no cohort row is duplicated or lost.
 """
 
 from collections.abc import Sequence
@@ -19,10 +18,10 @@ from transforms.relationships.frames import HEAD, KEY, MICROS, ORDER, PLACE, VIS
 from transforms.relationships.measures import grouped, marks_new, measures, picks_by_place, values, windows
 
 _NOBODY = "activity:"
-"""An activity of nobody is the only one of a customer of its own, this and its activity_id."""
+"""The prefix for the key of an activity without a customer: with its activity_id it is a customer of its own."""
 
 _SOURCES = {Period.EVER: "customers", Period.IN_BETWEEN: "visits", Period.BEFORE: "cohort", Period.AFTER: "cohort"}
-"""The part of the plan that has the measures of a period."""
+"""The part of the plan that computes the measures of a period."""
 
 Items = Sequence[tuple[int, Appended]]
 
@@ -35,14 +34,14 @@ def plan(
     appended: Sequence[Appended],
     table: str,
 ) -> exp.Select:
-    """The query that a cohort stands for; the arguments are valid.
+    """Build the query for a cohort; the arguments must be valid.
 
     Args:
-        activity: Of the cohort.
+        activity: The cohort's activity.
         occurrence: ``all``, ``first``, ``last`` or a number.
-        columns: Of the cohort's rows.
-        where: What a cohort row meets.
-        appended: What is appended.
+        columns: The columns of the cohort's rows.
+        where: Conditions on the cohort's rows.
+        appended: The appended items.
         table: The table or view of the stream.
     """
     items = tuple(enumerate(appended, start=1))
@@ -71,7 +70,7 @@ def plan(
 
 
 def _append(query: exp.Select, number: int, item: Appended) -> exp.Select:
-    """The query with the columns of one item, and the join that fetches an activity picked."""
+    """Add the columns of one item to the query, and the join that fetches a picked activity."""
     found = values(number, item, partial(_of, _SOURCES[item.period]))
     if item.is_timed:
         (time,) = found
@@ -86,21 +85,21 @@ def _append(query: exp.Select, number: int, item: Appended) -> exp.Select:
 
 
 def _picks(number: int, item: Appended, place: exp.Expr) -> exp.Expr:
-    """Whether a row is the one at this place; of the nearest, whether it is near enough too."""
+    """The condition that a row is the one at this place and, for the nearest activity, that it is near enough."""
     picked = f"picked_{number}"
     at = exp.EQ(this=_of(picked, PLACE), expression=place)
-    # it is one of the item's own, and said to be: the others need not be looked through
+    # the row at this place is always a hit; the condition lets the join skip all other rows
     same = exp.and_(_same(picked, KEY), at, _of(picked, f"hit_{number}"))
     return exp.and_(same, _is_near(_of(picked, MICROS), item)) if _has_to_be_near(item) else same
 
 
 def _has_to_be_near(item: Appended) -> bool:
-    """Whether the distance of the one picked says whether there is one."""
+    """Whether the picked activity counts only if it is within the item's distance."""
     return item.is_nearest and item.distance is not None
 
 
 def _near(time: exp.Expr, item: Appended) -> exp.Expr:
-    """The time of the nearest, null where it is too far away."""
+    """The time of the nearest activity; null if it is too far away."""
     return exp.Case().when(_is_near(exp.UnixMicros(this=time.copy()), item), time)
 
 
@@ -117,7 +116,7 @@ def _is_there(value: exp.Expr) -> exp.Expr:
 def _activities(
     activity: str, columns: Sequence[Column], where: Sequence[Condition], items: Items, table: str
 ) -> exp.Select:
-    """The rows that matter: whose they are, when they were, which item each is a hit of."""
+    """The activities in question, each with its customer, its time, and a flag for the cohort and for each item."""
     nobody = exp.Concat(expressions=[exp.Literal.string(_NOBODY), exp.column("activity_id")], safe=True)
     key = exp.Coalesce(this=exp.column("customer"), expressions=[exp.column("anonymous_customer_id"), nobody])
     needed = [Column("activity_id"), *columns]
@@ -137,7 +136,7 @@ def _activities(
 
 
 def _ordered(items: Items, *, visits: bool) -> exp.Select:
-    """The rows with what is counted along the way, in one order for all: what does not matter is left out."""
+    """The activities with windows over their order: places, visits, ranks and marks, each only if it is needed."""
     query = exp.select("*").from_("activities")
     if any(picks_by_place(item) for _, item in items):
         query = query.select(exp.alias_(window(exp.RowNumber(), (KEY,), ORDER), PLACE))
@@ -157,17 +156,17 @@ def _ordered(items: Items, *, visits: bool) -> exp.Select:
 
 
 def _placed(items: Items) -> exp.Select:
-    """The ordered rows with the windows over what the order has said of them."""
+    """The ordered rows with the windows over columns that `_ordered` has computed."""
     return _with_windows(exp.select("*").from_("ordered"), [one for one in items if _looks_at_order(one[1])])
 
 
 def _looks_at_order(item: Appended) -> bool:
-    """Whether its windows look at what the order has said: the places of rows, or which have a value first."""
+    """Whether its windows use columns that `_ordered` computes: the places of rows, or the marks of new values."""
     return picks_by_place(item) or any(marks_new(item, aggregate) for aggregate in item.aggregates)
 
 
 def _with_windows(query: exp.Select, items: Items) -> exp.Select:
-    """The query with what was before and after each row."""
+    """Add the windows before and after each row to the query."""
     for number, item in items:
         if _SOURCES[item.period] == "cohort":
             for measure in measures(number, item):
@@ -176,7 +175,7 @@ def _with_windows(query: exp.Select, items: Items) -> exp.Select:
 
 
 def _is_new(hit: str, column: Column, period: Period) -> exp.Expr:
-    """Whether a row has a value that no row before it has, or after it where that is the period asked about."""
+    """Whether a row has a value that no earlier row (for the period after: no later row) of the customer has."""
     value = exp.Case().when(exp.column(hit), exp.column(column.label))
     order = ORDER if period is Period.BEFORE else [f"-{name}" for name in ORDER]
     first = exp.EQ(this=window(exp.RowNumber(), (KEY, value), order), expression=exp.Literal.number(1))
@@ -184,12 +183,12 @@ def _is_new(hit: str, column: Column, period: Period) -> exp.Expr:
 
 
 def _grouped(items: Items, period: Period, *keys: str) -> exp.Select:
-    """One row a customer, or a visit in which there is something, with what is asked of all of it."""
+    """One row per customer, or per visit with activities in between, with the measures over the group."""
     query = exp.select(*keys).from_("ordered").group_by(*keys)
     if period is Period.EVER:
         query = query.select(exp.alias_(_counted("is_cohort"), "visits"))
     else:
-        # most visits have nothing between: there are as many as cohort rows, and not to hold them halves the memory
+        # there are as many visits as cohort rows, most without activities in between; to omit these halves the memory
         query = query.where(exp.or_(*(exp.column(f"hit_{number}") for number, item in items if item.period is period)))
     for number, item in items:
         if item.period is period:
@@ -199,7 +198,7 @@ def _grouped(items: Items, period: Period, *keys: str) -> exp.Select:
 
 
 def _matches(activity: str, where: Sequence[Condition]) -> exp.Expr:
-    """Whether a row is of this activity and meets the conditions; never null."""
+    """Whether a row has this activity and meets the conditions; never null."""
     named = exp.EQ(this=exp.column("activity"), expression=exp.Literal.string(activity))
     if not where:
         return named
