@@ -1,4 +1,4 @@
-# make demo | test | bench: each sets up what it needs. make help lists all.
+# make demo | test | bench: each target installs what it needs. make help lists all targets.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo-data
 DEMO_LIVE := demo-live-data
-# Each starts a cluster that wants both cores
+# Each of these starts a cluster that needs both cores
 FLINK_TESTS := tests/pipelines/test_live.py tests/runners/test_flink_runner.py
 
 .PHONY: help setup demo demo-live test check unit bench bench-live docs lock clean
@@ -19,19 +19,19 @@ setup: $(STAMP)  ## A virtual environment with locked versions; the command is t
 $(STAMP): requirements.lock pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON="; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	@# The lock is whole, so no dependency is looked up: pip would seek a package's extras beyond it, where none has a hash
+	@# The lock is complete, so --no-deps: pip would otherwise look for extras of packages outside of it, which have no hash
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check --quiet --disable-pip-version-check
 	@touch $@
 
-demo: $(STAMP)  ## Generate events, replay them into both stores, and ask what an analyst and an engineer would
+demo: $(STAMP)  ## Generate events, replay them into both stores, and query them as an analyst and an engineer would
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh $(DEMO)
 
-demo-live: $(STAMP)  ## The same job on a live topic: broker, producer and Flink on this machine, and what they do (needs Java, Maven)
+demo-live: $(STAMP)  ## The same job on a live topic: broker, producer and Flink on this machine (needs Java, Maven)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo-live.sh $(DEMO_LIVE)
 
-test: check unit  ## Everything that must pass
+test: check unit  ## All checks and tests
 
 check: $(STAMP)  ## Format, lint, types
 	$(BIN)/ruff format --check .
@@ -45,7 +45,7 @@ unit: $(STAMP)  ## All tests
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py
 
-bench-live: $(STAMP)  ## The live job: the rate it keeps up with, and how long until an event is in each store
+bench-live: $(STAMP)  ## The live job: its sustained rate, and the latency until an event is in each store
 	$(BIN)/python benchmarks/live.py
 
 docs: $(STAMP)  ## Rewrite docs/data-dictionary.md from schemas/
@@ -60,5 +60,5 @@ lock: ## Renew requirements.lock to the newest versions that pyproject.toml allo
 	    --generate-hashes --no-emit-index-url --no-header; } > requirements.lock
 	rm -rf $(VENV)-lock
 
-clean:  ## Remove what make made
+clean:  ## Remove everything that make created
 	rm -rf $(VENV) $(DEMO) $(DEMO_LIVE) benchmarks/work build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

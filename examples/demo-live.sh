@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on a live topic: a real broker, a producer, Flink, and what it does as it does it.
+# The main job on a live topic, with a real broker, a producer and Flink; shows its progress while it runs.
 set -euo pipefail
 work=${1:-demo-live-data} seconds=${2:-90}
 export CLICKSTREAM_LAKE="$work/lake" CLICKSTREAM_DEVICES="rocksdb:$work/devices" XDG_STATE_HOME="$PWD/$work/state"
@@ -16,7 +16,7 @@ clickstream produce --kafka "$kafka" --topic clicks --generate 10M --now --rate 
 producer=$!
 trap 'kill -INT $producer 2>/dev/null || true; clickstream services down kafka' EXIT
 
-# A gap of seconds, so that sessions end while somebody looks; the default is 30 minutes
+# A gap of seconds instead of the default 30 minutes, so that sessions end during the demo
 show timeout --foreground -s INT "$seconds" clickstream run --kafka "$kafka" --topic clicks --runner flink \
   --archive "$work/raw" --checkpoints "$work/checkpoints" \
   --session-gap 20s --allowed-lateness 20s --early-firing 10s --max-disorder 2s || [ $? -eq 124 ]

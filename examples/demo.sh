@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on embedded defaults: generate a week of a shop's clicks, replay them, ask both stores.
+# The main job with the embedded defaults: generate a week of a shop's clicks, replay them, query both stores.
 set -euo pipefail
 work=${1:-demo-data}
 export CLICKSTREAM_LAKE="$work/lake" CLICKSTREAM_DEVICES="rocksdb:$work/devices"

@@ -1,9 +1,9 @@
-"""Turn the shop events of retentioneering-tools into the envelope that the pipeline reads.
+"""Convert the shop events of retentioneering-tools into the envelope that the pipeline reads.
 
     python examples/ecom.py ecom.csv.gz ecom.jsonl
 
-The input has one row an event: user_id, timestamp, event, session_id, platform, acquisition_channel,
-user_cohort, user_lifecycle. Its session_id is the answer to compare with, so it stays behind.
+The input has one row per event: user_id, timestamp, event, session_id, platform, acquisition_channel,
+user_cohort, user_lifecycle. Its session_id is the expected result of the pipeline, so it is not converted.
 """
 
 import sys
@@ -13,10 +13,10 @@ import polars as pl
 
 
 def convert(source: Path, target: Path) -> int:
-    """Write the rows of `source` (CSV, gzipped or not) as JSON lines to `target`; returns how many.
+    """Write the rows of `source` (CSV, gzipped or not) as JSON lines to `target`; return their number.
 
-    Times have no zone and are taken as UTC. The id of an event is its content and, as rows can be equal, how
-    many equal rows stand before it: the same file gives the same ids.
+    Times have no zone and are read as UTC. The id of an event is its content plus the number of equal rows before
+    it, so that equal rows get different ids and the same file always gives the same ids.
     """
     rows = pl.read_csv(source, schema_overrides={"user_id": pl.String}, try_parse_dates=True)
     content = ["user_id", "timestamp", "event"]
