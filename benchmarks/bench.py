@@ -1,9 +1,9 @@
-"""Measure the product against plain Beam and against a DuckDB script, each a whole process, in turns.
+"""Compare the product with plain Beam and with a DuckDB script: whole processes that take turns.
 
     python benchmarks/bench.py                       # what `make bench` runs; writes results.json, .md and .png
     python benchmarks/bench.py --only duckdb --events 1000000 --repeats 1    # a trial; writes nothing
 
-This process stays small, for the kernel counts the memory of a parent into the peak of the child that it starts.
+This process stays small, because the kernel includes the parent's memory in the peak memory of a child process.
 """
 
 import argparse
@@ -25,9 +25,9 @@ ROOT = HERE.parent
 MILLION = 1_000_000
 NAMES = {"product": "clickstream run", "duckdb": "DuckDB script", "plain_beam": "plain Beam"}
 LARGEST = {"product": None, "duckdb": None, "plain_beam": MILLION}
-"""Events above which a program is not run: plain Beam takes minutes and gigabytes a million."""
+"""Largest input of each program, in events: plain Beam needs minutes and gigabytes per million events."""
 ONCE = frozenset({"plain_beam"})
-"""Programs that run once, however often the others do: what is a dozen times slower needs no median."""
+"""Programs that run only once: a program that is a dozen times slower needs no median."""
 PACKAGES = ("apache-beam", "duckdb", "polars", "pyarrow", "deltalake", "rocksdict")
 
 
@@ -42,7 +42,7 @@ class Trial:
         cpu_seconds: User and system time.
         peak_mb: Largest resident set, in 10**6 bytes.
         sessions: Sessions in its output.
-        load: Load average of the machine just before; over 0.5 says that something else was running.
+        load: Load average of the machine just before the run; above 0.5 something else was running.
     """
 
     program: str
@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that has to be reached, and whether it was."""
+    """A performance target, the measured figure, and whether the target was reached."""
 
     text: str
     figure: str
@@ -64,10 +64,10 @@ class Target:
 
 
 def command(program: str, source: Path, target: Path) -> list[str]:
-    """The command line of a program, reading *.jsonl of `source` and writing below `target`."""
+    """The command line of a program that reads *.jsonl in `source` and writes below `target`."""
     if program == "product":
         stores = ["--lake", str(target / "lake"), "--devices", f"rocksdb:{target / 'devices'}"]
-        # the script has no typed tables either
+        # The script writes no typed tables either
         run = [sys.executable, "-m", "pipelines.cli", "run", "--layers=raw"]
         return [*run, "--input", f"{source}/*.jsonl", *stores]
     script = {"duckdb": "duckdb_script.py", "plain_beam": "plain_beam.py"}[program]
@@ -80,11 +80,11 @@ SESSIONS = {
     "plain_beam": "out/sessions*.parquet",
     "truth": "_truth/sessions.parquet",
 }
-"""Where the sessions lie in the folder of each program, and beside the input; Parquet, or a Delta table."""
+"""Path of the sessions in the output of each program, and of the true sessions next to the input."""
 
 
 def count_sessions(kind: str, folder: Path) -> int:
-    """Sessions in the output of a program, or in the truth beside its input; counted by a process of its own."""
+    """Number of sessions in a program's output, or in the truth next to the input; counted in a separate process."""
     path = str(folder / SESSIONS[kind])
     if kind == "product":
         code = f"import deltalake; print(deltalake.DeltaTable({path!r}).count())"
@@ -95,7 +95,7 @@ def count_sessions(kind: str, folder: Path) -> int:
 
 
 def run_trial(program: str, events: int, source: Path, work: Path) -> Trial:
-    """Run a program once into an empty folder, and measure its process."""
+    """Run a program once with an empty output folder, and measure its process."""
     target = work / "out"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -123,7 +123,7 @@ def run_trial(program: str, events: int, source: Path, work: Path) -> Trial:
 
 
 def input_folder(events: int, work: Path) -> Path:
-    """The generated input, made unless it is there from an earlier run."""
+    """The generated input; reuses the input of an earlier run."""
     folder = work / f"events-{events}"
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +134,7 @@ def input_folder(events: int, work: Path) -> Path:
 
 
 def medians(trials: list[Trial]) -> list[Trial]:
-    """One trial for each program and size: the median of each figure."""
+    """One trial per program and size, with the median of each figure."""
     found = []
     for program, events in sorted(
         {(t.program, t.events) for t in trials}, key=lambda k: (k[1], list(NAMES).index(k[0]))
@@ -159,7 +159,7 @@ def medians(trials: list[Trial]) -> list[Trial]:
 
 
 def judge(rows: list[Trial]) -> list[Target]:
-    """Hold the medians against the targets that they allow to judge."""
+    """Compare the medians with the targets. Targets that need a missing trial are left out."""
     by = {(row.program, row.events): row for row in rows}
     targets = []
     for (program, events), row in by.items():
@@ -186,7 +186,7 @@ def judge(rows: list[Trial]) -> list[Target]:
 
 
 def machine() -> str:
-    """One line about where this ran."""
+    """One line that describes the machine and the package versions."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -196,7 +196,7 @@ def machine() -> str:
 
 
 def markdown(rows: list[Trial], targets: list[Target], line: str, repeats: int) -> str:
-    """The results as a page."""
+    """The results as a Markdown page."""
     by = {(row.program, row.events): row for row in rows}
     table = [
         "| program | events | seconds | events/s | CPU s | peak MB | time, product = 1 |",
@@ -214,13 +214,13 @@ def markdown(rows: list[Trial], targets: list[Target], line: str, repeats: int) 
         [
             "# Results",
             "",
-            "Made by `make bench`; [README.md](README.md) says how to read it.",
+            "Written by `make bench`; [README.md](README.md) explains how to read it.",
             "",
-            f"{line}. Median of {repeats}, in turns, of plain Beam one run; largest load before a run {load:g}.",
+            f"{line}. Median of {repeats} alternating runs, one run of plain Beam; largest load before a run {load:g}.",
             "",
             *table,
             "",
-            "All programs found the same sessions, which are those that the generator laid out: "
+            "All programs found as many sessions as the generator created: "
             + ", ".join(f"{by['product', n].sessions:,} at {n:,} events" for n in sorted({r.events for r in rows}))
             + ".",
             "",
@@ -233,7 +233,7 @@ def markdown(rows: list[Trial], targets: list[Target], line: str, repeats: int) 
 
 
 def draw(rows: list[Trial], path: Path) -> None:
-    """Draw time and memory, a bar each, as a picture."""
+    """Draw a bar chart of time and memory."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -262,8 +262,8 @@ def draw(rows: list[Trial], path: Path) -> None:
 def main() -> None:
     """Measure, check, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=list(NAMES), help="try these alone; writes no results")
-    parser.add_argument("--events", nargs="+", type=int, default=[MILLION, 5 * MILLION], help="sizes of the input")
+    parser.add_argument("--only", nargs="+", choices=list(NAMES), help="run only these programs; writes no results")
+    parser.add_argument("--events", nargs="+", type=int, default=[MILLION, 5 * MILLION], help="input sizes in events")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=HERE / "work", help="folder for inputs and outputs")
     options = parser.parse_args()
@@ -284,7 +284,7 @@ def main() -> None:
                     flush=True,
                 )
                 if trial.sessions != truth:
-                    sys.exit(f"{NAMES[program]} found {trial.sessions} sessions, the generator laid out {truth}")
+                    sys.exit(f"{NAMES[program]} found {trial.sessions} sessions, the generator created {truth}")
                 trials.append(trial)
 
     rows = medians(trials)

@@ -1,10 +1,10 @@
-"""Measure the device stores beside each other: writing as a live job does, and reading a device's last hour.
+"""Compare the device stores: writing as a live job does, and reading the last hour of a device.
 
     python benchmarks/device_stores.py    # prints the table of docs/device-stores.md; needs Java, Maven and Go
 
-All run on this machine, which the servers share with their client. Bigtable is Google's emulator, which keeps its
-tables in memory; Cassandra is one node with a heap of 384 MB. So the figures say what the client costs and what the
-path to a row is, not what a cluster carries.
+Servers and client share this machine. Bigtable is Google's emulator, which keeps its tables in memory; Cassandra is one
+node with a heap of 384 MB. The figures therefore show the cost of the client and the latency of a read, not the
+capacity of a cluster.
 """
 
 import argparse
@@ -26,10 +26,10 @@ from stores.device_store import DeviceStore, open_device_store
 
 NOON = 1_775_995_200 * SECOND
 DEVICES = 1_000_000
-"""Devices of live traffic: in a batch hardly one comes twice, which is the hardest case for a store by partitions."""
+"""Devices of the live traffic. Hardly a device occurs twice in a batch, the worst case for a partitioned store."""
 WATCHED = 200
 WATCHED_EVENTS = 300
-"""Events of each device that is read, over five hours: sixty of them in the last one."""
+"""Events of each device that is read, over five hours: sixty in each hour."""
 BATCH = 20_000
 WARM_UP = 3
 READS = 1_000
@@ -37,14 +37,14 @@ READS = 1_000
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one store.
+    """The measurements of one store.
 
     Attributes:
         store: Its name.
-        written: Events a second.
-        client: Microseconds of this process's CPU an event.
-        median: Milliseconds of a read.
-        worst: Milliseconds that one read in a hundred exceeds.
+        written: Events written per second.
+        client: CPU time of this process per event written, microseconds.
+        median: Median latency of a read, milliseconds.
+        worst: 99th percentile of the latency of a read, milliseconds.
     """
 
     store: str
@@ -58,7 +58,7 @@ class Figures:
 
 
 def events(times: np.ndarray, devices: np.ndarray, batch: int) -> pa.Table:
-    """Page views of some 300 bytes as a store keeps them."""
+    """Page views of some 300 bytes each in the store."""
     count = len(times)
     time_column = pa.array(times, pa.timestamp("us", "UTC"))
     columns = {
@@ -84,7 +84,7 @@ def events(times: np.ndarray, devices: np.ndarray, batch: int) -> pa.Table:
 
 
 def measure(name: str, store: DeviceStore, batches: int) -> Figures:
-    """Write live traffic, then read devices that have a history."""
+    """Write live traffic, then read devices that have five hours of events."""
     random = np.random.default_rng(7)
     live = [
         events(NOON + number * SECOND + np.arange(BATCH) * 50, random.integers(0, DEVICES, BATCH), number)
@@ -115,9 +115,9 @@ def measure(name: str, store: DeviceStore, batches: int) -> Figures:
 
 
 def main() -> None:
-    """Run all stores, one after the other."""
+    """Measure the stores one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=10, help=f"batches of {BATCH:,} events that are timed")
+    parser.add_argument("--batches", type=int, default=10, help=f"number of timed batches of {BATCH:,} events")
     batches = parser.parse_args().batches
     print(f"load average at the start {os.getloadavg()[0]:.1f}; {batches * BATCH:,} events, {READS:,} reads\n")
     print(

@@ -1,10 +1,10 @@
-"""The main job's outputs as one DuckDB script: what the pipeline is measured against.
+"""The outputs of the main job as one DuckDB script, the baseline for the pipeline.
 
     python benchmarks/duckdb_script.py INPUT_FOLDER OUTPUT_FOLDER
 
 It reads JSON lines once and writes dead_letters.parquet (line and reason), events/ (deduplicated, sorted, by date),
 device_events.parquet (by device, newest first) and sessions/ (all columns of fact_sessions that a batch can fill).
-It has no state, no late data, no transaction log, no key-value store: it is the least that the outputs cost here.
+It has no state, no late data, no transaction log and no key-value store: it is the minimal cost of these outputs.
 """
 
 import sys
@@ -65,12 +65,12 @@ SELECT
     }}') END AS extra_properties,
     CASE
         WHEN NOT is_json THEN 'not_json'
-        -- two things that DuckDB's parser lets pass: looked for cheaply first, then outside of strings
+        -- DuckDB's parser accepts trailing commas, NaN and Infinity: search cheaply first, then outside of strings
         WHEN (contains(json, ',}}') OR contains(json, ',]') OR contains(json, 'NaN') OR contains(json, 'Infinity'))
             AND regexp_matches(regexp_replace(json, '"(\\\\.|[^"\\\\])*"', '""', 'g'), ',\\s*[}}\\]]|NaN|Infinity')
             THEN 'not_json'
         WHEN ltrim(json)[1] <> '{{' THEN 'not_an_object'
-        -- more keys than there are known ones: only then is it worth to look for equal ones
+        -- Duplicate keys are possible only if there are more keys than known ones
         WHEN len(keys) > list_count(types) AND len(keys) <> list_unique(keys) THEN 'duplicate_key'
         WHEN types[1] IS NULL OR types[2] IS NULL OR types[3] IS NULL THEN 'field_missing'
         WHEN types[1] = 'NULL' OR types[2] = 'NULL' OR types[3] = 'NULL' THEN 'field_null'
@@ -95,7 +95,7 @@ COPY (
 ) TO '{target}/dead_letters.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
 """
 
-# few events come twice: find those by a hash aggregate, which is cheaper than to number all
+# Few events are duplicates: finding them with a hash aggregate is cheaper than numbering all rows in a window
 _DEDUPLICATE = """
 CREATE TABLE repeats AS
 SELECT unnest(list(rowid)[2:]) AS repeat FROM parsed WHERE reason IS NULL
@@ -112,7 +112,7 @@ FROM (SELECT DISTINCT user_id FROM parsed WHERE user_id IS NOT NULL);
 
 _DATES = "SELECT DISTINCT event_date FROM parsed WHERE reason IS NULL ORDER BY event_date"
 
-# a date at a time: the rows lie almost in order of time, so that each pass skips the others, and sorts are small
+# One date at a time: rows are stored almost in time order, so each pass skips other dates, and the sorts are small
 _EVENTS = """
 COPY (
     SELECT events.* EXCLUDE (event_date), user_key FROM events LEFT JOIN users USING (user_id)
@@ -166,7 +166,7 @@ COPY (
 
 
 def main(source: Path, target: Path) -> None:
-    """Run the script on the *.jsonl of a folder."""
+    """Run the script on the *.jsonl files of a folder."""
     target.mkdir(parents=True)
     with duckdb.connect() as connection:
         connection.execute("SET threads = 2; SET TimeZone = 'UTC'")

@@ -1,9 +1,10 @@
-"""What the live job does over and over, by the size of the date's tables: time and memory of each such step alone.
+"""Measure time and memory of each step that the live job repeats, by the number of events of the date.
 
     python benchmarks/growth.py    # writes growth.md; about five minutes, and 3 GB below --work
 
-One day of traffic is made, and lakes of its first part, its first half and nearly all of it. To each comes the same:
-the next 20,000 events, and what they change. At a steady rate that is what each commit finds, early and late in a day.
+The script generates one day of traffic, and lakes with its first part, its first half and nearly all of it. To each
+lake it delivers the next 20,000 events and the changes that follow from them. At a steady rate, this is what a commit
+finds early and late in a day.
 """
 
 import argparse
@@ -48,13 +49,13 @@ DAY = date(2026, 5, 12)
 EVENTS = (500_000, 2_000_000, 4_000_000)
 DELIVERY = 20_000
 SESSIONS, NEW_SESSIONS = 5_000, 1_000
-"""Sessions that a tick of the sessions changes, and those that begin."""
+"""Sessions that a tick changes, and how many new sessions it adds."""
 SESSIONS_A_FILE = 50_000
-"""A live job leaves sessions in files of some hours each; a batch run leaves the whole day in each of its files."""
+"""A file of a live job has the sessions of a few hours; each file of a batch run spans the whole day."""
 
 
 def events_of(delivery: Path) -> pa.Table:
-    """The delivery decoded, each event once."""
+    """The decoded and deduplicated events of the delivery."""
     payload = pa.array(delivery.read_bytes().splitlines(), pa.binary())
     positions = [pa.repeat("file", len(payload)), pa.repeat(pa.scalar(0, pa.int32()), len(payload))]
     columns = [payload, *positions, pa.array(range(len(payload))), pa.nulls(len(payload), RAW.schema.field(4).type)]
@@ -64,7 +65,7 @@ def events_of(delivery: Path) -> pa.Table:
 
 
 def lay_sessions(lake: str) -> None:
-    """The sessions in the files that a live job would have left."""
+    """Rewrite the sessions into files like those of a live job."""
     sessions = read_table(lake, FACT_SESSION.name).sort_by(SESSION_TIME)
     place = Place(table_uri(lake, FACT_SESSION.name), FACT_SESSION, ())
     writes = []
@@ -78,7 +79,7 @@ def lay_sessions(lake: str) -> None:
 
 
 def staged(lake: str, record: Record, changes: Changes, rows: pa.Table) -> list[Numbered]:
-    """Files of changes, as the live job hands them to a commit."""
+    """Write files of changes and describe them, as the live job does for a commit."""
     run = uuid.uuid4().hex
     parts = enumerate(split_by_partition(rows, record), 1)
     return [
@@ -93,7 +94,7 @@ def staged(lake: str, record: Record, changes: Changes, rows: pa.Table) -> list[
 
 
 def daily_facts(lake: str, delivery: Path) -> Callable[[], object]:
-    """The refresh of daily_metrics after a commit of events."""
+    """Prepare the refresh of daily_metrics after a commit of events; return the step to measure."""
     rules = MetricRules.of(shipped_catalogue(), PageRules.load())
     refresh_daily_metrics(lake, rules)
     uri = table_uri(lake, FACT_EVENT.name)
@@ -106,7 +107,7 @@ def daily_facts(lake: str, delivery: Path) -> Callable[[], object]:
 
 
 def sessions(lake: str, _: Path) -> Callable[[], object]:
-    """The commit of a tick's panes into fact_sessions: the sessions that ended last go on, and some begin."""
+    """Prepare the commit of a tick's panes into fact_sessions: the latest sessions continue, and new ones begin."""
     lay_sessions(lake)
     newest = read_table(lake, FACT_SESSION.name, SESSION.names).sort_by([("session_end", "descending")])
     now = newest["session_end"][0]
@@ -124,7 +125,7 @@ def sessions(lake: str, _: Path) -> Callable[[], object]:
 
 
 def devices(lake: str, delivery: Path) -> Callable[[], object]:
-    """The commit of the delivery's devices into dim_devices."""
+    """Prepare the commit of the delivery's devices into dim_devices."""
     rows = device_rows(events_of(delivery).select(EVENT_COLUMNS))
 
     def fold(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -139,7 +140,7 @@ def devices(lake: str, delivery: Path) -> Callable[[], object]:
 
 
 def late_events(lake: str, delivery: Path) -> Callable[[], object]:
-    """The look-up of the delivery's events that come hours late."""
+    """Prepare the lookup of the delivery's events that are hours late."""
     rows = events_of(delivery)
     times = pc.cast(rows["client_time"], pa.int64())
     late = rows.filter(pc.less(times, pc.subtract(pc.max(times), 2 * HOUR)))
@@ -156,10 +157,10 @@ STEPS = {
 
 
 def measure_here(step: str, lake: str, delivery: Path) -> None:
-    """Print the processor seconds of a step, and the megabytes that it needs at its peak and keeps."""
+    """Print the CPU seconds of a step, and the memory that it adds at its peak and afterwards, in megabytes."""
     run = STEPS[step](lake, delivery)
     pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = _resident("VmRSS"), time.process_time()
     run()
     print(time.process_time() - began, _resident("VmHWM") - before, _resident("VmRSS") - before)
@@ -172,7 +173,7 @@ def _resident(name: str) -> float:
 
 @contextmanager
 def lakes(work: Path) -> Iterator[dict[int, tuple[Path, Path]]]:
-    """By number of events, a lake of the first of them and the file of those that come next."""
+    """For each number of events, a lake with the first events and a file with the next ones."""
     shutil.rmtree(work, ignore_errors=True)
     settings = [sys.executable, "-m", "pipelines.cli"]
     most = max(EVENTS) + 10 * DELIVERY
@@ -196,11 +197,11 @@ def lakes(work: Path) -> Iterator[dict[int, tuple[Path, Path]]]:
 
 
 def main() -> None:
-    """Measure each step on each lake and write the table."""
+    """Measure each step on each lake, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=HERE / "work" / "growth")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--step", nargs=3, metavar=("NAME", "LAKE", "DELIVERY"), help="measure one, in this process")
+    parser.add_argument("--step", nargs=3, metavar=("NAME", "LAKE", "DELIVERY"), help="measure a step in this process")
     given = parser.parse_args()
     if given.step:
         measure_here(given.step[0], given.step[1], Path(given.step[2]))
@@ -208,8 +209,8 @@ def main() -> None:
     table = [
         "# Cost of a step by events of the date",
         "",
-        f"Made by `python benchmarks/growth.py`: {DELIVERY:,} events, and what they change, come to a date that has so",
-        "many. Processor seconds; megabytes more at the peak; megabytes more afterwards.",
+        f"Written by `python benchmarks/growth.py`: the cost of each step when {DELIVERY:,} more events come to a date",
+        "that has as many events as the column says. CPU seconds; memory added at the peak and afterwards, MB.",
         "",
         f"| step | {' | '.join(f'{count:,}' for count in EVENTS)} |",
         f"|---|{'---|' * len(EVENTS)}",

@@ -1,10 +1,10 @@
-"""What a small change costs on a long history: `run`, `stitch` and `sessions-dim` of one more delivery of the last day.
+"""Measure the cost of a small change to a long history: `run`, `stitch` and `sessions-dim` after one more delivery.
 
     python benchmarks/history.py    # writes history.md; about five minutes, and 3 GB below --work
 
-A lake of 1, of 10 and of 30 days is made, of as many events a day, and brought up to date. Then the same delivery comes
-to each: some events of the last day, from devices of their own. What the commands then cost should depend on the
-delivery and on the dates that they are asked for, not on the days before.
+The script creates lakes of 1, 10 and 30 days with the same number of events per day, and brings them up to date. Then
+each lake receives the same delivery: some events of the last day, from other devices. The cost of the commands should
+depend on the delivery and on the requested dates, not on the number of earlier days.
 """
 
 import argparse
@@ -21,19 +21,19 @@ HERE = Path(__file__).resolve().parent
 LAST_DAY = date(2026, 5, 12)
 DAYS = (1, 10, 30)
 DELIVERY = 20_000
-"""Events of the delivery whose consequences are measured."""
+"""Events of the delivery."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a command cost."""
+    """Wall time and CPU time of a command."""
 
     seconds: float
     cpu_seconds: float
 
 
 def clickstream(*arguments: object) -> Figures:
-    """Run a command to its end, in a process of its own."""
+    """Run a command to its end in a separate process."""
     began = time.monotonic()
     command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments), "--json"]
     process = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.DEVNULL)
@@ -45,7 +45,7 @@ def clickstream(*arguments: object) -> Figures:
 
 
 def measure(days: int, events_a_day: int, work: Path) -> dict[str, Figures]:
-    """Make a history of so many days, then take the delivery in; by name what each step cost."""
+    """Create a history of `days` days, then load the delivery; return the cost of each command by name."""
     shutil.rmtree(work, ignore_errors=True)
     first = LAST_DAY - timedelta(days=days - 1)
     lake, stores = f"--lake={work / 'lake'}", (f"--lake={work / 'lake'}", f"--devices=rocksdb:{work / 'devices'}")
@@ -61,7 +61,7 @@ def measure(days: int, events_a_day: int, work: Path) -> dict[str, Figures]:
         "stitch, whole": clickstream("stitch", lake),
         "sessions-dim, whole": clickstream("sessions-dim", lake, as_of, "--days=all"),
     }
-    clickstream("metrics", lake)  # of files that these two have written anew
+    clickstream("metrics", lake)  # the two commands rewrote files, which would make the next run refresh these dates
     found["run, the delivery"] = clickstream("run", f"--input={work / 'delivery'}", *stores)
     found["stitch"] = clickstream("stitch", lake)
     found["sessions-dim --days 1"] = clickstream("sessions-dim", lake, as_of, "--days=1")
@@ -72,7 +72,7 @@ def measure(days: int, events_a_day: int, work: Path) -> dict[str, Figures]:
 
 
 def main() -> None:
-    """Measure each length of history and write the table."""
+    """Measure each length of history, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events-a-day", type=int, default=5_000_000 // max(DAYS))
     parser.add_argument("--work", type=Path, default=HERE / "work" / "history")
@@ -82,7 +82,7 @@ def main() -> None:
         "# Cost of a change by length of history",
         "",
         f"Made by `python benchmarks/history.py`: {options.events_a_day:,} events a day; the delivery has {DELIVERY:,}",
-        "of the last day. CPU seconds (wall seconds) of each command, its start of about a second among them.",
+        "events of the last day. CPU seconds (wall seconds) of each command, including about a second of start-up.",
         "",
         f"| command | {' | '.join(f'{days} d' for days in DAYS)} |",
         f"|---|{'--:|' * len(DAYS)}",
