@@ -1,14 +1,14 @@
-"""Measure the live job with broker, Flink and pipeline on this machine: its rate, its latency, where the time goes.
+"""Measure the live job with broker, Flink and pipeline on this machine: rate, latency, and where the time goes.
 
     python benchmarks/live.py                      # what `make bench-live` runs; writes live.json and live.md
     python benchmarks/live.py --events 500000 --seconds 20 --dry-run   # a trial; writes nothing
     python benchmarks/live.py --state-backend=rocksdb --dry-run        # any option of `clickstream run`
     python benchmarks/live.py soak --minutes 15    # memory, state and files each minute at a steady rate
 
-The highest rate is that at which the job reads a backlog: nothing but the broker, Flink and the job has the machine
-then, and none of them waits. What lies before `SETTLED` of the backlog, the start, does not count. Latency is from the
-moment a probe is sent until a reader of its own finds it in the store: through the broker, Flink and all steps, beside
-live traffic.
+The highest rate is the rate at which the job reads a backlog: only the broker, Flink and the job use the machine then,
+and none of them is idle for lack of input. The share `SETTLED` of the backlog, the start-up phase, does not count.
+Latency is the time from sending a probe until a separate reader finds it in the store, through the broker, Flink and
+all steps, alongside live traffic.
 """
 
 import argparse
@@ -45,7 +45,7 @@ BACKLOG_SECONDS = 300.0
 SETTLE_SECONDS = 60.0
 TARGET_RATE = 70_000
 TARGETS = {"devices": 1.0, "lake": 5.0}
-"""Seconds within which 99 of 100 events are to be in each store."""
+"""Target for the 99th percentile of the latency to each store, seconds."""
 
 
 @dataclass
@@ -54,10 +54,10 @@ class Capacity:
 
     Attributes:
         events: Events of the backlog that count.
-        rate: Events a second that came into the lake, with its layers.
-        cpu_us: Microseconds of processor time an event, by process.
-        processors: Processors that were busy.
-        load: The machine's load before the backlog was produced: above a few tenths others used it.
+        rate: Events per second that reached the lake, layers included.
+        cpu_us: Processor time per event, microseconds, by process.
+        processors: Average number of busy processors.
+        load: Load of the machine before the backlog was produced; above a few tenths other work used the machine.
         memory_mb: Resident memory at the end.
     """
 
@@ -71,12 +71,12 @@ class Capacity:
 
 @dataclass
 class Latency:
-    """Seconds from sending a probe to finding it, of one store."""
+    """Seconds from sending a probe to finding it in one store."""
 
     seconds: list[float] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        """Number of probes, and their median, 95th and 99th percentile in seconds."""
+        """Number of probes, and the median, 95th and 99th percentile of their latency in seconds."""
         if len(self.seconds) < 2:
             return {"probes": len(self.seconds)}
         cuts = statistics.quantiles(self.seconds, n=100)
@@ -89,7 +89,7 @@ class Latency:
 
 
 class Probes:
-    """Sends a probe each quarter of a second and looks for it in both stores, until stopped."""
+    """Sends a probe each `PROBE_SECONDS` and looks for it in both stores, until stopped."""
 
     def __init__(self, job: LiveJob) -> None:
         self.devices, self.lake = Latency(), Latency()
@@ -154,16 +154,16 @@ class Probes:
 
 
 def capacity(job: LiveJob, events: int, load: float) -> Capacity:
-    """Wait until the job has read the backlog that is on the topic."""
+    """Wait until the job has read the backlog on the topic."""
     deadline = time.monotonic() + BACKLOG_SECONDS
     first = time.monotonic(), 0, job.cpu()
     while True:
         stored, now = job.rows("fact_events"), time.monotonic()
-        # The layers come later and are a part of the work: it is not done before them, and what they are behind at the
-        # start is not counted. The last come with a bundle that is not full
+        # The layers trail fact_events and are part of the work, so the backlog is done only when they are. The part of
+        # them that is outstanding when counting starts is not counted. The last rows wait in a bundle that is not full
         if min(stored, job.rows("user_stream")) >= 0.97 * events or (stored and now > deadline):
             break
-        # of a small backlog all may come at once: the start counts then
+        # A small backlog may arrive in a single commit: then the start-up phase counts too
         if first[1] == 0 and stored >= SETTLED * events:
             first = now, stored, job.cpu()
         if now > deadline:
@@ -183,7 +183,7 @@ def capacity(job: LiveJob, events: int, load: float) -> Capacity:
 
 
 def latency(job: LiveJob, rate: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Probe both stores beside live traffic."""
+    """Probe both stores alongside live traffic."""
     traffic = job.produce(int(rate * (WARM_UP_SECONDS + seconds)), rate)
     time.sleep(WARM_UP_SECONDS)
     with Probes(job) as probes:
@@ -192,7 +192,7 @@ def latency(job: LiveJob, rate: int, seconds: float) -> dict[str, dict[str, floa
 
 
 def measure(events: int, rate: int, seconds: float, job_options: list[str]) -> dict[str, object]:
-    """The backlog first, then live traffic on stores that hold it."""
+    """Measure the backlog first, then the latency of live traffic, with the same stores."""
     folder = Path(tempfile.mkdtemp(prefix="bench-live-"))
     kafka = KafkaService(folder / "services")
     kafka.up()
@@ -212,7 +212,7 @@ def measure(events: int, rate: int, seconds: float, job_options: list[str]) -> d
 
 
 def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]:
-    """Memory, state, files and lag each minute at a steady rate, with a reader and `clickstream compact` beside it.
+    """Record memory, state, files and lag each minute at a steady rate, while a reader and `clickstream compact` run.
 
     Raises:
         SystemExit: The job or the compaction ended.
@@ -240,7 +240,7 @@ def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]
 
 
 def _sample(job: LiveJob) -> dict[str, object]:
-    # a query that is disturbed raises, and ends the soak
+    # If a commit or the compaction disturbs the query, it raises and ends the soak
     rows, distinct = _counted(job)
     metrics = job.metrics()
     return {
@@ -262,9 +262,10 @@ def _counted(job: LiveJob) -> tuple[int, int]:
 
 
 def _when_all_is_read(job: LiveJob) -> dict[str, int]:
-    """What became of the records of the topic, once the job has committed all or was waited for.
+    """Where the records of the topic ended up, once the job has committed all of them or the wait timed out.
 
-    The counters are those of the job since it was last restored; an event of refused properties is also a dead letter.
+    The job's counters start again at a restore. An event with invalid properties is counted both as an event and as a
+    dead letter.
     """
     produced, deadline = job.records(), time.monotonic() + SETTLE_SECONDS
     while True:
@@ -283,7 +284,7 @@ def _when_all_is_read(job: LiveJob) -> dict[str, int]:
 
 
 def report(results: dict[str, object]) -> str:
-    """The results as a page."""
+    """The results as a Markdown page."""
     lines = ["# The live job", ""]
     if "capacity" in results:
         lines += [
@@ -302,9 +303,9 @@ def _capacity(reached: dict[str, object]) -> list[str]:
     memory = ", ".join(f"{name} {size:.0f}" for name, size in reached["memory_mb"].items())
     table = {
         f"events a second (target {TARGET_RATE:,})": f"{reached['rate']:,}",
-        "processor time an event, µs": f"{sum(cpu.values()):.1f}: {by_process}",
-        "processors busy": reached["processors"],
-        f"events a second if all {processors} were": f"{1e6 * processors / sum(cpu.values()):,.0f}",
+        "processor time per event, µs": f"{sum(cpu.values()):.1f}: {by_process}",
+        "busy processors": reached["processors"],
+        f"events a second if all {processors} processors were busy": f"{1e6 * processors / sum(cpu.values()):,.0f}",
         "memory, MB": memory,
         "load of the machine before": reached["load"],
     }
@@ -322,8 +323,8 @@ def _latency(seen: dict[str, dict[str, float]]) -> list[str]:
 def _steps(steps: dict[str, float]) -> list[str]:
     ordered = sorted(steps.items(), key=lambda step: -step[1])
     return [
-        "Where the time of the Python steps goes, measured apart from Beam, in bundles of 20,000 events:", "",
-        "| step | µs an event |", "|---|---|", *(f"| {name} | {us:.2f} |" for name, us in ordered),
+        "Where the time of the Python steps goes, measured without Beam, in bundles of 20,000 events:", "",
+        "| step | µs per event |", "|---|---|", *(f"| {name} | {us:.2f} |" for name, us in ordered),
         f"| all | {sum(steps.values()):.2f} |",
     ]  # fmt: skip
 
@@ -337,9 +338,9 @@ def _soak(soaked: dict[str, object]) -> list[str]:
         for s in soaked["samples"]
     ]
     return [
-        f"## Soak at {soaked['rate']:,} events a second, `clickstream compact --every 1m` beside it", "",
-        f"On {soaked['processors']} processors, {soaked['date']}. A checkpoint that is being written when it is looked "
-        "at shows too few megabytes. At the end: "
+        f"## Soak at {soaked['rate']:,} events a second, with `clickstream compact --every 1m`", "",
+        f"On {soaked['processors']} processors, {soaked['date']}. A checkpoint that is still being written when it is "
+        "sampled shows too few megabytes. At the end: "
         + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in soaked["counted"].items()) + ".", "",
         "| minute | events | duplicates | Python, MB | Flink, MB | checkpoints, MB "
         f"| {' | '.join(f'files of {table}' for table in tables)} | of the raw log | records waiting | load |",
@@ -348,18 +349,18 @@ def _soak(soaked: dict[str, object]) -> list[str]:
 
 
 def main() -> None:
-    """Measure what is asked for, and keep the results."""
+    """Measure the rates or run the soak, and save the results."""
     parser = argparse.ArgumentParser(
-        description="Measure the live job.", epilog="Options that are not of these are those of `clickstream run`."
+        description="Measure the live job.", epilog="All other options are passed to `clickstream run`."
     )
     parser.add_argument("what", nargs="?", choices=("rates", "soak"), default="rates")
-    parser.add_argument("--events", type=int, default=6_000_000, help="of the backlog")
+    parser.add_argument("--events", type=int, default=6_000_000, help="number of events in the backlog")
     parser.add_argument(
-        "--rate", type=int, default=10_000, help="of the traffic while latency is measured, or of the soak"
+        "--rate", type=int, default=10_000, help="events a second while latency is measured, or during the soak"
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the latency")
-    parser.add_argument("--minutes", type=float, default=15.0, help="of the soak")
-    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of the latency measurement")
+    parser.add_argument("--minutes", type=float, default=15.0, help="duration of the soak")
+    parser.add_argument("--dry-run", action="store_true", help="print the results without saving them")
     given, job_options = parser.parse_known_args()
     path = HERE / "live.json"
     results = json.loads(path.read_text()) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""The job as the benchmarks run it: a broker and Flink on this machine, and what their processes use."""
+"""Run the live job for the benchmarks, with a broker and Flink on this machine, and measure what its processes use."""
 
 import os
 import re
@@ -25,7 +25,13 @@ START_SECONDS, END_SECONDS = 120.0, 60.0
 
 
 class LiveJob:
-    """A topic of a real broker, and the job that follows it, with more options where they are given."""
+    """A topic on a real broker and a job that follows it.
+
+    Args:
+        folder: Folder for the stores, checkpoints and log of the job.
+        kafka: The broker, already started.
+        options: Further options of `clickstream run`.
+    """
 
     def __init__(self, folder: Path, kafka: KafkaService, options: Sequence[str] = ()) -> None:
         self.folder, self.kafka, self._options = folder, kafka, options
@@ -38,7 +44,7 @@ class LiveJob:
 
     @contextmanager
     def running(self) -> Iterator["LiveJob"]:
-        """The job, from its first commit to its end."""
+        """Start the job, yield it once its metrics are available, and end it."""
         command = [
             sys.executable, "-m", "pipelines.cli", "run", "--runner=flink", f"--kafka={self.kafka.address}",
             f"--topic={self.topic}", f"--lake={self.lake}", f"--devices=rocksdb:{self.devices}",
@@ -58,7 +64,7 @@ class LiveJob:
             end(self.process)
 
     def produce(self, events: int, rate: int | None = None) -> "subprocess.Popen[bytes]":
-        """Traffic that happens now, beside this process; as fast as can be without a rate."""
+        """Produce generated traffic with current timestamps in a subprocess; without a rate as fast as possible."""
         command = [
             sys.executable, "-m", "pipelines.cli", "produce", f"--kafka={self.kafka.address}",
             f"--topic={self.topic}", f"--generate={events}", "--now", "--json",
@@ -68,7 +74,7 @@ class LiveJob:
 
     @contextmanager
     def compacting(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """`clickstream compact` each minute, beside the job."""
+        """Run `clickstream compact` each minute while the job runs."""
         command = [
             sys.executable, "-m", "pipelines.cli", "compact", f"--lake={self.lake}",
             f"--archive={self.folder / 'raw'}", "--every=1m", "--json",
@@ -80,7 +86,7 @@ class LiveJob:
             end(process)
 
     def records(self) -> int:
-        """Records on the topic."""
+        """Number of records on the topic."""
         consumer = Consumer({"bootstrap.servers": self.kafka.address, "group.id": "count"})
         try:
             bounds = [consumer.get_watermark_offsets(TopicPartition(self.topic, n)) for n in range(PARTITIONS)]
@@ -89,7 +95,7 @@ class LiveJob:
         return sum(high - low for low, high in bounds)
 
     def metrics(self) -> dict[str, int]:
-        """The job's counters; none while they cannot be had."""
+        """The job's counters; empty while they are not available."""
         for port in sorted(listening_below(self.process.pid)):
             rest = FlinkRest(f"127.0.0.1:{port}")
             try:
@@ -100,23 +106,23 @@ class LiveJob:
         return {}
 
     def rows(self, table: str) -> int:
-        """Rows of a table of the lake; none before it is there."""
+        """Number of rows of a table of the lake; 0 before the table exists."""
         if not DeltaTable.is_deltatable(str(self.lake / table)):
             return 0
         actions = DeltaTable(str(self.lake / table)).get_add_actions(flatten=True)
         return int(sum(actions["num_records"].to_pylist()))
 
     def state_mb(self) -> float:
-        """Megabytes of the checkpoints on disk: the newest ones, and what they share."""
+        """Size of the checkpoints on disk, megabytes: the retained checkpoints and the files that they share."""
         found = 0
         for folder, _, names in os.walk(self.folder / "checkpoints"):
             for name in names:
-                with suppress(OSError):  # one that is no longer needed goes meanwhile
+                with suppress(OSError):  # Flink may delete the file meanwhile
                     found += os.stat(f"{folder}/{name}").st_size
         return round(found / 1e6, 1)
 
     def files(self) -> dict[str, int]:
-        """Live files of the tables; those of silver as one."""
+        """Number of live files per table; the tables of silver are counted together."""
         found: Counter[str] = Counter()
         for log in self.lake.glob("**/_delta_log"):
             name = log.parent.relative_to(self.lake).parts[0]
@@ -124,7 +130,7 @@ class LiveJob:
         return dict(found)
 
     def cpu(self) -> dict[str, float]:
-        """Processor seconds so far: of the broker, Flink, and the Python steps."""
+        """Processor seconds so far of the broker, Flink and the Python steps."""
         found = {"broker": cpu_seconds(self.kafka.process.pid or 0), "flink": 0.0, "python": 0.0}
         for pid in below(self.process.pid):
             name = "flink" if "java" in command_of(pid) else "python"
@@ -132,17 +138,17 @@ class LiveJob:
         return found
 
     def memory(self) -> dict[str, float]:
-        """Resident megabytes of Flink and of the Python steps; pages that processes share count once."""
+        """Resident megabytes of Flink and the Python steps; pages that processes share count once."""
         found = {"flink": 0.0, "python": 0.0}
         for pid in below(self.process.pid):
-            with suppress(OSError):  # one that ends meanwhile
+            with suppress(OSError):  # the process may end meanwhile
                 shared = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
                 found["flink" if "java" in command_of(pid) else "python"] += int(shared[1]) / 1e3 if shared else 0
         return {name: round(size) for name, size in found.items()}
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a command as Ctrl-C does; one that does not is killed."""
+    """Interrupt a command like Ctrl-C; kill it if it does not end in `END_SECONDS`."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(END_SECONDS)
@@ -152,7 +158,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def below(pid: int) -> list[int]:
-    """Processes that descend from one."""
+    """The descendants of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -165,7 +171,7 @@ def below(pid: int) -> list[int]:
 
 
 def command_of(pid: int) -> str:
-    """A process' command line; empty once it has gone."""
+    """The command line of a process; empty once the process has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
@@ -182,7 +188,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def listening_below(pid: int) -> set[int]:
-    """Ports that a process or its descendants listen on."""
+    """Ports that the descendants of a process listen on."""
     inodes = set()
     for child in below(pid):
         for fd in Path(f"/proc/{child}/fd").glob("*"):

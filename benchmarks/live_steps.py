@@ -1,4 +1,4 @@
-"""Processor time of the Python steps of the live job an event, each by itself: without Beam, Flink and a broker.
+"""Measure the processor time per event of each Python step of the live job, without Beam, Flink and a broker.
 
 python benchmarks/live_steps.py
 """
@@ -44,7 +44,7 @@ STARTED = 1_775_952_000.0
 
 
 def bundles() -> Iterator[pa.Table]:
-    """RAW rows as a topic has them, a bundle a table."""
+    """Generated traffic as tables of RAW rows, one table per bundle."""
     sent = 0
     traffic = live_payloads(EVENTS, seed=1, rate=RATE, clock=lambda: STARTED + sent / RATE)
     held: list[pa.Array] = []
@@ -62,7 +62,7 @@ def bundles() -> Iterator[pa.Table]:
 
 
 def measure_steps() -> dict[str, float]:  # noqa: PLR0915  (the steps of the job, one after another)
-    """Microseconds of processor time an event of each step, over all its threads."""
+    """Processor time per event of each step over all threads, microseconds."""
     folder = Path(tempfile.mkdtemp(prefix="bench-steps-"))
     policy, coder, spent, events_read = SessionPolicy(early_firing=5 * MINUTE), TableCoder(), Counter[str](), 0
 

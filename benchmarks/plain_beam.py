@@ -1,9 +1,9 @@
-"""The main job as plain Beam: one element an event, Beam's own session windows, Beam's own sinks.
+"""The main job in plain Beam: one element per event, Beam's own session windows and sinks.
 
     python benchmarks/plain_beam.py INPUT_FOLDER OUTPUT_FOLDER
 
-It is what the documentation of Beam leads to. It does less than the product (no device store, no dates, half of the
-session's columns) and runs on the same runner, named, because DirectRunner chooses among three by itself.
+It follows the documentation of Beam. It does less than the product (no device store, no dates, half of the session
+columns) and uses the same runner, FnApiRunner, named explicitly because DirectRunner chooses between three engines.
 """
 
 import json
@@ -23,7 +23,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-# sessions that lie exactly the gap apart are one session here, and Beam codes its windows in milliseconds
+# A silence of exactly the gap continues a session here, unlike in Beam, which encodes windows in milliseconds
 GAP_SECONDS = 30 * 60 + 0.001
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -63,7 +63,7 @@ Event = dict[str, Any]
 
 
 def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, of which `json.loads` would keep the last of two equal keys."""
+    """Build a JSON object and refuse repeated keys, of which `json.loads` would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
@@ -71,7 +71,7 @@ def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which `json.loads` would take."""
+    """Refuse NaN and Infinity, which `json.loads` would accept."""
     raise ValueError(f"{name} is not JSON")
 
 
@@ -110,10 +110,10 @@ def read_event(line: bytes) -> Event:
 
 
 class Parse(beam.DoFn):
-    """Lines to events; what cannot be read goes to the output `bad`."""
+    """Parse lines into events; lines that cannot be parsed go to the output `bad`."""
 
     def process(self, line: bytes) -> Iterator[Any]:
-        """Read one line."""
+        """Parse one line."""
         try:
             event = read_event(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,12 +123,12 @@ class Parse(beam.DoFn):
 
 
 def first(events: Iterable[Event]) -> Event:
-    """Any one of several equal events."""
+    """Keep one of several copies of an event."""
     return next(iter(events))
 
 
 def key_by_id(event: Event) -> tuple[tuple[str, str], Event]:
-    """Key an event by what makes it unique."""
+    """Key an event by its device and event id."""
     return (event["device_id"], event["event_id"]), event
 
 
@@ -143,10 +143,10 @@ def stamp(event: Event) -> TimestampedValue:
 
 
 class Summarise(beam.CombineFn):
-    """The events of a session to its row."""
+    """Aggregate the events of a session into its row."""
 
     def create_accumulator(self) -> list[Any]:
-        """First and last (time, id), counts, revenue, and the first and last page with their times."""
+        """The empty aggregate: first and last (time, id), counts, revenue, first and last page with their times."""
         return [None, None, 0, 0, False, Decimal(0), None, None]
 
     def add_input(self, total: list[Any], event: Event) -> list[Any]:
@@ -158,7 +158,7 @@ class Summarise(beam.CombineFn):
         return self.merge_accumulators([total, one])
 
     def merge_accumulators(self, totals: Iterable[list[Any]]) -> list[Any]:
-        """Add sums up, and keep the earliest and the latest."""
+        """Add up the counts and revenue, and keep the earliest and the latest times and pages."""
         columns = list(zip(*totals, strict=True))
         known = [[value for value in column if value is not None] for column in columns]
         return [
@@ -173,7 +173,7 @@ class Summarise(beam.CombineFn):
         ]
 
     def extract_output(self, total: list[Any]) -> dict[str, Any]:
-        """The row, still without its device."""
+        """The row of the session without its device."""
         start, end, count, views, bought, revenue, entry, leave = total
         return {
             "session_start": start[0],
@@ -188,12 +188,12 @@ class Summarise(beam.CombineFn):
 
 
 def name_device(pair: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """Put the key into the row."""
+    """Add the device to the row."""
     return {"device_id": pair[0], **pair[1]}
 
 
 def main(source: Path, target: Path) -> None:
-    """Run the job on the *.jsonl of a folder."""
+    """Run the job on the *.jsonl files of a folder."""
     target.mkdir(parents=True)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         parsed = (

@@ -1,10 +1,10 @@
-"""The ten relationships over a generated stream, each beside the self-join that people write by hand.
+"""Measure the ten relationships on a generated stream, and compare each with a handwritten self-join.
 
     python benchmarks/relationships.py [--rows 30M] [--join-rows 1M]
 
-Each question runs in a fresh process with 2 threads and 4 GB for DuckDB, which may spill. The cohort is page_view and
-what is appended click: 45 and 20 of a hundred activities. Customers are skewed: the one with most has one activity of
-some hundred. CPU is user and system time. Rewrites benchmarks/relationships.md.
+Each question runs in a new process with 2 threads and 4 GB for DuckDB, which may spill to disk. The cohort activity is
+page_view (45% of the activities), the appended activity is click (20%). Customers are skewed: the largest has about one
+in a hundred activities. CPU is user and system time. Rewrites benchmarks/relationships.md.
 """
 
 import argparse
@@ -47,7 +47,7 @@ QUESTIONS = {item.relationship: COHORT.append(item) for item in ALL_TEN} | {
     "link of last_before": COHORT.append(r.last_before("click", columns=["ts", "link"])),
     "all ten at once": COHORT.append(*ALL_TEN),
 }
-"""The ten of the specification, then others."""
+"""The ten relationships of the specification, then other questions."""
 
 _EARLIER, _LATER = "(a.ts, a.activity_id) < (c.ts, c.activity_id)", "(a.ts, a.activity_id) > (c.ts, c.activity_id)"
 _UNTIL_NEXT = f"{_LATER} AND (c.next_id IS NULL OR (a.ts, a.activity_id) < (c.next_ts, c.next_id))"
@@ -63,11 +63,12 @@ JOINS = {
     "aggregate_before": ("count(a.ts)", _EARLIER),
     "aggregate_in_between": ("count(a.ts)", _UNTIL_NEXT),
 }
-"""What the self-join of each asks of the pairs of a cohort row c and an appended row a, and which pairs."""
+"""For the self-join of each relationship, the aggregate over pairs of a cohort row c and an appended row a, and the
+condition that selects the pairs."""
 
 
 def self_join(name: str) -> str:
-    """The relationship as a join of the stream with itself by customer, grouped back to the cohort's rows."""
+    """The relationship as a self-join of the stream by customer, grouped by the cohort's rows."""
     value, pairs = JOINS[name]
     return f"""
         WITH s AS (SELECT *, coalesce(customer, anonymous_customer_id) AS who FROM user_stream),
@@ -81,7 +82,7 @@ def self_join(name: str) -> str:
 
 
 def generate(rows: int, file: Path) -> None:
-    """A stream of so many activities in 30 days, a third of the customers anonymous."""
+    """Write a stream of `rows` activities in 30 days to a Parquet file; a third of the customers are anonymous."""
     with duckdb.connect() as sql:
         sql.execute(f"{SETTINGS}; SET temp_directory = '{file.parent}/spill'")
         sql.execute(f"""
@@ -110,13 +111,13 @@ def generate(rows: int, file: Path) -> None:
 
 
 def measure(file: Path, query: str) -> dict[str, float]:
-    """Run a query in this process to its last row, kept by no one."""
+    """Run a query in this process and discard its rows."""
     with duckdb.connect() as sql:
         sql.execute(f"{SETTINGS}; SET temp_directory = '{file.parent}/spill'")
         sql.execute(f"CREATE VIEW user_stream AS FROM read_parquet('{file}')")
         started = time.monotonic()
         columns = [row[0] for row in sql.execute(f"DESCRIBE {query}").fetchall()]
-        # every column of every row is made, and none is sent anywhere
+        # The hashes force DuckDB to compute every column of every row without returning them
         looked_at = ", ".join(f'sum(hash("{column}"))' for column in columns)
         rows, *_ = sql.execute(f"SELECT count(*), {looked_at} FROM ({query})").fetchall()[0]
         seconds = time.monotonic() - started
@@ -125,7 +126,7 @@ def measure(file: Path, query: str) -> dict[str, float]:
 
 
 def measure_apart(file: Path, query: str) -> dict[str, float]:
-    """Run a query in a process of its own."""
+    """Run a query in a separate process."""
     command = [sys.executable, __file__, "--measure", str(file)]
     done = subprocess.run(command, input=query, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
@@ -133,7 +134,7 @@ def measure_apart(file: Path, query: str) -> dict[str, float]:
 
 
 def report(rows: int, join_rows: int) -> str:
-    """Measure everything; the results as Markdown."""
+    """Measure all questions and return the results as Markdown."""
     lines = [
         f"`python benchmarks/relationships.py --rows {rows} --join-rows {join_rows}`: {rows:,} activities, cohort",
         "page_view, appended click.",
@@ -143,7 +144,7 @@ def report(rows: int, join_rows: int) -> str:
     ]
     joined = [
         "",
-        f"At {join_rows:,} activities, beside the self-join:",
+        f"At {join_rows:,} activities, compared with the self-join:",
         "",
         "| relationship | CPU s | peak GB | self-join: CPU s | peak GB |",
         "|---|---|---|---|---|",
@@ -172,7 +173,7 @@ def report(rows: int, join_rows: int) -> str:
 
 
 def main() -> None:
-    """Measure, or be the process that is measured."""
+    """Measure all questions, or with --measure a single query in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=parse_count, default=30_000_000)
     parser.add_argument("--join-rows", type=parse_count, default=1_000_000)
