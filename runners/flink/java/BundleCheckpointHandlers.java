@@ -19,11 +19,11 @@ import org.apache.beam.vendor.grpc.v1p69p0.com.google.protobuf.Duration;
 import org.joda.time.Instant;
 
 /**
- * Stands for Beam's class of this name in a job server older than Beam 2.76.
+ * Replaces Beam's class of the same name in a job server older than Beam 2.76.
  *
- * <p>Those give each part of a read that is put off a state of a new name (apache/beam issue 27648). Flink never forgets
- * the name of a state, so a topic that is followed costs more heap, and longer checkpoints, with each bundle of its
- * source: some 80 kB of each on the heap, a column family of each in RocksDB. Here the names are few and come again.
+ * <p>Those versions store each deferred part of a read in a state with a new name (apache/beam issue 27648). Flink never
+ * forgets the name of a state, so a live job uses more heap and writes longer checkpoints with each bundle of its source:
+ * some 80 kB per state on the heap, a column family per state in RocksDB. This class reuses a few names.
  */
 public class BundleCheckpointHandlers {
 
@@ -31,7 +31,7 @@ public class BundleCheckpointHandlers {
 
     public static final String SDF_PREFIX = "sdf_checkpoint";
 
-    /** An element is read by one reader at a time, so of its key no more than two can be there at once. */
+    /** One reader at a time reads an element, so its key never has more than two states at once. */
     private static final int NAMES = 16;
 
     private final TimerInternalsFactory<T> timers;
@@ -52,7 +52,7 @@ public class BundleCheckpointHandlers {
       this.windowCoder = windowCoder;
     }
 
-    /** Whether a timer is one of those that are set here; Beam's operator asks. */
+    /** Whether this class has set a timer; called by Beam's operator. */
     public static boolean isSdfTimer(String timerId) {
       return timerId.startsWith(SDF_PREFIX);
     }
@@ -94,7 +94,7 @@ public class BundleCheckpointHandlers {
       }
     }
 
-    /** Milliseconds before which what is left yields nothing. */
+    /** Lower bound of the timestamps that the rest of a read can emit, milliseconds. */
     private static long outputWatermark(BundleApplication application) {
       return application.getOutputWatermarksMap().values().stream()
           .mapToLong(watermark -> millis(watermark.getSeconds(), watermark.getNanos()))
