@@ -70,10 +70,10 @@ def lay_sessions(lake: str) -> None:
     place = Place(table_uri(lake, FACT_SESSION.name), FACT_SESSION, ())
     writes = []
     for partition, rows in split_by_partition(sessions, FACT_SESSION):
-        there = place._replace(partition=partition)
+        target = place._replace(partition=partition)
         parts = (rows.slice(start, SESSIONS_A_FILE) for start in range(0, len(rows), SESSIONS_A_FILE))
         writes.append(
-            PartitionWrite(partition, tuple(chain.from_iterable(write_files(there, [part]) for part in parts)))
+            PartitionWrite(partition, tuple(chain.from_iterable(write_files(target, [part]) for part in parts)))
         )
     commit(lake, FACT_SESSION, writes, WriteMode.OVERWRITE, Transaction("layout", 1))
 
@@ -116,8 +116,8 @@ def sessions(lake: str, _: Path) -> Callable[[], object]:
     rows = pa.concat_tables([newest.slice(0, SESSIONS), begin.set_column(0, begin.schema.field(0), ids)])
     place = rows.schema.get_field_index("event_count")
     rows = rows.set_column(place, rows.schema.field(place), pc.add(rows["event_count"], 1))
-    told = {"is_retraction": pa.repeat(pa.scalar(False), len(rows)), "fired_at": pa.repeat(now, len(rows))}
-    for name, values in told.items():
+    pane_columns = {"is_retraction": pa.repeat(pa.scalar(False), len(rows)), "fired_at": pa.repeat(now, len(rows))}
+    for name, values in pane_columns.items():
         rows = rows.append_column(name, values)
     changes = Changes(SESSION_PANE, fold_into_facts, keep_resolution, SESSION_TIME)
     numbered = staged(lake, FACT_SESSION, changes, rows.select(SESSION_PANE.names).cast(SESSION_PANE.schema))

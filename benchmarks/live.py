@@ -231,7 +231,7 @@ def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]
                     print(json.dumps(samples[-1]), flush=True)
                     if job.process.poll() is not None or compact.poll() is not None:
                         raise SystemExit(f"the job or the compaction ended: {(folder / 'run.log').read_text()}")
-            counted = _when_all_is_read(job)
+            counted = _final_counts(job)
             print(json.dumps(counted), flush=True)
         return {"rate": rate, "samples": samples, "counted": counted}
     finally:
@@ -261,7 +261,7 @@ def _counted(job: LiveJob) -> tuple[int, int]:
         return lake.sql("SELECT count(*), count(DISTINCT (device_id, event_id)) FROM fact_events").fetchall()[0]
 
 
-def _when_all_is_read(job: LiveJob) -> dict[str, int]:
+def _final_counts(job: LiveJob) -> dict[str, int]:
     """Where the records of the topic ended up, once the job has committed all of them or the wait timed out.
 
     The job's counters start again at a restore. An event with invalid properties is counted both as an event and as a

@@ -61,7 +61,7 @@ class LiveJob:
                 time.sleep(0.5)
             yield self
         finally:
-            end(self.process)
+            interrupt(self.process)
 
     def produce(self, events: int, rate: int | None = None) -> "subprocess.Popen[bytes]":
         """Produce generated traffic with current timestamps in a subprocess; without a rate as fast as possible."""
@@ -83,7 +83,7 @@ class LiveJob:
         try:
             yield process
         finally:
-            end(process)
+            interrupt(process)
 
     def records(self) -> int:
         """Number of records on the topic."""
@@ -96,7 +96,7 @@ class LiveJob:
 
     def metrics(self) -> dict[str, int]:
         """The job's counters; empty while they are not available."""
-        for port in sorted(listening_below(self.process.pid)):
+        for port in sorted(listening_ports(self.process.pid)):
             rest = FlinkRest(f"127.0.0.1:{port}")
             try:
                 jobs = [job for job in rest.get("/jobs/overview")["jobs"] if job["state"] == "RUNNING"]
@@ -132,7 +132,7 @@ class LiveJob:
     def cpu(self) -> dict[str, float]:
         """Processor seconds so far of the broker, Flink and the Python steps."""
         found = {"broker": cpu_seconds(self.kafka.process.pid or 0), "flink": 0.0, "python": 0.0}
-        for pid in below(self.process.pid):
+        for pid in descendants(self.process.pid):
             name = "flink" if "java" in command_of(pid) else "python"
             found[name] += cpu_seconds(pid)
         return found
@@ -140,14 +140,14 @@ class LiveJob:
     def memory(self) -> dict[str, float]:
         """Resident megabytes of Flink and the Python steps; pages that processes share count once."""
         found = {"flink": 0.0, "python": 0.0}
-        for pid in below(self.process.pid):
+        for pid in descendants(self.process.pid):
             with suppress(OSError):  # the process may end meanwhile
                 shared = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
                 found["flink" if "java" in command_of(pid) else "python"] += int(shared[1]) / 1e3 if shared else 0
         return {name: round(size) for name, size in found.items()}
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
+def interrupt(process: "subprocess.Popen[bytes]") -> None:
     """Interrupt a command like Ctrl-C; kill it if it does not end in `END_SECONDS`."""
     process.send_signal(signal.SIGINT)
     try:
@@ -157,7 +157,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def below(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """The descendants of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -166,7 +166,7 @@ def below(pid: int) -> list[int]:
         except (OSError, ValueError):
             continue
         if parent == pid:
-            found += [int(stat.parent.name), *below(int(stat.parent.name))]
+            found += [int(stat.parent.name), *descendants(int(stat.parent.name))]
     return found
 
 
@@ -187,10 +187,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def listening_below(pid: int) -> set[int]:
+def listening_ports(pid: int) -> set[int]:
     """Ports that the descendants of a process listen on."""
     inodes = set()
-    for child in below(pid):
+    for child in descendants(pid):
         for fd in Path(f"/proc/{child}/fd").glob("*"):
             try:
                 target = os.readlink(fd)
