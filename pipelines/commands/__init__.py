@@ -1,1 +1,1 @@
-"""The commands: each checks all of its options, then calls one function. Heavy imports wait until then."""
+"""The commands. Each checks all of its options, and only then imports heavy modules and calls one function."""

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what becomes of them."""
+"""Options that several commands share, and how they are resolved."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ Lake = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="The lake's folder. Else CLICKSTREAM_LAKE, else the config file.",
+        help="Root folder of the lake. By default CLICKSTREAM_LAKE, then the config file.",
         show_default=False,
     ),
 ]
@@ -19,7 +19,8 @@ Devices = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="The device store: rocksdb:PATH, bigtable:…, cassandra:… Else CLICKSTREAM_DEVICES, else the config file.",
+        help="The device store: rocksdb:PATH, bigtable:… or cassandra:… By default CLICKSTREAM_DEVICES, then the "
+        "config file.",
         show_default=False,
     ),
 ]
@@ -27,7 +28,7 @@ Config = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="TOML file with lake, devices and catalogue. Else CLICKSTREAM_CONFIG, else ./clickstream.toml.",
+        help="TOML file that sets lake, devices and catalogue. By default CLICKSTREAM_CONFIG, then ./clickstream.toml.",
         show_default=False,
     ),
 ]
@@ -36,29 +37,30 @@ CatalogueFile = Annotated[
     typer.Option(
         "--catalogue",
         metavar="FILE",
-        help="Your event types, TOML. Else CLICKSTREAM_CATALOGUE, else the config file, else those that are shipped.",
+        help="TOML file of your event types. By default CLICKSTREAM_CATALOGUE, then the config file, then the built-in "
+        "catalogue.",
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Every = Annotated[
     str | None,
     typer.Option(
-        metavar="DURATION", help="Go on, a pass each time this has gone by. Else one pass.", show_default=False
+        metavar="DURATION", help="Repeat, pausing this long after each pass. By default, run once.", show_default=False
     ),
 ]
 
 
 def find_lake(problems: Problems, lake: str | None, config: Path | None, *, needed: bool = True) -> str | None:
-    """The lake that the options name, or the environment, or the config file; None where that is a problem.
+    """The lake's URI from the option, the environment or the config file; None, with the problem noted, without one.
 
-    What is not needed may be missing; a config file that is wrong is a problem all the same.
+    With `needed` false no lake need be named, but an invalid config file is still a problem.
     """
     stores = problems.attempt("", lambda: Stores.find(lake, None, config))
     return problems.attempt("--lake", stores.need_lake) if stores and needed else None
 
 
 def form_of(as_json: bool, as_csv: bool) -> Literal["json", "csv", "table"]:
-    """How rows are printed."""
+    """The output format that the two switches select."""
     return "json" if as_json else "csv" if as_csv else "table"

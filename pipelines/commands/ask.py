@@ -1,4 +1,4 @@
-"""The command `ask`: a question by its name."""
+"""The command `ask`: run a named question."""
 
 import sys
 from typing import Annotated
@@ -12,22 +12,22 @@ from pipelines.terminal import OUT
 
 def ask(
     name: Annotated[
-        str | None, typer.Argument(help="The question's name. Without one, all are listed.", show_default=False)
+        str | None, typer.Argument(help="Name of the question. Omit it to list all questions.", show_default=False)
     ] = None,
     lake: Lake = None,
     config: Config = None,
     days: Annotated[
-        str, typer.Option(metavar="N", help="The last N dates: start dates of sessions, dates of activities.")
+        str, typer.Option(metavar="N", help="Cover the last N dates (of session starts or of activities).")
     ] = "7",
     as_of: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="The last date. Else the last that has rows.", show_default=False),
+        typer.Option(metavar="DATE", help="Last date to cover. By default the last that has rows.", show_default=False),
     ] = None,
-    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL without running it.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Answer a named question about the numbered sessions, which sessions-dim makes, or about activities."""
+    """Answer a named question about activities, or about the numbered sessions that sessions-dim computes."""
     from pipelines.questions.catalogue import dates_asked, find_question, questions
 
     if name is None:

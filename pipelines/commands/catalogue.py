@@ -1,4 +1,4 @@
-"""The command `catalogue`: which event types are declared, and what is seen beyond them."""
+"""The command `catalogue`: which event types are declared, and which properties events have beyond them."""
 
 from importlib import resources
 from pathlib import Path
@@ -13,18 +13,18 @@ from schemas.catalogue import load_catalogue
 from schemas.event_types import Catalogue
 
 catalogue = typer.Typer(
-    no_args_is_help=True, help="The event types: check a file of yours, show them, find what it lacks."
+    no_args_is_help=True, help="Check a catalogue of event types, show it, or report undeclared properties."
 )
 
 
 @catalogue.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="The file. Else the one that a run would take.", show_default=False)
+        Path | None, typer.Argument(help="The file. By default the one that run would use.", show_default=False)
     ] = None,
     config: Config = None,
 ) -> None:
-    """Read a catalogue and say what is wrong with it, each mistake with its line."""
+    """Check a catalogue and print each mistake with its line."""
     found = _load(file, config)
     properties = sum(len(event.properties) for event in found.events)
     OUT.print(f"{len(found.events):,} event types, {properties:,} properties: no mistakes", highlight=False)
@@ -32,11 +32,11 @@ def check(
 
 @catalogue.command()
 def show(
-    event: Annotated[str | None, typer.Argument(help="An event type. Else all.", show_default=False)] = None,
+    event: Annotated[str | None, typer.Argument(help="An event type. By default all.", show_default=False)] = None,
     file: CatalogueFile = None,
     config: Config = None,
 ) -> None:
-    """Show the declared event types: their columns in silver, and what becomes of them. Markdown."""
+    """Print the declared event types as Markdown, with their silver columns and how each event is used."""
     from schemas.dictionary import event_dictionary
 
     found = _load(file, config)
@@ -55,7 +55,7 @@ def report(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """List the properties that events have and the catalogue does not declare, by their share of the type's events."""
+    """List event properties that the catalogue does not declare, by the share of the type's events that have them."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
     uri = find_lake(problems, lake, config)

@@ -1,4 +1,4 @@
-"""The command `cohort`: activities, each with what the same customer did before it, after it or ever."""
+"""The command `cohort`: rows of one activity, joined with what the same customer did before, after or ever."""
 
 import sys
 from functools import partial
@@ -12,33 +12,33 @@ from pipelines.terminal import OUT
 
 
 def cohort(
-    activity: Annotated[str, typer.Argument(help="The activity whose occurrences are the rows.", show_default=False)],
+    activity: Annotated[str, typer.Argument(help="The activity; each occurrence is a row.", show_default=False)],
     append: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ITEM", help="Columns to append: 'first_after click within 1h'. May come again.", show_default=False
+            metavar="ITEM", help="Columns to append: 'first_after click within 1h'. Repeatable.", show_default=False
         ),
     ] = None,
     occurrence: Annotated[
-        str, typer.Option(metavar="WHICH", help="Of each customer's: all, first, last, or a number from 1.")
+        str, typer.Option(metavar="WHICH", help="Occurrences to keep per customer: all, first, last, or a number ≥ 1.")
     ] = "all",
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="feature_1=spring, for example. May come again.", show_default=False),
+        typer.Option(metavar="CONDITION", help="Filter, such as feature_1=spring. Repeatable.", show_default=False),
     ] = None,
     columns: Annotated[
-        str, typer.Option(metavar="NAMES", help="The activity's own columns, with commas.")
+        str, typer.Option(metavar="NAMES", help="Columns of the activity itself, separated by commas.")
     ] = "activity_id,ts,customer,anonymous_customer_id",
     lake: Lake = None,
     config: Config = None,
-    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL without running it.")] = False,
     dialect: Annotated[
-        str, typer.Option(metavar="NAME", help="Of --sql: duckdb, bigquery, snowflake or spark.")
+        str, typer.Option(metavar="NAME", help="SQL dialect for --sql: duckdb, bigquery, snowflake or spark.")
     ] = "duckdb",
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Relate activities: a row each time one was done, with what the customer did before, after, between or ever."""
+    """Relate activities: a row per occurrence of one, with what the customer did before, after, between or ever."""
     from transforms.relationships.cohort import DIALECTS, Cohort
     from transforms.relationships.phrases import parse_column, parse_condition, parse_item
 

@@ -1,4 +1,4 @@
-"""The command `compact`: larger files of the small ones that a run leaves."""
+"""The command `compact`: merge the small files that a run leaves into larger ones."""
 
 import json
 from typing import Annotated
@@ -17,18 +17,20 @@ def compact(
     archive: Annotated[
         str | None,
         typer.Option(
-            metavar="URI", help="Also the raw log here, its closed hours. Else the lake alone.", show_default=False
+            metavar="URI",
+            help="Also compact the closed hours of this raw log. By default only the lake.",
+            show_default=False,
         ),
     ] = None,
     config: Config = None,
     keep: Annotated[
         str,
-        typer.Option(metavar="DURATION", help="How long files stay that are in no table any more; whole hours."),
+        typer.Option(metavar="DURATION", help="How long to keep files that no table references; whole hours."),
     ] = "24h",
     every: Every = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge small files and delete abandoned ones. Runs beside a job that writes, and disturbs no reader."""
+    """Merge small files and delete unreferenced ones. Safe beside running jobs and readers."""
     configure_logging(False)
     problems = Problems()
     uri = find_lake(problems, lake, config)

@@ -1,4 +1,4 @@
-"""The command `funnel`: how many go how far along a sequence of activities."""
+"""The command `funnel`: how many users or sessions reach each step of a sequence of activities."""
 
 import sys
 from pathlib import Path
@@ -17,27 +17,31 @@ def funnel(
     lake: Lake = None,
     config: Config = None,
     within: Annotated[
-        str, typer.Option(metavar="DURATION", help="From the first step to the last at most, such as 1h or 1d.")
+        str, typer.Option(metavar="DURATION", help="Longest time from the first step to the last, such as 1h or 1d.")
     ] = "1d",
-    per: Annotated[str, typer.Option(metavar="UNIT", help="Whom to count: user or session.")] = "user",
+    per: Annotated[str, typer.Option(metavar="UNIT", help="What to count: user or session.")] = "user",
     by: Annotated[
         str | None,
         typer.Option(
-            metavar="COLUMN", help="One funnel a value of this column of fact_sessions: country …", show_default=False
+            metavar="COLUMN",
+            help="One funnel per value of this fact_sessions column, such as country.",
+            show_default=False,
         ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="DATE", help="The first date of first steps, UTC.", show_default=False)
+        str | None, typer.Option(metavar="DATE", help="Earliest date of the first step, UTC.", show_default=False)
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="DATE", help="The last.", show_default=False)] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Latest date of the first step, UTC.", show_default=False)
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw it too: a .png, .svg or .pdf file.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Also draw it to a .png, .svg or .pdf file.", show_default=False)
     ] = None,
-    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and do not run it.")] = False,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print the SQL without running it.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Count how many users or sessions get how far along a sequence of activities, and how long each step takes."""
+    """Count the users or sessions that reach each step of a sequence of activities, and how long each step takes."""
     from transforms.activities.funnel import Funnel
 
     problems = Problems()

@@ -1,4 +1,4 @@
-"""The command `generate`: traffic to try everything with."""
+"""The command `generate`: write synthetic traffic for trials."""
 
 import json
 from pathlib import Path
@@ -14,24 +14,28 @@ from schemas.durations import parse_time
 
 def generate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; it must be empty or new.")],
-    events: Annotated[str, typer.Option(metavar="N", help="Good events; 100k and 5M are understood.")] = "100k",
+    events: Annotated[
+        str, typer.Option(metavar="N", help="Valid events; suffixes as in 100k or 5M are accepted.")
+    ] = "100k",
     devices: Annotated[
-        str | None, typer.Option(metavar="N", help="Devices. By default one in sixty events.", show_default=False)
+        str | None, typer.Option(metavar="N", help="Devices. By default one per sixty events.", show_default=False)
     ] = None,
-    days: Annotated[str, typer.Option(metavar="N", help="Days that the events spread over.")] = "7",
+    days: Annotated[str, typer.Option(metavar="N", help="Days over which the events are spread.")] = "7",
     start: Annotated[str, typer.Option(metavar="DATE", help="First day, UTC.")] = "2026-04-12",
     late_share: Annotated[
-        str, typer.Option(metavar="SHARE", help="Events that arrive minutes to hours late.")
+        str, typer.Option(metavar="SHARE", help="Share of events that arrive minutes to hours late.")
     ] = "0.02",
-    duplicate_share: Annotated[str, typer.Option(metavar="SHARE", help="Events that arrive more than once.")] = "0.01",
+    duplicate_share: Annotated[
+        str, typer.Option(metavar="SHARE", help="Share of events that arrive more than once.")
+    ] = "0.01",
     broken_share: Annotated[
         str, typer.Option(metavar="SHARE", help="Broken lines, as a share of the events.")
     ] = "0.001",
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same bytes.")] = 1,
-    format: Annotated[str, typer.Option(metavar="FORMAT", help="jsonl, jsonl.gz or avro.")] = "jsonl",
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="File format: jsonl, jsonl.gz or avro.")] = "jsonl",
     as_json: AsJson = False,
 ) -> None:
-    """Write realistic shop traffic, and the truth about it in DIR/_truth."""
+    """Generate realistic shop traffic, and the expected results in DIR/_truth."""
     from pipelines.generate import GenerateOptions
     from pipelines.generate import generate as write
 

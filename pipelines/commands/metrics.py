@@ -1,4 +1,4 @@
-"""The command `metrics`: daily_metrics brought up to the facts."""
+"""The command `metrics`: refresh daily_metrics from the fact tables."""
 
 import json
 from typing import Annotated
@@ -20,13 +20,15 @@ def metrics(
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="DATE", help="Compute the dates from this one on, changed or not: 2026-04-12.", show_default=False
+            metavar="DATE",
+            help="Recompute every date from this one on, such as 2026-04-12. By default only the dates that changed.",
+            show_default=False,
         ),
     ] = None,
     every: Every = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring daily_metrics up to the facts: the dates that have changed, no others. The main job does it by itself."""
+    """Refresh daily_metrics for the dates whose facts have changed. The main job already does this by itself."""
     configure_logging(False)
     problems = Problems()
     stores = problems.attempt("", lambda: Stores.find(lake, None, config, catalogue))

@@ -1,4 +1,4 @@
-"""The command `produce`: events onto a topic."""
+"""The command `produce`: send events to a topic."""
 
 import json
 import time
@@ -14,47 +14,50 @@ from schemas.errors import OptionError
 
 
 def produce(
-    kafka: Annotated[str, typer.Option(metavar="HOST:PORT", help="Brokers, with commas between.")],
-    topic: Annotated[str, typer.Option(metavar="T", help="The topic; created where it is missing.")],
+    kafka: Annotated[str, typer.Option(metavar="HOST:PORT", help="Brokers, separated by commas.")],
+    topic: Annotated[str, typer.Option(metavar="T", help="The topic; created if it does not exist.")],
     input: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Files of events to send, as run takes them. May be given more than once.",
+            help="Files of events to send, in the formats that run reads. May be given more than once.",
             show_default=False,
         ),
     ] = None,
     generate: Annotated[
         str | None,
-        typer.Option(
-            metavar="N", help="Send N generated events, with repeats and broken ones on top.", show_default=False
-        ),
+        typer.Option(metavar="N", help="Send N generated events, plus duplicates and broken ones.", show_default=False),
     ] = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Stamp generated events as they are sent, less the delay they have had.")
+        bool, typer.Option("--now", help="Give generated events the time of sending, minus their generated delay.")
     ] = False,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Of the generated events: 1, and with --now the time.", show_default=False),
+        typer.Option(
+            metavar="N",
+            help="Seed of the generated events. By default 1, or the current time with --now.",
+            show_default=False,
+        ),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="N", help="Events per second; else as fast as can be.", show_default=False)
+        str | None,
+        typer.Option(metavar="N", help="Events per second. By default as fast as possible.", show_default=False),
     ] = None,
     pace: Annotated[
         str | None,
-        typer.Option(metavar="X", help="Send them as they happened, X times as fast.", show_default=False),
+        typer.Option(metavar="X", help="Send events at X times their original pace.", show_default=False),
     ] = None,
     partitions: Annotated[
         str | None,
-        typer.Option(metavar="N", help="Partitions of the topic; 4 where it is created.", show_default=False),
+        typer.Option(metavar="N", help="Partitions of the topic. By default 4 if it is created.", show_default=False),
     ] = None,
     kafka_config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Client properties (TLS, SASL), key=value a line.", show_default=False),
+        typer.Option(metavar="FILE", help="Client properties (TLS, SASL), one key=value per line.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send events to a topic of Kafka, keyed by device and in order. Ctrl-C ends it."""
+    """Send events to a Kafka topic, keyed by device and in order. Stop with Ctrl-C."""
     configure_logging(False)
     problems = Problems()
     problems.require(bool(input) != bool(generate), "give --input or --generate, one of them")

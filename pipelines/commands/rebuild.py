@@ -1,4 +1,4 @@
-"""The command `rebuild`: sessions of past dates made right."""
+"""The command `rebuild`: recompute the sessions of past dates."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -20,16 +20,16 @@ def rebuild(
         str | None,
         typer.Option(
             metavar="N",
-            help="Dates that have ended, UTC, to make right, or all. Else 7, unless --since is given.",
+            help="Number of ended dates (UTC) to rebuild, or all. By default 7, unless --since is given.",
             show_default=False,
         ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="DATE", help="The first date, in the place of --days.", show_default=False)
+        str | None, typer.Option(metavar="DATE", help="First date, instead of --days.", show_default=False)
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="The last date. Else the last that has ended, UTC.", show_default=False),
+        typer.Option(metavar="DATE", help="Last date. By default the last that has ended, UTC.", show_default=False),
     ] = None,
     session_gap: SessionGap = "30m",
     max_session: MaxSession = "4h",
@@ -37,10 +37,10 @@ def rebuild(
     early_firing: EarlyFiring = "5m",
     as_json: AsJson = False,
 ) -> None:
-    """Make the sessions of past dates right by all their events, also those that came too late for a live run.
+    """Recompute the sessions of past dates from all their events, including those that were too late for a live run.
 
-    The session rules are to be those of the runs. Replaces what differs, in both stores; commits nothing where nothing
-    does.
+    Give the same session rules as the runs used. Replaces the sessions that differ in both stores; if none differs,
+    commits nothing.
     """
     configure_logging(False)
     problems = Problems()

@@ -1,4 +1,4 @@
-"""The command `recent`: what a device did lately."""
+"""The command `recent`: show the latest events and sessions of a device."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -19,20 +19,20 @@ def recent(
         str | None,
         typer.Option(
             metavar="N",
-            help="Only the N minutes before --until (before now, if that is not given).",
+            help="Only the N minutes before --until (before now if --until is not given).",
             show_default=False,
         ),
     ] = None,
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Events at or after this time; UTC unless it says otherwise.", show_default=False
+            metavar="TIME", help="Events at or after this time; UTC unless it has an offset.", show_default=False
         ),
     ] = None,
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Events before this time.", show_default=False)
     ] = None,
-    limit: Annotated[str, typer.Option(metavar="N", help="At most so many events, and so many sessions.")] = "100",
+    limit: Annotated[str, typer.Option(metavar="N", help="Show at most N events and N sessions.")] = "100",
     as_json: AsJson = False,
 ) -> None:
     """Show a device's latest events, newest first, and its sessions."""
@@ -56,10 +56,10 @@ def recent(
 
 
 def minutes_before(time: datetime, minutes: int) -> datetime:
-    """The time so many minutes earlier.
+    """The time that is `minutes` before `time`.
 
     Raises:
-        ValueError: That is before the year 1.
+        ValueError: The result is before the year 1.
     """
     try:
         return time - timedelta(minutes=minutes)

@@ -103,12 +103,11 @@ def run(
     resume: Resume = None,
     parallelism: Parallelism = "1",
     as_json: AsJson = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the runner's log, and tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the runner's log and tracebacks.")] = False,
 ) -> None:
-    """Take raw events into the lake and the device store: replay files, or follow a topic.
+    """Load raw events into the lake and the device store: replay files, or follow a topic.
 
-    The same input again ends in the same stores. Files need no more than --input, --lake and --devices; all else has a
-    default.
+    Running the same input again leaves the stores unchanged. For files, only --input, --lake and --devices are needed.
     """
     configure_logging(verbose)
     began = datetime.now(UTC)
@@ -140,7 +139,7 @@ def run(
         problems.attempt("--devices", lambda: split_uri(devices_uri))
     secret = UserKeySecret(user_key_secret_file)
     problems.attempt("--user-key-secret-file", secret.read)
-    # What is wrong with the options themselves is said without waiting for Beam to load
+    # Report invalid options without waiting for Beam to load
     problems.raise_any()
     load_beam(google_cloud=runner == "dataflow" or any("://" in pattern for pattern in input or ()))
 

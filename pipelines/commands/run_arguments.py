@@ -1,4 +1,4 @@
-"""The options of `run`: what a user can say of its input, stores, sessions and runner."""
+"""The options of `run`, for its input, stores, sessions and runner."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ Input = Annotated[
     list[str] | None,
     typer.Option(
         metavar="GLOB",
-        help="Files of events: JSON lines (plain, gzip, zstd) or Avro raw logs; a folder means all files below it, "
-        "but for names that begin with _ or a dot. May be given more than once.",
+        help="Files of events: JSON lines (plain, gzip, zstd) or Avro raw logs. A folder means all files below it, "
+        "except names that begin with _ or a dot. May be given more than once.",
         show_default=False,
     ),
 ]
@@ -22,21 +22,21 @@ Kafka = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="Brokers, with commas between; else --input is read.",
+        help="Brokers, separated by commas. By default --input is read instead.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
 ]
 Topic = Annotated[
     str | None,
-    typer.Option(metavar="T", help="The topic to follow; only with --kafka.", show_default=False, rich_help_panel=_BUS),
+    typer.Option(metavar="T", help="Topic to read; only with --kafka.", show_default=False, rich_help_panel=_BUS),
 ]
 From = Annotated[
     str,
     typer.Option(
         "--from",
         metavar="WHERE",
-        help="Where a fresh run starts: earliest, latest, or the time of arrival to start at.",
+        help="Where a fresh run starts: earliest, latest, or an arrival time.",
         rich_help_panel=_BUS,
     ),
 ]
@@ -44,8 +44,8 @@ Until = Annotated[
     str | None,
     typer.Option(
         metavar="WHERE",
-        help="Replay the topic up to here and end: now, a time of arrival, or offsets as 0:1200,1:1150. "
-        "Else follow it for ever.",
+        help="Replay the topic up to here and end: now, an arrival time, or offsets such as 0:1200,1:1150. "
+        "By default the topic is followed without end.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -54,7 +54,7 @@ MaxDisorder = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="How much older than its partition's newest event an event may be and not be late.",
+        help="How much older than its partition's newest event an event may be without being late.",
         rich_help_panel=_BUS,
     ),
 ]
@@ -70,7 +70,8 @@ KafkaConfig = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Client properties (TLS, SASL), key=value a line; read on the workers. Else plain text.",
+        help="Client properties (TLS, SASL), one key=value per line; read on the workers. "
+        "By default connections are plain text.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -79,7 +80,7 @@ KafkaGroup = Annotated[
     str | None,
     typer.Option(
         metavar="GROUP",
-        help="Consumer group whose offsets show the lag; the run does not depend on it. Else none.",
+        help="Consumer group to commit offsets to, for lag monitoring only. By default none.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -88,7 +89,8 @@ PubSub = Annotated[
     str | None,
     typer.Option(
         metavar="SUBSCRIPTION",
-        help="Pub/Sub subscription projects/P/subscriptions/S, with --runner dataflow; else --input is read.",
+        help="Pub/Sub subscription projects/P/subscriptions/S; requires --runner dataflow. "
+        "By default --input is read instead.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -97,7 +99,7 @@ PubSubId = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Attribute of a message with its event's id, by which Pub/Sub drops repeats. Else none.",
+        help="Message attribute with the event id, by which Pub/Sub drops duplicates. By default none.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -106,7 +108,7 @@ PubSubTimestamp = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Attribute with the event's time, which the watermark follows. Else the time of publishing.",
+        help="Message attribute with the event time, which drives the watermark. By default the publish time.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -115,7 +117,8 @@ ArchiveTo = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="Keep the raw payloads here, as Avro files by hour of arrival that --input replays. Else nowhere.",
+        help="Archive the raw payloads here, as Avro files by hour of arrival that --input can replay. "
+        "By default they are not archived.",
         show_default=False,
         rich_help_panel=_BUS,
     ),
@@ -124,8 +127,8 @@ Mode = Annotated[
     str,
     typer.Option(
         metavar="MODE",
-        help="merge: rows that are there already stay single; overwrite: replaces the dates touched; "
-        "append: blindly. An endless input is merged.",
+        help="merge: keep one row per key, even if an input is read again; overwrite: replace the dates touched; "
+        "append: add rows without checking for duplicates. An endless input requires merge.",
         rich_help_panel=_STORES,
     ),
 ]
@@ -133,8 +136,8 @@ OntoExisting = Annotated[
     bool,
     typer.Option(
         "--onto-existing",
-        help="Let a fresh start on an endless input add to a lake that has rows of another run. "
-        "Events that both have read are then there twice.",
+        help="Let a fresh run on an endless input add to a lake that has rows of another run. "
+        "Events that both runs read are then stored twice.",
         rich_help_panel=_STORES,
     ),
 ]
@@ -142,7 +145,8 @@ Layers = Annotated[
     str,
     typer.Option(
         metavar="LAYERS",
-        help="all: beside the facts the silver tables, the activity stream and the daily facts; raw: none of these.",
+        help="all: besides the facts, also the silver tables, the activity stream and the daily facts; "
+        "raw: none of these.",
         rich_help_panel=_STORES,
     ),
 ]
@@ -150,7 +154,7 @@ SecretFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help=f"Holds the secret of user_key's hash. Else {USER_KEY_VARIABLE}.",
+        help=f"File with the secret of the user_key hash. By default {USER_KEY_VARIABLE}.",
         show_default=False,
         rich_help_panel=_STORES,
     ),
@@ -159,19 +163,19 @@ SessionGap = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="Silence that ends a session; exactly this much does not.",
+        help="A session ends after more than this much inactivity.",
         rich_help_panel=_SESSIONS,
     ),
 ]
 MaxSession = Annotated[
     str,
-    typer.Option(metavar="DURATION", help="Age at which a session is cut in two; or off.", rich_help_panel=_SESSIONS),
+    typer.Option(metavar="DURATION", help="Age at which a session is cut; or off.", rich_help_panel=_SESSIONS),
 ]
 AllowedLateness = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="How late an event may still change its session; off for not at all.",
+        help="How late an event may be and still change its session; off: late events never do.",
         rich_help_panel=_SESSIONS,
     ),
 ]
@@ -179,7 +183,7 @@ EarlyFiring = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="Event-time interval of early panes of open sessions; or off.",
+        help="Event-time interval between early panes of open sessions; or off.",
         rich_help_panel=_SESSIONS,
     ),
 ]
@@ -187,7 +191,7 @@ SessionEngine = Annotated[
     str,
     typer.Option(
         metavar="ENGINE",
-        help="columnar, or beam: Beam's own session windows, slow, for reference.",
+        help="columnar, or beam: Beam's own session windows, a slow reference engine.",
         rich_help_panel=_SESSIONS,
     ),
 ]
@@ -195,7 +199,7 @@ Runner = Annotated[
     str,
     typer.Option(
         metavar="RUNNER",
-        help="Where it runs: direct, in this process, for an input that ends; flink; or dataflow.",
+        help="direct (in this process, for an input that ends), flink or dataflow.",
         rich_help_panel=_RUNNER,
     ),
 ]
@@ -203,8 +207,8 @@ Shards = Annotated[
     str | None,
     typer.Option(
         metavar="N",
-        help="Keys that devices are spread over; bounds the parallelism, and stays the same on --resume. "
-        "By default 16, more of files beyond 512 MiB; of a topic that is followed on Flink 1, or 4 a subtask.",
+        help="Keys over which devices are spread; bounds the parallelism and must not change on --resume. By default "
+        "16, more for files beyond 512 MiB; for a topic followed on Flink 1, or 4 per subtask if there are several.",
         rich_help_panel=_RUNNER,
     ),
 ]
@@ -212,7 +216,7 @@ FlinkMaster = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="A Flink cluster's REST address; else a cluster is started within the run.",
+        help="REST address of a Flink cluster. By default the run starts a cluster of its own.",
         show_default=False,
         rich_help_panel=_RUNNER,
     ),
@@ -221,7 +225,8 @@ Checkpoints = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where Flink's checkpoints stay, so that another run can resume from them. Else they go with the run.",
+        help="Where to keep Flink's checkpoints, so that another run can resume from them. "
+        "By default they are deleted with the run.",
         show_default=False,
         rich_help_panel=_RUNNER,
     ),
@@ -230,7 +235,7 @@ CheckpointInterval = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="Time between Flink's checkpoints; the lake shows what they hold.",
+        help="Time between Flink's checkpoints; rows become visible in the lake at a checkpoint.",
         rich_help_panel=_RUNNER,
     ),
 ]
@@ -238,8 +243,8 @@ StateBackend = Annotated[
     str,
     typer.Option(
         metavar="BACKEND",
-        help="Where Flink keeps state: hashmap, on the heap, each checkpoint all of it; or rocksdb, on disk, each what "
-        "has changed. Stays the same on --resume.",
+        help="Where Flink keeps state: hashmap (on the heap, full checkpoints) or rocksdb (on disk, incremental "
+        "checkpoints). Must not change on --resume.",
         rich_help_panel=_RUNNER,
     ),
 ]
@@ -247,7 +252,8 @@ Resume = Annotated[
     str | None,
     typer.Option(
         metavar="WHERE",
-        help="Checkpoint or savepoint of Flink to go on from; latest: the newest below --checkpoints. Else fresh.",
+        help="Flink checkpoint or savepoint to resume from; latest: the newest below --checkpoints. "
+        "By default the run starts fresh.",
         show_default=False,
         rich_help_panel=_RUNNER,
     ),
@@ -256,8 +262,8 @@ Parallelism = Annotated[
     str,
     typer.Option(
         metavar="N",
-        help="Subtasks of each step on Flink, for a cluster of several machines, at most 16 or the number of shards. "
-        "One machine does not gain by them.",
+        help="Subtasks of each step on Flink: at most 16, or the number of shards if that is more. "
+        "For a cluster of several machines; one machine does not gain from it.",
         rich_help_panel=_RUNNER,
     ),
 ]

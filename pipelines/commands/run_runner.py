@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunnerArguments:
-    """The options that name the runner, as they were written; `pipelines.commands.run_arguments` tells of each."""
+    """The options that name the runner, unparsed; `pipelines.commands.run_arguments` documents each."""
 
     runner: str
     flink_master: str | None
@@ -26,7 +26,7 @@ class RunnerArguments:
     parallelism: str
 
     def check(self, problems: Problems, endless: bool) -> None:
-        """Note what can be said of the options by themselves, and beside an input that ends or does not."""
+        """Note the problems of these options, for an input that is endless or not."""
         problems.attempt("--runner", lambda: parse_choice(self.runner, RUNNERS))
         problems.attempt("--checkpoint-interval", lambda: parse_duration(self.checkpoint_interval))
         problems.attempt("--parallelism", lambda: parse_count(self.parallelism))
@@ -44,11 +44,11 @@ class RunnerArguments:
         problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay begins anew")
 
     def open(self, endless: bool, shards: int) -> "OpenRunner":
-        """What makes the runner ready, once `check` has found nothing.
+        """The function that opens the runner. Call it once `check` has found nothing.
 
         Raises:
-            OptionError: There is no checkpoint to go on from, or its run had another number of shards; or
-                there are more subtasks than state is cut into pieces.
+            OptionError: There is no checkpoint to resume from, its run had another number of shards, or there are
+                more subtasks than key groups.
         """
         if self.runner == "flink":
             return self._flink(endless, shards)
@@ -75,7 +75,7 @@ class RunnerArguments:
             master=self.flink_master,
             parallelism=parallelism,
             key_groups=most,
-            # What a bundle gives of one shard is one element, and all that the next step will get for a while
+            # With one shard, a bundle emits a single element, and the next step gets no more for a while
             bundle_size=1 if shards == 1 else FlinkOptions.bundle_size,
             checkpoints=self.checkpoints,
             resume_from=found,
@@ -89,11 +89,11 @@ class RunnerArguments:
 
     @property
     def subtasks(self) -> int | None:
-        """Of each step, where that is known before the run."""
+        """Subtasks of each step; None where the number is not known before the run."""
         return parse_count(self.parallelism) if self.runner == "flink" else None
 
     def noted_shards(self) -> int | None:
-        """With how many shards the run began that goes on; None where none does, or it is not known."""
+        """The number of shards of the run that is resumed; None where no run is, or its number is unknown."""
         if not self.resume or not self._noted:
             return None
         from runners.flink import noted_shards
@@ -101,7 +101,7 @@ class RunnerArguments:
         return noted_shards(self._noted)
 
     def note(self, shards: int) -> None:
-        """Note for a run to come what it has to go on with; for when nothing is wrong and this one starts."""
+        """Note the number of shards beside the checkpoints, for a run that resumes; called as a valid run starts."""
         if self._noted and not self.resume:
             from runners.flink import note_shards
 
@@ -109,5 +109,5 @@ class RunnerArguments:
 
     @property
     def _noted(self) -> Path | None:
-        """The folder of the checkpoints where it is one of this machine."""
+        """The folder of the checkpoints if it is on this machine, else None."""
         return Path(self.checkpoints) if self.checkpoints and "://" not in self.checkpoints else None

@@ -1,4 +1,4 @@
-"""Where the events of `run` come from: files, a topic of Kafka, or a subscription of Pub/Sub."""
+"""The source of `run`: files, a Kafka topic or a Pub/Sub subscription."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _LEAST_SHARDS, _MOST_SHARDS = 16, 1024
 _SHARDS_A_SUBTASK = 4
-"""So that a hash gives each about as many."""
+"""Several, so that hashing gives each subtask about the same number of shards."""
 _SHARD_BYTES = 32 << 20
-"""Of the input as it lies, plain or compressed."""
+"""Input bytes per shard, as stored (plain or compressed)."""
 
 
 class Source(NamedTuple):
-    """A source of the graph, and how many bytes it will read where that is known."""
+    """A source of the graph, and the bytes it will read, None where unknown."""
 
     transform: "beam.PTransform"
     input_bytes: int | None
@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceArguments:
-    """The options that name the input, as they were written; `pipelines.commands.run_arguments` tells of each."""
+    """The options that name the input, unparsed; `pipelines.commands.run_arguments` documents each."""
 
     input: list[str] | None
     kafka: str | None
@@ -48,21 +48,22 @@ class SourceArguments:
 
     @property
     def endless(self) -> bool:
-        """Whether the input is followed until the run is stopped."""
+        """Whether the run reads the input until it is stopped."""
         return bool(self.pubsub) or (bool(self.kafka) and self.until is None)
 
     def default_shards(self, input_bytes: int | None, subtasks: int | None) -> int:
-        """A shard's sessions are worked out at once, so there are more of them the larger the input is.
+        """The number of shards to use unless the user names one.
 
-        Of a topic that is followed there are as few as occupy all subtasks, where their number is known: each costs
-        every bundle some milliseconds, and several of them arrive as several bundles.
+        The sessions of a shard are computed in one call, so a larger input gets more shards. A followed topic gets
+        only as many as keep all subtasks busy, if their number is known: each shard costs every bundle some
+        milliseconds, and several shards arrive as several bundles.
         """
         if self.endless and subtasks:
             return 1 if subtasks == 1 else _SHARDS_A_SUBTASK * subtasks
         return min(max(_LEAST_SHARDS, (input_bytes or 0) // _SHARD_BYTES), _MOST_SHARDS)
 
     def check(self, problems: Problems) -> None:
-        """Note what can be said of the options without a look at the input."""
+        """Note the problems that show without opening the input."""
         given = {"--input": self.input, "--kafka": self.kafka, "--pubsub": self.pubsub}
         named = [name for name, value in given.items() if value]
         problems.require(bool(named), "--input: name at least one file, folder or glob; or follow --kafka or --pubsub")
@@ -86,12 +87,12 @@ class SourceArguments:
         problems.attempt("--idle-timeout", lambda: parse_duration(self.idle_timeout))
 
     def open(self, problems: Problems, began: datetime, stores: Sequence[str]) -> Source | None:
-        """The source, once `check` has found nothing; or None, and what is wrong with the input is noted.
+        """The source, or None with the problem noted. Call it once `check` has found nothing.
 
         Args:
-            problems: Takes the notes.
+            problems: Collects the problems.
             began: When the run began.
-            stores: What the run writes to: paths and URIs.
+            stores: Paths and URIs that the run writes to.
         """
         option, opened = self._opener(began, stores)
         return problems.attempt(option, opened)

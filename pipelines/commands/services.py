@@ -1,4 +1,4 @@
-"""The command `services`: a real broker and a real cluster on this machine."""
+"""The command `services`: run a Kafka broker and a Flink cluster on this machine."""
 
 import json
 from typing import Annotated
@@ -12,28 +12,28 @@ from runners.services import FlinkCluster, KafkaService
 
 SERVICES: dict[str, type[KafkaService] | type[FlinkCluster]] = {"kafka": KafkaService, "flink": FlinkCluster}
 ADDRESS = {"kafka": "bootstrap", "flink": "master"}
-"""What the address of each is called where another command takes it."""
+"""The JSON key under which each service's address is printed."""
 
-services = typer.Typer(no_args_is_help=True, help="Kafka and Flink on this machine: real ones, on the loopback.")
-Name = Annotated[str, typer.Argument(metavar="kafka|flink|all", help="Which.", show_default=False)]
+services = typer.Typer(no_args_is_help=True, help="Run Kafka and Flink on this machine's loopback interface.")
+Name = Annotated[str, typer.Argument(metavar="kafka|flink|all", help="Which service.", show_default=False)]
 
 
 @services.command()
 def up(name: Name, as_json: AsJson = False) -> None:
-    """Start what does not run; it is ready when this returns. The first time Maven fetches what they need."""
+    """Start services and wait until they are ready. On first use Maven downloads what they need."""
     _show({chosen: SERVICES[chosen]().up() for chosen in _named(name)}, as_json)
 
 
 @services.command()
 def down(name: Name = "all") -> None:
-    """Stop what runs. Topics stay, and so do the checkpoints of jobs, which end."""
+    """Stop services. Running jobs end; topics and checkpoints are kept."""
     for chosen in reversed(_named(name)):
         SERVICES[chosen]().down()
 
 
 @services.command()
 def status(name: Name = "all", as_json: AsJson = False) -> None:
-    """Show where they are. What does not answer is down."""
+    """Show the address of each service, or down if it does not answer."""
     _show({chosen: SERVICES[chosen]().status() for chosen in _named(name)}, as_json)
 
 

@@ -1,4 +1,4 @@
-"""The command `sessions-dim`: the numbered sessions of each user."""
+"""The command `sessions-dim`: number the sessions of each user."""
 
 import json
 from datetime import UTC, datetime
@@ -16,26 +16,24 @@ def sessions_dim(
     config: Config = None,
     days: Annotated[
         str,
-        typer.Option(
-            metavar="N", help="Start dates to compute again, or all. A first run takes all whatever this says."
-        ),
+        typer.Option(metavar="N", help="Number of start dates to recompute, or all. A first run always computes all."),
     ] = "7",
     time_zone: Annotated[
-        str, typer.Option(metavar="NAME", help="The reporting time zone, whose dates sessions end with.")
+        str, typer.Option(metavar="NAME", help="Reporting time zone; sessions are cut at its midnights.")
     ] = "UTC",
     as_of: Annotated[
         str | None,
         typer.Option(
             metavar="DATE",
-            help="The last start date. Else the last that has ended in the time zone.",
+            help="Last start date. By default the last date that has ended in the time zone.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Number each user's sessions 1, 2, 3 …, and give each event of these dates its place in one.
+    """Number each user's sessions 1, 2, 3 …, and assign each event of these dates to its session.
 
-    Replaces the dates whose sessions have become others, late events counted in, and commits nothing where none have.
+    Includes late events. Replaces only the dates whose sessions changed; if none did, commits nothing.
     """
     configure_logging(False)
     problems = Problems()

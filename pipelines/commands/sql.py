@@ -1,4 +1,4 @@
-"""The command `sql`: a question to the lake."""
+"""The command `sql`: query the lake."""
 
 import sys
 from typing import Annotated
@@ -17,7 +17,7 @@ def sql(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Ask the lake in DuckDB's SQL: each table is a view by its name, of its current rows."""
+    """Query the lake in DuckDB SQL. Each table is a view of the same name over its current rows."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
     uri = find_lake(problems, lake, config)

@@ -1,4 +1,4 @@
-"""The command `stitch`: whose past sessions were."""
+"""The command `stitch`: attribute past anonymous sessions to users."""
 
 import json
 from typing import Annotated
@@ -19,13 +19,13 @@ def stitch(
         str,
         typer.Option(
             metavar="DURATION",
-            help="How long before the first login on a device its anonymous sessions may have begun; off: any time.",
+            help="Oldest start of an anonymous session before the device's first login; off: any age.",
         ),
     ] = "30d",
     every: Every = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give anonymous sessions to the users who logged in on their devices later. Changes only the dates it must."""
+    """Attribute anonymous sessions to the users who later logged in on their devices. Rewrites only affected dates."""
     configure_logging(False)
     problems = Problems()
     uri = find_lake(problems, lake, config)

@@ -1,4 +1,4 @@
-"""The command `story`: who chose what in an interactive story."""
+"""The command `story`: show the choices made in an interactive story."""
 
 from typing import Annotated
 
@@ -11,14 +11,14 @@ from pipelines.terminal import OUT
 
 def story(
     episode: Annotated[
-        str | None, typer.Argument(help="The episode. Without one, all are shown.", show_default=False)
+        str | None, typer.Argument(help="The episode. By default all are shown.", show_default=False)
     ] = None,
     lake: Lake = None,
     config: Config = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Show the viewings of a story's episodes, each with its path and a column a decision for what was chosen."""
+    """Show the viewings of a story's episodes, each with its path and one column per decision with the choice made."""
     problems = Problems()
     problems.require(not (as_json and as_csv), "give --json or --csv, not both")
     uri = find_lake(problems, lake, config)
