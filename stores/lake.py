@@ -1,4 +1,4 @@
-"""The lake's tables: one Delta table a record, a folder under the lake's root."""
+"""The lake's tables: one Delta table per record, each in a folder under the lake's root."""
 
 import os
 import re
@@ -20,15 +20,15 @@ from stores.locations import open_location
 
 LOG_FOLDER = "_delta_log"
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
-"""What deltalake takes for an escape, also in the path of a local folder: it would make its log in another."""
+"""deltalake decodes this as a percent escape even in a local path, and would write its log to another folder."""
 CONFIGURATION = {
-    # a run's (application id, version) outlives any retry of that run, not the table
+    # how long Delta remembers a run's (application id, version): longer than any retry of that run
     "delta.setTransactionRetentionDuration": "interval 30 days",
 }
 
 
 class LiveFile(NamedTuple):
-    """A file of a table's current version: its path in the table's folder, its bytes and rows."""
+    """A file of a table's current version: its path relative to the table's folder, its bytes and rows."""
 
     path: str
     size: int
@@ -36,7 +36,7 @@ class LiveFile(NamedTuple):
 
 
 def table_uri(lake_uri: str, name: str) -> str:
-    """The folder of a table; a name may have slashes.
+    """The folder of a table; the name may contain slashes.
 
     >>> table_uri("s3://bucket/lake/", "silver/page_view")
     's3://bucket/lake/silver/page_view'
@@ -45,12 +45,12 @@ def table_uri(lake_uri: str, name: str) -> str:
 
 
 def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
-    """Check before a run that it can write these records; the lake's root is made if it is not there.
+    """Check before a run that it can write these records. Creates the lake's root if it does not exist.
 
     Raises:
         SchemaMismatchError: A table exists whose columns or partitioning cannot become those of its record.
         StoreError: The root cannot be written, or a table cannot be read.
-        OptionError: A record cannot be partitioned as it says.
+        OptionError: A record has a partition column of an unsupported type.
     """
     for record in records:
         check_partition_columns(record)
@@ -78,7 +78,7 @@ def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
 
 
 def has_rows(lake_uri: str, record: Record) -> bool:
-    """Whether a record's table is there and holds anything.
+    """Whether a record's table exists and has rows.
 
     Raises:
         StoreError: Its transaction log cannot be read.
@@ -87,12 +87,12 @@ def has_rows(lake_uri: str, record: Record) -> bool:
 
 
 def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
-    """Make the tables that do not exist, empty, so that a query finds each table whatever the run brought.
+    """Create the missing tables empty, so that a query finds every table even if the run wrote no rows to it.
 
-    A table of an earlier version of its record is brought up to it, see `stores.lake_schema.evolve`.
+    A table of an earlier version of its record is migrated, see `stores.lake_schema.evolve`.
 
     Raises:
-        StoreError: As `check_lake`, which goes first.
+        StoreError: As `check_lake`, which runs first.
     """
     check_lake(lake_uri, records)
     for record in records:
@@ -100,7 +100,7 @@ def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
 
 
 def find_table(lake_uri: str, name: str) -> DeltaTable | None:
-    """The current version of a table, or None where there is none.
+    """The current version of a table, or None if there is no such table.
 
     Raises:
         StoreError: Its transaction log cannot be read.
@@ -113,11 +113,11 @@ def find_table(lake_uri: str, name: str) -> DeltaTable | None:
 
 
 def open_table(lake_uri: str, record: Record) -> DeltaTable:
-    """The current version of a record's table, made if there is none; columns that it lacks are added.
+    """The current version of a record's table. Creates a missing table, and adds columns that an older one lacks.
 
     Raises:
-        SchemaMismatchError: It exists with columns or a partitioning that cannot become those of the record.
-        StoreError: It can be neither read nor made.
+        SchemaMismatchError: The table has columns or a partitioning that cannot become those of the record.
+        StoreError: The table can be neither read nor created.
     """
     table = find_table(lake_uri, record.name)
     if table is None:
@@ -126,7 +126,7 @@ def open_table(lake_uri: str, record: Record) -> DeltaTable:
             table = DeltaTable.create(
                 uri,
                 delta_schema(record),
-                mode="ignore",  # another run may be making it
+                mode="ignore",  # another run may be creating it
                 partition_by=list(record.partition_by),
                 name=record.name,
                 description=record.grain,
@@ -141,12 +141,12 @@ def open_table(lake_uri: str, record: Record) -> DeltaTable:
 
 
 def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
-    """The files of a table's current version by partition, in order of their paths."""
+    """The files of a table's current version by partition, in path order."""
     actions = pa.table(table.get_add_actions(flatten=True))
     partition_by = table.metadata().partition_columns
     values = [pc.cast(actions.column(f"partition.{name}"), pa.string()).to_pylist() for name in partition_by]
     partitions = zip(*values, strict=True) if values else [()] * actions.num_rows
-    # the log's form of a path is percent-encoded; what a file is called, and what a commit takes, is not
+    # the log percent-encodes paths; file names and the paths passed to a commit are not encoded
     paths = [unquote(path) for path in actions.column("path").to_pylist()]
     columns = (paths, actions.column("size_bytes").to_pylist(), actions.column("num_records").to_pylist())
     files: dict[Partition, list[LiveFile]] = {}
@@ -156,7 +156,7 @@ def live_files(table: DeltaTable) -> dict[Partition, list[LiveFile]]:
 
 
 def find_files(lake_uri: str, name: str) -> dict[Partition, list[LiveFile]]:
-    """As `live_files`, of a table by its name; none where there is no table.
+    """As `live_files`, for a table by its name; empty if there is no such table.
 
     Raises:
         StoreError: Its transaction log cannot be read.
@@ -166,7 +166,7 @@ def find_files(lake_uri: str, name: str) -> dict[Partition, list[LiveFile]]:
 
 
 def file_path(lake_uri: str, name: str, file: LiveFile) -> str:
-    """Where a live file of a table lies: a plain absolute path, or a URI in an object store."""
+    """The location of a live file: a plain absolute path, or a URI in an object store."""
     # not DeltaTable.file_uris(), which percent-encodes a local root
     return f"{_delta_uri(table_uri(lake_uri, name))}/{file.path}"
 
@@ -177,7 +177,7 @@ def read_table(lake_uri: str, name: str, columns: Sequence[str] | None = None) -
     Args:
         lake_uri: The lake's root.
         name: The table's name.
-        columns: Columns to read, in this order; all by default.
+        columns: Columns to read, in the given order; all by default.
 
     Raises:
         StoreError: There is no such table, or it cannot be read.
@@ -192,10 +192,10 @@ def read_table(lake_uri: str, name: str, columns: Sequence[str] | None = None) -
 
 
 def check_exists(lake_uri: str) -> None:
-    """Make sure that there is a lake, before a command for its upkeep: none is made where a mistyped path points.
+    """Check before a maintenance command that there is a lake, so that a mistyped path does not create one.
 
     Raises:
-        StoreError: There is none.
+        StoreError: There is no lake.
     """
     table_names(lake_uri)
 
@@ -204,7 +204,7 @@ def table_names(lake_uri: str) -> list[str]:
     """Names of the tables in a lake, nested ones with slashes.
 
     Raises:
-        StoreError: There is none.
+        StoreError: There is no lake, or the location is a file or a table.
     """
     filesystem, root = open_location(lake_uri)
     try:

@@ -1,4 +1,4 @@
-"""The least and the greatest time in each of a table's files, read off the transaction log."""
+"""The minimum and maximum time in each of a table's files, read from the transaction log."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from deltalake import DeltaTable
 from stores.lake import LiveFile
 
 ALL_TIME = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
-"""The bounds of a file for which the log has none."""
+"""The bounds of a file without bounds in the log."""
 _PRECISION_US = 1_000
-"""Added to the greatest time: some writers cut it to milliseconds."""
+"""Added to the maximum: some writers truncate it to milliseconds."""
 
 
 class TimeBounds(NamedTuple):
-    """The bounds of one column of times in each file.
+    """The bounds of one time column in each file.
 
     Attributes:
-        column: The column of the time.
-        of: The least and the greatest time, microseconds since 1970, of each live file by its path in the table.
+        column: The time column.
+        of: The minimum and maximum time of each live file, microseconds since 1970, by the file's path in the table.
     """
 
     column: str
@@ -30,7 +30,7 @@ class TimeBounds(NamedTuple):
 
     @classmethod
     def read(cls, table: DeltaTable, column: str) -> "TimeBounds":
-        """The bounds of a column of timestamps in the files of a table's current version."""
+        """The bounds of a timestamp column in the files of a table's current version."""
         actions = pa.table(table.get_add_actions(flatten=True))
         sides = []
         for side, unknown, precision in zip(("min", "max"), ALL_TIME, (0, _PRECISION_US), strict=True):
@@ -41,7 +41,7 @@ class TimeBounds(NamedTuple):
         return cls(column, dict(zip(paths, zip(*sides, strict=True), strict=True)))
 
     def files_with(self, files: Sequence[LiveFile], times: pa.ChunkedArray) -> list[LiveFile]:
-        """The files that may have a row with one of some times in the column."""
+        """The files that may have a row with one of the given times in the column."""
         asked = np.sort(times.cast(pa.int64()).to_numpy())
         bounds = np.array([self.of[file.path] for file in files], np.int64).reshape(-1, 2)
         hold = np.searchsorted(asked, bounds[:, 0], "left") < np.searchsorted(asked, bounds[:, 1], "right")

@@ -1,4 +1,4 @@
-"""Rows on their way to the lake, held by partition until they fill a file."""
+"""Buffers of rows to be written to the lake, held by partition until they fill a file."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,43 +16,43 @@ from stores.lake_files import (
 )
 
 HELD_BYTES = 48 << 20
-"""Most bytes held of all partitions together, some 300,000 events; the rows of a file that is being written take twice
-`BUFFER_BYTES` on top. A higher bound gives larger files where the input is in no order of time."""
+"""Limit on the bytes held for all partitions together, some 300,000 events. Writing a file takes twice `BUFFER_BYTES`
+on top. A higher limit gives larger files if the input is not in time order."""
 
 _STRAGGLERS = 8
-"""A partition that gets less than an eighth of a table's rows has ended: the rows are late ones."""
+"""A partition that gets less than an eighth of a table's rows counts as ended: these are late rows."""
 
 Part = tuple[Partition, pa.Table]
 Filled = tuple[Partition, list[pa.Table]]
-"""Rows of one partition that are to be written."""
+"""A partition, and its rows to be written."""
 
 
 def split_rows(table: pa.Table, record: Record) -> list[Part]:
-    """The rows of each partition, in the form in which they wait to be written.
+    """Split a table by partition and encode the rows for buffering.
 
     Args:
         table: A table with at least the record's columns.
-        record: Names the columns and the partitions.
+        record: The record, which names the columns and the partitions.
     """
     parts = []
     for partition, part in split_by_partition(table.select(record.names), record):
-        # a part of a table has the dictionaries of the whole table, which may be much larger than its rows
+        # a part keeps the dictionaries of the whole table, which may be much larger than its rows
         rows = encode_rows(plain(part) if 2 * part.num_rows < table.num_rows else part, record)
         if rows.get_total_buffer_size() > 2 * rows.nbytes:
-            # a slice keeps the whole table alive that it was cut from
+            # a slice keeps the whole table that it was cut from in memory
             rows = rows.take(pa.array(range(rows.num_rows), pa.int64()))
         parts.append((partition, rows))
     return parts
 
 
 class PartitionBuffer:
-    """Holds rows by partition; releases a partition once it fills a file, or once all together exceed the bound.
+    """Holds rows by partition. Releases a partition when it fills a file, or when all together exceed the limit.
 
-    Where the input is in order of time, one partition ends and the next begins: a partition that has ended is released
-    before one that still grows. Where it is in no order, all grow, and the largest is released.
+    If the input is in time order, one partition ends as the next begins; a partition that has ended is released before
+    one that still grows. If the input is in no order, all partitions grow, and the largest is released.
 
     Attributes:
-        held_bytes: Arrow bytes held, repeated texts dictionary-encoded.
+        held_bytes: Arrow bytes held, with repeated texts dictionary-encoded.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class PartitionBuffer:
         self._tables_added = 0
 
     def add(self, table: pa.Table) -> Iterator[Filled]:
-        """Hold rows; yields the partitions that are to be written now."""
+        """Add rows; yields the partitions to write now."""
         return self.hold(split_rows(table, self._record))
 
     def hold(self, parts: list[Part]) -> Iterator[Filled]:
-        """As `add`, for a table that `split_rows` has split."""
+        """As `add`, for the output of `split_rows`."""
         self._tables_added += 1
         most = sum(rows.num_rows for _, rows in parts)
         for partition, rows in parts:
@@ -84,7 +84,7 @@ class PartitionBuffer:
             yield self.release_heaviest()
 
     def release_heaviest(self) -> Filled:
-        """The partition to write first where the bound is exceeded; there is one."""
+        """Release the partition to write first when the limit is exceeded. The buffer must not be empty."""
         return self._release(max(self._held, key=self._weight))
 
     def drain(self) -> Iterator[Filled]:
@@ -103,13 +103,13 @@ class PartitionBuffer:
 
 
 class TableBuffers:
-    """Holds rows of several tables by partition, within one bound for all; releases as `PartitionBuffer` does."""
+    """Holds rows of several tables by partition, within one limit for all. Releases as `PartitionBuffer` does."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._buffers = {record.name: (record, PartitionBuffer(record)) for record in records}
 
     def add(self, name: str, table: pa.Table) -> Iterator[tuple[Record, Filled]]:
-        """Hold rows of a table; yields the partitions that are to be written now."""
+        """Add rows of a table; yields the partitions to write now."""
         record, buffer = self._buffers[name]
         for filled in buffer.add(table):
             yield record, filled
@@ -125,7 +125,7 @@ class TableBuffers:
 
 
 class _Held:
-    """Tables of a partition, their bytes, and the number of the last table that gave it more than stragglers."""
+    """Tables of a partition, their bytes, and the number of the last input table that added more than late rows."""
 
     def __init__(self) -> None:
         self.tables: list[pa.Table] = []
@@ -133,9 +133,9 @@ class _Held:
         self.grown_at = 0
 
     def add(self, rows: pa.Table) -> int:
-        """Hold a table; returns its bytes."""
+        """Add a table; returns its bytes."""
         size = int(rows.nbytes)
         self.tables.append(rows)
-        # counted as the writer counts: what fills a file here is one file there
+        # the same measure as in `write_files`, so that a full buffer becomes one file
         self.bytes += size
         return size

@@ -1,4 +1,4 @@
-"""What a run wants of a table, and the transaction that makes it visible."""
+"""The writes that a run requests of a table, and the transaction that commits them."""
 
 import hashlib
 import time
@@ -18,7 +18,7 @@ from stores.lake_schema import delta_schema
 
 COMMIT_ATTEMPTS = 10
 GUARD = "clickstream-writer"
-"""Application id of every commit that depends on what it read: of two that race, Delta lets one through."""
+"""Application id of every commit that depends on what it read: Delta rejects one of two such concurrent commits."""
 
 
 class WriteMode(StrEnum):
@@ -30,21 +30,21 @@ class WriteMode(StrEnum):
 
 
 class Wins(StrEnum):
-    """In a merge, which of two rows with the same key stays."""
+    """Which of two rows with the same key a merge keeps."""
 
     EXISTING = "existing"
     NEW = "new"
 
 
 class PartitionWrite(NamedTuple):
-    """The files that a run adds to a partition, and those that it takes out.
+    """The files that a run adds to a partition, and those that it removes.
 
     Attributes:
         partition: The partition's values.
-        added: Files written for it.
-        removed: Paths of live files that they replace.
-        seen: Fingerprint of the partition's live files that were read for this; None where none were.
-        skipped: Rows not written because the table has them already.
+        added: Files written for the partition.
+        removed: Paths of the live files that they replace.
+        seen: Fingerprint of the live files that this write was computed from; None if it depends on none.
+        skipped: Rows not written because the table already has them.
     """
 
     partition: Partition
@@ -55,7 +55,7 @@ class PartitionWrite(NamedTuple):
 
 
 NamedWrite = tuple[str, PartitionWrite]
-"""A table's name, and what a run wants of one of its partitions."""
+"""A table's name, and a write to one of its partitions."""
 
 
 class CommitResult(NamedTuple):
@@ -64,14 +64,14 @@ class CommitResult(NamedTuple):
     Attributes:
         table: The table's name.
         version: The table's version afterwards.
-        committed: False where there was nothing to do, or the transaction was already in.
-        rows_written: Rows of the files added.
-        rows_already_there: Rows left out because the table has them.
+        committed: False if there was nothing to do, or the transaction had been committed before.
+        rows_written: Rows of the added files.
+        rows_already_there: Rows skipped because the table already has them.
         files_written: Files added.
-        bytes_written: Their bytes.
-        files_removed: Files that they replace.
+        bytes_written: Bytes of the added files.
+        files_removed: Files replaced.
         commit_ms: Milliseconds from opening the table to the end of the commit.
-        failures: Attempts before it that the store refused.
+        failures: Failed attempts before this one.
     """
 
     table: str
@@ -87,23 +87,24 @@ class CommitResult(NamedTuple):
 
 
 def fingerprint(files: Iterable[LiveFile]) -> str:
-    """Short name for a set of live files."""
+    """A short hash of a set of live files."""
     return hashlib.sha256("\n".join(sorted(file.path for file in files)).encode()).hexdigest()[:16]
 
 
 def commit(
     lake_uri: str, record: Record, writes: Sequence[PartitionWrite], mode: WriteMode, transaction: Transaction
 ) -> CommitResult:
-    """Make the writes visible, all or none; of a transaction that is already in, nothing.
+    """Commit the writes atomically. Does nothing if the transaction has been committed before.
 
-    A run that dies before this leaves files that no reader sees.
+    A run that dies before its commit leaves files that no reader sees.
 
     Args:
         lake_uri: The lake's root.
-        record: The table's record; the table is made if there is none.
-        writes: At most one a partition, unless the mode is append.
-        mode: Overwrite replaces all that the partitions hold when the commit happens.
-        transaction: Application id and version; it is in if the table's version of that id is as high.
+        record: The table's record; a missing table is created.
+        writes: At most one per partition, unless the mode is append.
+        mode: Overwrite replaces everything that the partitions hold at the time of the commit.
+        transaction: Application id and version. It counts as committed if the table's version of that id is at least
+            as high.
 
     Raises:
         StoreBusyError: Another run changed a partition after it was read: nothing was written, run again.
@@ -120,9 +121,9 @@ class Planned(NamedTuple):
     """What to commit on top of a version of a table.
 
     Attributes:
-        version: The transaction version that says it is in.
+        version: The transaction version to record for the commit.
         writes: The writes.
-        even_empty: Whether the version is recorded even where there is nothing to write.
+        even_empty: Whether to record the version even if there is nothing to write.
         also: Versions of other application ids to record in the same transaction.
     """
 
@@ -139,14 +140,14 @@ def commit_planned(
     app_id: str,
     plan: Callable[[DeltaTable, int], Planned | None],
 ) -> CommitResult:
-    """Commit what is planned on the table's current version; planned anew when another commit came between.
+    """Plan a commit on the table's current version and make it; plan again if another commit came in between.
 
     Args:
         lake_uri: The lake's root.
-        record: The table's record; the table is made if there is none.
+        record: The table's record; a missing table is created.
         mode: As `commit`.
         app_id: Application id of the transaction.
-        plan: Given the table and its version of `app_id` (0 for none): what to commit, None for nothing.
+        plan: Takes the table and its version of `app_id` (0 for none); returns what to commit, None for nothing.
 
     Raises:
         StoreBusyError: Another run changed a partition after it was read: nothing was written, run again.
@@ -173,7 +174,7 @@ def commit_planned(
                 commit_properties=CommitProperties(app_transactions=transactions),
             )
         except CommitFailedError:
-            continue  # another run committed meanwhile: look again
+            continue  # another run committed meanwhile: plan again
         except (DeltaError, OSError) as error:
             raise StoreError(f"{record.name}: cannot commit: {first_line(error)}") from error
         table.update_incremental()

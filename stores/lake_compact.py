@@ -1,4 +1,4 @@
-"""Compaction of a table: small files merged into large sorted ones, and files deleted that no version holds."""
+"""Compaction of a table: merging small files into large sorted ones, and deleting unreferenced files."""
 
 import uuid
 
@@ -14,17 +14,17 @@ from stores.lake_read import read_files
 
 
 def compact(lake_uri: str, record: Record) -> CommitResult:
-    """Rewrite the files under half the target size, partition by partition, in one transaction.
+    """Merge the files under half the target size, partition by partition, in one transaction.
 
-    A partition with fewer than two such files is left alone. Deltalake's own compaction would lose the order of
-    rows within a file.
+    Skips a partition with fewer than two such files. Deltalake's own compaction would not keep rows sorted within a
+    file.
 
     Args:
         lake_uri: The lake's root.
         record: The table's record.
 
     Raises:
-        StoreBusyError: A run replaced one of the files meanwhile: nothing was written, run again.
+        StoreBusyError: Another run replaced one of the files meanwhile: nothing was written, run again.
         StoreError: The table cannot be read or written.
     """
     uri = table_uri(lake_uri, record.name)
@@ -36,24 +36,24 @@ def compact(lake_uri: str, record: Record) -> CommitResult:
         place = Place(uri, record, partition)
         tables = (read_files(place, [path]) for path in small)
         written = write_files(place, tables)
-        # What is added to the partition meanwhile, by a run that goes on, is none of the files that this replaces
+        # no fingerprint: files that a running job adds to the partition meanwhile do not conflict with this write
         writes.append(PartitionWrite(partition, tuple(written), tuple(small)))
     return commit(lake_uri, record, writes, WriteMode.MERGE, Transaction(f"{record.name}:compact-{uuid.uuid4()}", 1))
 
 
 def delete_unreferenced(lake_uri: str, record: Record, keep_hours: int) -> int:
-    """Delete the files that no version of a table from the last hours holds; returns their number.
+    """Delete the files that no table version of the last `keep_hours` references; returns their number.
 
     These are files that were merged or replaced earlier, and files of writers that died before their commit.
 
     Args:
         lake_uri: The lake's root.
         record: The table's record.
-        keep_hours: Younger files stay: a reader may have listed them, or a writer may be about to commit them. More
-            than the longest query and the longest run.
+        keep_hours: Younger files are kept, because a reader may have listed them or a writer may be about to commit
+            them. Must exceed the longest query and the longest run.
 
     Raises:
-        StoreError: The table cannot be read, or a file not be deleted.
+        StoreError: The table cannot be read, or a file cannot be deleted.
     """
     table = open_table(lake_uri, record)
     try:

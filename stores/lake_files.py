@@ -1,4 +1,4 @@
-"""Parquet files of the lake: their partitions, how they are written, what the transaction log says of them."""
+"""Parquet files of the lake: their partitions, how they are written, and their statistics in the transaction log."""
 
 import json
 import uuid
@@ -21,14 +21,14 @@ from stores.parquet_files import parquet_bytes, sort_encoded
 
 TARGET_FILE_BYTES = 32 << 20
 EXPECTED_RATIO = 4
-"""Bytes of a file's rows held, texts encoded, over its Parquet bytes, until the first file has shown it."""
+"""Buffered bytes (texts dictionary-encoded) per Parquet byte: an estimate until the first file has been written."""
 BUFFER_BYTES = 40 << 20
-"""Bytes of a file's rows held at most, some 250,000 events: the file is cut short rather than that more is held."""
+"""Limit on the bytes buffered for one file, some 250,000 events. A file is written early rather than exceed it."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 Partition = tuple[str | None, ...]
-"""Values of a record's partition columns in order, as the transaction log writes them."""
+"""Values of a record's partition columns, in order and in the text form of the transaction log."""
 
 
 class Place(NamedTuple):
@@ -40,18 +40,18 @@ class Place(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The partition's folder in the table's."""
+        """The partition's folder, relative to the table's."""
         return partition_folder(self.record, self.partition)
 
 
 class DataFile(NamedTuple):
-    """A Parquet file that is written and not yet visible.
+    """A Parquet file that is written but not yet committed.
 
     Attributes:
-        path: Its path in the table's folder.
+        path: The path, relative to the table's folder.
         rows: Number of rows.
         size: Bytes.
-        stats: Row count, bounds and null counts, JSON as Delta defines it.
+        stats: Row count, bounds and null counts, as the JSON that Delta defines.
     """
 
     path: str
@@ -61,7 +61,7 @@ class DataFile(NamedTuple):
 
 
 def partition_folder(record: Record, partition: Partition) -> str:
-    """The Hive-style folder of a partition, without a slash at its ends; empty for an unpartitioned record.
+    """The Hive-style folder of a partition, without leading or trailing slash; empty for an unpartitioned record.
 
     >>> from schemas.events import EVENT
     >>> partition_folder(EVENT, ("2026-04-12",))
@@ -72,7 +72,7 @@ def partition_folder(record: Record, partition: Partition) -> str:
 
 
 def partition_of(day: date) -> Partition:
-    """The partition of a date, of a record partitioned by a date alone.
+    """The partition of a date, for a record partitioned by a date alone.
 
     >>> partition_of(date(2026, 4, 12))
     ('2026-04-12',)
@@ -81,12 +81,12 @@ def partition_of(day: date) -> Partition:
 
 
 def date_of(partition: Partition) -> date:
-    """The date that `partition_of` was given."""
+    """The date of a partition; the inverse of `partition_of`."""
     return date.fromisoformat(str(partition[0]))
 
 
 def parse_partition(folder: str) -> Partition:
-    """The values that `partition_folder` wrote.
+    """The values of a partition folder; the inverse of `partition_folder`.
 
     >>> parse_partition("event_date=2026-04-12/country=__HIVE_DEFAULT_PARTITION__")
     ('2026-04-12', None)
@@ -96,10 +96,10 @@ def parse_partition(folder: str) -> Partition:
 
 
 def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partition, pa.Table]]:
-    """Cut a table into one table a partition value; rows keep their order within each.
+    """Split a table into one table per partition, keeping the order of rows.
 
-    The parts of a table of one partition are the table itself; those of another are copies, none of which keeps the
-    rest alive.
+    A table with a single partition is returned as it is. Otherwise each part is a copy, so that it does not keep the
+    whole table in memory.
     """
     if table.num_rows == 0:
         return
@@ -108,7 +108,7 @@ def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partit
         return
     columns = table.select(list(record.partition_by))
     constant = all(_is_constant(column) for column in columns.columns)
-    # Delta writes an empty text as null
+    # Delta stores an empty text in a partition column as null
     values = to_polars(columns.slice(0, 1) if constant else columns).with_columns(pl.col(pl.String).replace("", None))
     groups = values.with_row_index("__row").group_by(values.columns, maintain_order=True).agg("__row")
     partitions = groups.select(pl.col(values.columns).cast(pl.String)).rows()
@@ -120,24 +120,24 @@ def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partit
 
 
 def _is_constant(column: pa.ChunkedArray) -> bool:
-    """Whether all values are one; a column of nulls only is not said to be."""
+    """Whether all values are the same; false for a column of only nulls."""
     bounds = pc.min_max(column)
     return column.null_count == 0 and bool(bounds["min"] == bounds["max"])
 
 
 def write_files(place: Place, tables: Iterable[pa.Table], target_bytes: int = TARGET_FILE_BYTES) -> list[DataFile]:
-    """Write the rows of one partition, sorted within each file; none is visible before it is committed.
+    """Write the rows of one partition, sorted within each file. The files are not visible until they are committed.
 
-    Rows are held until they fill a file: memory is about twice `BUFFER_BYTES` whatever the partition's size.
+    Rows are buffered until they fill a file: memory is about twice `BUFFER_BYTES` whatever the partition's size.
 
     Args:
         place: The partition to write to.
-        tables: Rows of this partition and no other; columns that its record has not are left out.
-        target_bytes: Size of a file, roughly.
+        tables: Rows of this partition only; columns that are not in its record are dropped.
+        target_bytes: Approximate size of a file.
 
     Raises:
         StoreError: The disk is full, or the folder cannot be written.
-        ValueError: A column that is never null has a null, or a column cannot be cast to its type.
+        ValueError: A non-nullable column has a null, or a column cannot be cast to its type.
     """
     stored = [field for field in place.record if field.name not in place.record.partition_by]
     files: list[DataFile] = []
@@ -157,7 +157,7 @@ def write_files(place: Place, tables: Iterable[pa.Table], target_bytes: int = TA
 
 
 def _pieces(table: pa.Table, most_bytes: int) -> Iterator[pa.Table]:
-    """A table in slices of about so many bytes."""
+    """Slice a table into pieces of at most about `most_bytes`."""
     if table.num_rows:
         rows = -(-table.num_rows // -(-table.nbytes // most_bytes)) if table.nbytes else table.num_rows
         for start in range(0, table.num_rows, rows):
@@ -165,7 +165,7 @@ def _pieces(table: pa.Table, most_bytes: int) -> Iterator[pa.Table]:
 
 
 def encode_rows(table: pa.Table, record: Record) -> pa.Table:
-    """The columns of a record in its types, repeated texts dictionary-encoded: how rows wait until they are written.
+    """Cast a table to a record's columns and types and dictionary-encode repeated texts: the form of buffered rows.
 
     Raises:
         ValueError: A column cannot be cast to its type.
@@ -174,7 +174,7 @@ def encode_rows(table: pa.Table, record: Record) -> pa.Table:
 
 
 def _in_types(table: pa.Table, fields: Sequence[Field]) -> pa.Table:
-    """Some columns, cast where they have not the type that the log says; as a rule they have it."""
+    """Select the fields' columns, cast to their types; usually they have these types already and nothing is cast."""
     table = table.select([field.name for field in fields])
     if all(plain_type(have.type) == field.type for have, field in zip(table.schema, fields, strict=True)):
         return table
@@ -205,7 +205,7 @@ def _write_file(place: Place, tables: list[pa.Table]) -> DataFile:
 
 
 def delete_files(place: Place, paths: Iterable[str]) -> None:
-    """Delete files of a partition that no version of its table holds; one that is gone already is no error.
+    """Delete files of a partition that no table version references. A missing file is not an error.
 
     Raises:
         StoreError: A file cannot be deleted.
@@ -221,13 +221,13 @@ def delete_files(place: Place, paths: Iterable[str]) -> None:
 
 
 def file_stats(metadata: pq.FileMetaData, nulls: Mapping[str, int]) -> dict[str, object]:
-    """Delta's statistics of a file: null counts, and the bounds that its footer has.
+    """Delta's statistics of a file: its row count, null counts, and the bounds from its footer.
 
-    Those are of keys, sort columns, dates and times, where a reader prunes.
+    The footer has bounds of keys, sort columns, dates and times, by which readers prune files.
 
     Args:
         metadata: The file's footer.
-        nulls: Number of nulls of each column.
+        nulls: Number of nulls per column.
     """
     lows: dict[str, object] = {}
     highs: dict[str, object] = {}
@@ -251,7 +251,7 @@ def _stat(value: object) -> object:
 
 
 def check_partition_columns(record: Record) -> None:
-    """Refuse a partition column whose text form is not one-to-one.
+    """Reject a partition column whose text form is not one-to-one.
 
     Raises:
         OptionError: A partition column is neither a date, an integer nor text.

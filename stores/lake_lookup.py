@@ -1,4 +1,4 @@
-"""Looking up a few rows in a large table of the lake, by their keys and a time, without reading most files."""
+"""Lookup of a few rows in a large table of the lake by key and time, without reading most files."""
 
 import time
 from collections.abc import Mapping
@@ -20,25 +20,25 @@ from stores.locations import open_location
 
 REFRESH_SECONDS = 10
 APART_US = 1_000_000
-"""A gap between two times in a file that is longer than this separates two stretches."""
+"""A longer gap between consecutive times in a file separates two stretches of time."""
 Stretches = npt.NDArray[np.int64]
-"""Two rows: the first and the last time of each stretch."""
+"""Array of two rows: the first and the last time of each stretch."""
 
 
 class StoredRows:
-    """A table's rows, looked up by key and by a time that all copies of a row share.
+    """Looks up a table's rows by key and by a time that all copies of a row share.
 
-    First the files are chosen whose bounds of the time, in the table's log, hold one of the times. One late row gives a
-    file of some seconds bounds of hours: so each chosen file is read once for the stretches of time that it has rows
-    in, and is not opened again for a time outside them. Of the files that are left the time and the first column of
-    the key are read, and the rest of the key only where a row has both.
+    A lookup first selects the files whose time bounds in the table's log contain one of the times. Bounds alone are too
+    coarse: one late row widens those of a file of some seconds to hours. So each selected file is read once for the
+    stretches of time that it has rows in, and is not opened again for a time outside them. From the remaining files,
+    the lookup reads the time and the first key column, and the other key columns only if a row matches both.
 
-    The table's log is read again once it is older than `refresh` seconds: what was committed since is not found.
-    Answers are not remembered: a runner that goes back to a checkpoint asks again, and must get the same answer.
+    The table's log is refreshed when it is older than `refresh` seconds; rows committed since the last refresh are
+    not found. Answers are not cached: a runner that restores a checkpoint asks again, and must get the same answer.
 
     Attributes:
         record: The table's record.
-        time: The column of the time.
+        time: The time column.
     """
 
     def __init__(self, lake_uri: str, record: Record, time: str, refresh: float = REFRESH_SECONDS) -> None:
@@ -50,12 +50,12 @@ class StoredRows:
         self._looked_into: dict[str, Stretches] = {}
 
     def keys_of(self, rows: pa.Table) -> pa.Table:
-        """The keys of the table's rows that share the first key column and the time with one of these rows.
+        """A superset of the keys of `rows` that the table has.
 
-        The keys of these rows that the table has are all among them; others may be.
+        It contains the key of every table row whose first key column occurs in `rows` and whose time does.
 
         Args:
-            rows: Rows with the columns of the key and the time.
+            rows: Rows with the key columns and the time column.
 
         Raises:
             StoreError: The table cannot be read.
@@ -98,7 +98,7 @@ class StoredRows:
 
         def look(files: list[str], columns: list[str]) -> pa.Table:
             dataset = ds.dataset(files, pa.schema(types), "parquet", filesystem=filesystem)
-            # one piece of a file in memory at a time
+            # keeps one batch of one file in memory at a time
             return dataset.to_table(columns, filter=wanted, batch_readahead=1, fragment_readahead=1, use_threads=False)
 
         try:
@@ -111,7 +111,7 @@ class StoredRows:
         return found.cast(none.schema)
 
     def _that_hold(self, times: npt.NDArray[np.int64], filesystem: pa.fs.FileSystem) -> list[str]:
-        """The files that may hold a row of one of the sorted times."""
+        """The files that may have a row with one of the sorted times."""
         fresh = [path for path in _holding(self._bounds, times) if path not in self._looked_into]
         for path in fresh:
             with pq.ParquetFile(path, filesystem=filesystem) as file:
@@ -120,7 +120,7 @@ class StoredRows:
 
 
 def _holding(files: Mapping[str, Stretches], times: npt.NDArray[np.int64]) -> list[str]:
-    """The files that have one of the sorted times in one of their stretches."""
+    """The files with a stretch that contains one of the sorted times."""
     if not files:
         return []
     first, last = np.concatenate(list(files.values()), axis=1)
@@ -131,7 +131,7 @@ def _holding(files: Mapping[str, Stretches], times: npt.NDArray[np.int64]) -> li
 
 
 def _stretches_of(column: pa.ChunkedArray) -> Stretches:
-    """The stretches that the times of a file fall into."""
+    """The stretches of time that cover a file's times."""
     times = np.sort(column.drop_null().cast(pa.int64()).to_numpy())
     if not len(times):
         return np.empty((2, 0), np.int64)

@@ -1,4 +1,4 @@
-"""Merging rows into one partition of a table by their keys: existing rows win, or new ones do."""
+"""Merge of rows into one partition of a table by key: either existing or new rows win."""
 
 import itertools
 import secrets
@@ -20,20 +20,20 @@ from stores.lake_read import read_files
 from stores.patience import Patience
 
 MergeRows = Callable[[pa.Table, pa.Table], pa.Table]
-"""From rows that are there and new ones, those of the same keys, to the rows that are to be there."""
+"""Takes the existing rows with the keys of the new rows, and the new rows; returns the rows to store."""
 
 KEYS_HELD = 4_000_000
-"""Keys of existing rows held at once, 16 bytes each; those of a larger partition are read again for each table."""
+"""Keys of existing rows held at once, 16 bytes each. For a larger partition, they are read again for each table."""
 
 
 _APART = 4
-"""A file of this part of the target's size is rewritten by itself."""
+"""A file of at least a quarter of the target size is rewritten by itself."""
 
 
 class KnownKeys:
-    """Keys of the rows that partitions of a table have, read once a partition as long as they are few enough.
+    """Cache of the keys in partitions of a table. A partition that fits is read once.
 
-    A key is held as a hash of 128 bits, seeded at random, so that nobody can make two keys of one hash.
+    A key is held as a 128-bit hash with a random seed, so that nobody can construct colliding keys.
     """
 
     def __init__(self, keys_held: int = KEYS_HELD) -> None:
@@ -42,7 +42,7 @@ class KnownKeys:
         self._held: dict[Partition, pl.DataFrame] = {}
 
     def without_known(self, rows: pa.Table, place: Place, live: Sequence[LiveFile]) -> pa.Table:
-        """The rows whose key no live file of the partition has, in their order.
+        """The rows whose key is in no live file of the partition, in their order.
 
         Raises:
             StoreError: A file cannot be read.
@@ -50,7 +50,7 @@ class KnownKeys:
         if not (rows.num_rows and live):
             return rows
         key = rows.select(list(place.record.key))
-        # the hash of an encoded text is another
+        # a dictionary-encoded text has a different hash
         plain = key.cast(pa.schema([(field.name, plain_type(field.type)) for field in key.schema]))
         left = self._hashes(plain).with_row_index("__row")
         for known in self._batches(place, live):
@@ -65,7 +65,7 @@ class KnownKeys:
             yield from (self._read(place, file) for file in live)
         else:
             held = pl.concat([self._read(place, file) for file in live])
-            # in the order they were met: of a replay in order of time the oldest is the first to be done with
+            # evicts the first partition read: in a replay in time order, it is the first to be finished
             while self._held and sum(map(len, self._held.values())) + len(held) > self._keys_held:
                 del self._held[next(iter(self._held))]
             self._held[place.partition] = held
@@ -86,16 +86,16 @@ def add_missing(
     target_bytes: int = TARGET_FILE_BYTES,
     known: KnownKeys | None = None,
 ) -> PartitionWrite:
-    """Write the rows whose key the partition does not hold; of existing rows only the key columns are read.
+    """Write the rows whose key is not yet in the partition. Of existing rows, only the key columns are read.
 
-    Keys are unique within the rows written: the caller sees to it.
+    The caller makes sure that keys are unique within the given rows.
 
     Args:
         place: The partition.
         live: The partition's files in the table's current version.
         tables: Rows of the partition.
-        target_bytes: Size of a file, roughly.
-        known: Keys kept from one call to the next, where the live files are the same.
+        target_bytes: Approximate size of a file.
+        known: Cache of keys across calls; valid only while the live files are the same.
 
     Raises:
         StoreError: A file cannot be read or written.
@@ -123,18 +123,18 @@ def replace_changed(
     merge: MergeRows | None = None,
     bounds: TimeBounds | None = None,
 ) -> PartitionWrite:
-    """Put rows in the place of those with the same key, and take withdrawn ones out.
+    """Replace rows by key, and remove withdrawn rows.
 
-    Only files that hold a row which changes are rewritten: the same rows again leave the partition as it is.
+    Rewrites only the files with a row that changes: merging the same rows again leaves the partition as it is.
 
     Args:
         place: The partition.
         live: The partition's files in the table's current version.
         rows: New rows, unique by key.
-        withdrawn: Key columns of rows that no longer exist, and the column of `bounds`; none is a key of `rows`.
-        target_bytes: Size of a file, roughly.
-        merge: What a new row and the one that is there come to; None where the new one holds.
-        bounds: Of a time that a row's key determines: files without any of the rows' times are not read.
+        withdrawn: Rows to remove: their key columns and the column of `bounds`. No key is also in `rows`.
+        target_bytes: Approximate size of a file.
+        merge: Combines existing and new rows of the same keys; None: the new rows win.
+        bounds: Bounds of a time that a row's key determines: files without any of the rows' times are not read.
 
     Raises:
         StoreError: A file cannot be read or written.
@@ -153,7 +153,7 @@ def replace_changed(
     fresh = without_keys(rows, existing, names)
     leaving = pa.concat_tables([fresh.select(list(key)), withdrawn.select(list(key))])
     touched = [file for file, found in there.items() if with_keys(found, leaving, key).num_rows]
-    # a file of some size stays by itself: were all to become one, each change of a row would rewrite the partition
+    # larger files are rewritten one by one: if all became one file, each change of a row would rewrite the partition
     apart = [file for file in touched if file.size * _APART >= target_bytes]
     together = [file for file in touched if file not in apart]
 
@@ -168,16 +168,16 @@ def replace_changed(
 
 
 def merge_into_table(lake_uri: str, record: Record, rows: pa.Table, merge: MergeRows) -> CommitResult:
-    """Merge rows into a table without partitions, in one transaction; rows that change nothing make none.
+    """Merge rows into an unpartitioned table in one transaction; if nothing changes, nothing is committed.
 
     Args:
         lake_uri: The lake's root.
-        record: The table's record; the table is made if there is none.
+        record: The table's record; a missing table is created.
         rows: New rows, unique by key.
-        merge: What a new row and the one that is there come to. To merge a row again changes nothing.
+        merge: Combines existing and new rows of the same keys. Must be idempotent.
 
     Raises:
-        StoreError: The table cannot be read or written, however often it was tried.
+        StoreError: The table still cannot be read or written after several attempts.
     """
     place = Place(table_uri(lake_uri, record.name), record, ())
 
@@ -192,7 +192,7 @@ def merge_into_table(lake_uri: str, record: Record, rows: pa.Table, merge: Merge
 
 
 def _rows_with_keys(place: Place, file: LiveFile, keys: pa.Table) -> pa.Table:
-    """The rows of a file whose key is among the keys. Of most files, which have none, only the keys are read."""
+    """The rows of a file whose key is among the keys. Most files have none, and only their keys are read."""
     key = place.record.key
     if not (keys.num_rows and with_keys(read_files(place, [file.path], key), keys, key).num_rows):
         return place.record.empty()

@@ -1,4 +1,4 @@
-"""Reading Parquet files of the lake: all rows of some files, or a few row groups at a time."""
+"""Reads Parquet files of the lake: all rows of some files, or a few row groups at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ from stores.parquet_files import ROW_GROUP_ROWS
 def read_files(
     place: Place, paths: Iterable[str], columns: Sequence[str] | None = None, rows: pc.Expression | None = None
 ) -> pa.Table:
-    """The rows of some files of one partition, of all columns or those named; a column that a file lacks is null.
+    """Read files of one partition into a table; a column that a file lacks is null.
 
     Args:
         place: The partition.
-        paths: The files, as they are called in the table's folder.
-        columns: Names of columns; all by default.
-        rows: Which rows, by columns that are stored and among those read; all by default.
+        paths: Paths of the files, relative to the table's folder.
+        columns: Names of the columns to read; all by default.
+        rows: Filter on columns that are stored in the files and read; all rows by default.
 
     Raises:
         StoreError: A file cannot be read.
@@ -52,19 +52,20 @@ def read_files(
 def file_pieces(
     table_uri: str, record: Record, paths: Sequence[str], most_rows: int = ROW_GROUP_ROWS
 ) -> Iterator[Callable[[Sequence[str]], pa.Table]]:
-    """The rows of some files a few row groups at a time, so that memory is bounded whatever the files hold.
+    """Read files a few row groups at a time, so that memory is bounded whatever the files' size.
 
     Args:
         table_uri: The table's folder.
         record: The table's record.
-        paths: The files, of any partitions, as they are called in the table's folder.
-        most_rows: Rows of a piece, unless a single row group has more.
+        paths: Paths of the files, of any partitions, relative to the table's folder.
+        most_rows: Limit on the rows of a piece, unless a single row group has more.
 
     Yields:
-        What reads a piece: given names of columns that are stored, its rows; a column that a file lacks is null.
+        A function that reads one piece: it takes names of columns stored in the files, and returns the piece's rows. A
+        column that a file lacks is null.
 
     Raises:
-        StoreError: A file cannot be read; also by what is yielded.
+        StoreError: A file cannot be read; the yielded functions raise it too.
     """
     schema = pa.schema([(field.name, field.type) for field in record if field.name not in record.partition_by])
     filesystem, root = open_location(table_uri)

@@ -1,4 +1,4 @@
-"""Changing rows of a table in place: only the files that hold a changed row are rewritten."""
+"""In-place update of a table's rows: only files with a changed row are rewritten."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -11,20 +11,20 @@ from stores.lake_files import Place, write_files
 from stores.lake_read import read_files
 
 Change = Callable[[pa.Table], pa.Table | None]
-"""From rows of a file, with some columns or all, to the same rows in the same order, changed; None where none changes.
-The new row depends on the old one alone."""
+"""Takes rows of a file, with some or all columns; returns the updated rows in the same order, or None if none changes.
+A new row must depend on its old row alone."""
 
 Candidates = Mapping[LiveFile, pc.Expression | None]
-"""Files that may hold a row that changes, and a filter for these rows; None for all rows."""
+"""Files that may have a row to change, each with a filter for such rows; None for all rows."""
 
 
 def rewrite_changed(place: Place, files: Candidates, columns: Sequence[str], change: Change) -> PartitionWrite:
-    """Rewrite the files of a partition that hold a row which changes.
+    """Rewrite the files of a partition that have a row to change.
 
     Args:
         place: The partition.
-        files: Live files of it that may hold such a row.
-        columns: The columns that the change reads or writes: of a file without a change no others are read.
+        files: Live files of the partition that may have a row to change.
+        columns: The columns that the change reads or writes. If nothing in a file changes, only these are read.
         change: The change.
 
     Raises:

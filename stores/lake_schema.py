@@ -1,4 +1,4 @@
-"""How a table's columns follow its record: new ones are added, narrow ones widened, anything else refused."""
+"""Schema evolution: a table gains its record's new columns and wider types; any other difference is an error."""
 
 from typing import Any, NamedTuple
 
@@ -12,16 +12,16 @@ from schemas.errors import SchemaMismatchError, StoreError, first_line
 from schemas.records import Record
 
 _ADDED = "clickstream.added"
-"""Set on a column that is younger than its table: older files lack it."""
+"""Metadata key of a column that was added after the table was created: older files lack it."""
 
 
 class Evolution(NamedTuple):
-    """What a table's columns lack to be those of its record.
+    """The changes that bring a table's columns up to its record.
 
     Attributes:
-        added: Nullable columns that it has not.
-        widened: Names of columns whose type becomes a wider one.
-        relaxed: Names of columns that may be null from now on.
+        added: Nullable columns that the table lacks.
+        widened: Names of columns that get a wider type.
+        relaxed: Names of columns that become nullable.
     """
 
     added: list[Field]
@@ -30,7 +30,7 @@ class Evolution(NamedTuple):
 
 
 def delta_schema(record: Record) -> Schema:
-    """A record's schema as Delta keeps it: each field's meaning is its comment."""
+    """A record's schema for Delta, with each field's description as its comment."""
     fields = [pa.field(f.name, f.type, nullable=f.nullable, metadata={"comment": f.doc}) for f in record.fields]
     return Schema.from_arrow(pa.schema(fields))
 
@@ -39,8 +39,9 @@ def check_evolution(table: DeltaTable, record: Record) -> Evolution:
     """What `evolve` would change.
 
     Raises:
-        SchemaMismatchError: A column of the table is not of the record, or its type does not widen to the record's, or
-            a column that is missing, or was nullable, is not to be null; or the partitioning is another.
+        SchemaMismatchError: The table has a column that the record lacks, or one whose type does not widen to the
+            record's; or a column is missing or nullable in the table and not nullable in the record; or the
+            partitioning differs.
     """
     there = {field.name: field for field in table.schema().fields}
     arrow = pa.schema(table.schema().to_arrow())
@@ -77,19 +78,19 @@ def check_evolution(table: DeltaTable, record: Record) -> Evolution:
 
 
 def evolve(table: DeltaTable, record: Record) -> None:
-    """Make the table's columns those of its record.
+    """Bring the table's columns up to its record.
 
-    A nullable column is added, and a column made nullable, by metadata: no file is written, and old rows read null. To
-    widen a type all files are rewritten, in one transaction: Delta knows no other way that every reader follows. Stop
-    the runs that write the table before.
+    Adding a nullable column, or making a column nullable, changes only metadata: no file is written, and old rows read
+    as null. Widening a type rewrites all files in one transaction, because Delta has no other way that every reader
+    supports. Stop the runs that write the table first.
 
     Args:
-        table: Brought up to date.
+        table: The table; updated to its new version.
         record: The record.
 
     Raises:
         SchemaMismatchError: As `check_evolution`.
-        StoreError: The table cannot be written; or a value is lost in the wider type, and nothing was changed.
+        StoreError: The table cannot be written; or the wider type cannot hold a value, and nothing was changed.
     """
     added, widened, relaxed = check_evolution(table, record)
     try:
@@ -108,12 +109,12 @@ def evolve(table: DeltaTable, record: Record) -> None:
 
 
 def has_added_columns(table: DeltaTable) -> bool:
-    """Whether files of the table may lack a column of it."""
+    """Whether some files of the table may lack one of its columns."""
     return any(_ADDED in field.metadata for field in table.schema().fields)
 
 
 def is_wider(new: pa.DataType, old: pa.DataType) -> bool:
-    """Whether a type holds what another does: longer whole or decimal numbers, floating ones for them.
+    """Whether `new` widens `old`: to a longer integer or decimal, or from an integer or float to a 64-bit float.
 
     >>> is_wider(pa.int64(), pa.int32()), is_wider(pa.int32(), pa.int64()), is_wider(pa.string(), pa.int64())
     (True, False, False)

@@ -1,4 +1,4 @@
-"""SQL over the lake: DuckDB, one view a table, live files only."""
+"""SQL over the lake with DuckDB: one view per table, over its live files only."""
 
 import re
 import tempfile
@@ -31,9 +31,9 @@ _VIEWS = resources.files(__package__) / "lake_views.sql"
 _STREAM = resources.files(__package__) / "user_stream.sql"
 _STORIES = resources.files(__package__) / "story_views.sql"
 _STORED = "stored"
-"""The schema of a table of whose name there is a view that says more."""
+"""The DuckDB schema of a stored table whose name is taken by a view with more columns."""
 _VIEWED = {record.name: record for record in (FACT_EVENT, FACT_SESSION, DEVICE.record)}
-"""The tables that the views are of; a lake without them has no such views."""
+"""The tables that lake_views.sql needs; a lake without all of them does not get these views."""
 
 _NO_TABLE = re.compile(r'Table with name "?([^"\n]+?)"? does not exist')
 _NAMES = f"""
@@ -44,11 +44,11 @@ _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s", re.IGNORECASE
 
 
 class LakeConnection:
-    """Reads a lake as it was when the connection was made; cannot write.
+    """A read-only connection to a lake as it was when the connection was opened.
 
-    Each table is a view of its name: ``fact_events``, and ``silver.page_view`` for a nested one; beside them are the
-    views of lake_views.sql and story_views.sql, and events_wide; user_stream has two columns more than are stored.
-    Times are in UTC. Only SELECT, and EXPLAIN of it, are run, and no files are reachable but those of the lake.
+    Each table is a view of its name, such as ``fact_events``, or ``silver.page_view`` for a nested one. There are also
+    the views of lake_views.sql and story_views.sql, and events_wide; user_stream has two columns more than are stored.
+    Times are in UTC. Only SELECT and EXPLAIN of a SELECT are allowed. In a local lake, a query can read no other files.
     """
 
     def __init__(self, lake_uri: str) -> None:
@@ -64,7 +64,7 @@ class LakeConnection:
         try:
             self._duckdb.execute("SET TimeZone = 'UTC'")
             self._duckdb.execute(f"SET temp_directory = {literal(self._spill.name)}")
-            # else a large result is held in memory until it is in order
+            # otherwise DuckDB holds a large result in memory until it is in order
             self._duckdb.execute("SET preserve_insertion_order = false")
             self._duckdb.execute(_MACROS.read_text(encoding="utf-8"))
             self._duckdb.create_function("distinct_estimate", _distinct_estimate, ["BLOB[]"], "BIGINT")
@@ -91,10 +91,10 @@ class LakeConnection:
             raise
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Run one SELECT, or EXPLAIN of one; nothing is read before the relation is.
+        """Prepare one SELECT, or EXPLAIN of one. It runs when the relation is read.
 
         Raises:
-            InputError: It is not valid SQL, or another kind of statement, or more than one.
+            InputError: The query is not valid SQL, is another kind of statement, or is more than one.
         """
         explained = _EXPLAIN.match(query)
         try:
@@ -111,7 +111,7 @@ class LakeConnection:
         return relation
 
     def _without(self, name: str) -> str:
-        """What is said of a table that is not there: DuckDB itself would propose one of its own."""
+        """The message for an unknown table: DuckDB's own would suggest one of its internal tables."""
         there = [view for (view,) in self._duckdb.execute(_NAMES).fetchall()]
         return f"the lake has no table {name}, but " + ", ".join(get_close_matches(name, there) or there)
 
@@ -120,16 +120,16 @@ class LakeConnection:
         """Run one SELECT and stream its rows.
 
         Raises:
-            InputError: As `sql`, or it meets a value that it cannot work with.
+            InputError: As `sql`, or a value causes an error while the rows are computed.
         """
         relation = self.sql(query)
         try:
             yield relation.to_arrow_reader()
-        except duckdb.Error as error:  # met only as the rows are computed
+        except duckdb.Error as error:  # shows only as the rows are computed
             raise InputError(f"the query cannot be run: {_message(error)}") from error
 
     def close(self) -> None:
-        """Close, and remove what spilled."""
+        """Close the connection and delete its spill files."""
         self._duckdb.close()
         self._spill.cleanup()
 
@@ -153,7 +153,7 @@ class LakeConnection:
         view = f"{quoted(folder)}.{quoted(leaf)}" if folder else quoted(leaf)
         if folder:
             self._duckdb.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(folder)}")
-        # of a lake of an earlier version, that no run has brought up to this one
+        # columns that the views need and a lake of an earlier version lacks, as no run has migrated it yet
         lacking = [field for field in _VIEWED[name].schema if field.name not in schema.names] if name in _VIEWED else []
         nulls = "".join(f", CAST(NULL AS {sql_type(f.type)}) AS {quoted(f.name)}" for f in lacking)
         if not files:
@@ -171,13 +171,13 @@ class LakeConnection:
             self._duckdb.execute(
                 f"CREATE VIEW {view} AS SELECT {columns}{nulls} FROM read_parquet([{paths}], {options})"
             )
-        except duckdb.Error as error:  # a file is not there, or is none
+        except duckdb.Error as error:  # a file is missing or is not Parquet
             raise StoreError(f"{name}: cannot read: {first_line(error)}") from error
         return files
 
 
 def _distinct_estimate(sketches: list[bytes]) -> int:
-    """How many distinct values went into some sketches: ``distinct_estimate(list(users_sketch))`` of daily_metrics."""
+    """Distinct values in a union of sketches, estimated: ``distinct_estimate(list(users_sketch))`` of daily_metrics."""
     from schemas.sketches import estimate
 
     return estimate(sketches)
@@ -197,7 +197,7 @@ def query(lake_uri: str, sql: str) -> Iterator[pa.RecordBatchReader]:
     """Run one SELECT and stream its rows; the lake is open until the block ends.
 
     Raises:
-        InputError: The query is not one valid SELECT, or meets a value that it cannot work with.
+        InputError: The query is not one valid SELECT, or a value causes an error while its rows are computed.
         StoreError: There is no table, or one cannot be read.
     """
     with connect(lake_uri) as lake, lake.rows(sql) as reader:

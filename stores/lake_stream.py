@@ -1,8 +1,9 @@
-"""Commits of an endless run: numbered descriptions of files, each made visible exactly once.
+"""Commits of an endless run: numbered file descriptions, each committed exactly once.
 
-A table's transaction version of the run's application id is the highest number that is in. A description that
-comes again, after a crash between a commit and its acknowledgement, is known by its number and by who gave it: what a
-restored run numbers anew covers other rows, as its bundles are cut anew. So nothing rests on a replay being the same.
+A table's transaction version for the run's application id is the highest number committed. A description that
+arrives again, after a crash between a commit and its acknowledgement, is recognised by its number and by the attempt
+that numbered it. A restored run cuts its bundles differently, so its new numbers cover other rows. Hence nothing
+depends on a replay producing the same bundles.
 """
 
 import dataclasses
@@ -26,21 +27,22 @@ from stores.lake_read import read_files
 from stores.patience import Patience
 
 STAGING = "changes"
-"""Folder in a table's for files of changes (session panes) between being written and merged. In no version of it."""
+"""Subfolder of a table's folder for files of changes (session panes) that are written but not merged yet. No table
+version references them."""
 
 _FOLDED_ROWS = 25_000
 
 Fold = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
-"""From changes to the rows they leave (of the record) and the keys of rows that are no more."""
+"""Takes changes; returns the resulting rows (of the record) and the keys of withdrawn rows."""
 
 
 class Numbered(NamedTuple):
-    """A description of files and its place in the run.
+    """A description of files and its position in the run.
 
     Attributes:
-        incarnation: Names the run; a restored run keeps it, a fresh start has another.
-        number: 1, 2, 3 … without a gap; a restored run goes on from the number in its checkpoint.
-        attempt: Names who gave the number; after a restore it is another.
+        incarnation: Id of the run; a restored run keeps it, a fresh start gets a new one.
+        number: 1, 2, 3 … without a gap; a restored run continues from the number in its checkpoint.
+        attempt: Id of the attempt that gave the number; a restore starts a new attempt.
         write: The files.
     """
 
@@ -54,11 +56,11 @@ class Changes(NamedTuple):
     """How files of changes become rows.
 
     Attributes:
-        record: What the changes are written as.
-        fold: What a set of changes comes to.
-        merge: What a row that is there and one that changes leave come to; None where the latter holds.
-        time: A column that a row's key determines, by which files without any of the rows are told; `fold` gives it
-            of rows that are no more too.
+        record: The record of a change.
+        fold: Reduces a set of changes to rows.
+        merge: Combines existing rows and folded ones of the same keys; None: the folded rows win.
+        time: A time column that a row's key determines, used to skip files without any of the rows. `fold` returns it
+            for withdrawn rows too.
     """
 
     record: Record
@@ -67,11 +69,11 @@ class Changes(NamedTuple):
     time: str | None = None
 
     def fold_by_key(self, changes: pa.Table, key: str) -> tuple[pa.Table, pa.Table]:
-        """As `fold`, a part of the keys after the other: what it takes beside its input and output stays bounded.
+        """As `fold`, one part of the keys at a time, which bounds the memory beyond the input and output.
 
         Args:
             changes: Rows of `record`.
-            key: A column of text; changes of one row have the same value.
+            key: A text column; all changes of one row have the same value.
         """
         parts = -(-changes.num_rows // _FOLDED_ROWS)
         if parts < 2:
@@ -82,7 +84,7 @@ class Changes(NamedTuple):
         return pa.concat_tables(rows), pa.concat_tables(gone)
 
     def place(self, lake_uri: str, record: Record, partition: Partition) -> Place:
-        """Where changes of a partition of a record's table are staged."""
+        """Where changes to a partition of a record's table are staged."""
         staged = dataclasses.replace(
             self.record, partition_by=record.partition_by, sort_by=record.sort_by, key=record.key
         )
@@ -98,25 +100,24 @@ def commit_numbered(
     onto_existing: bool = False,
     patience: Patience = Patience(),  # noqa: B008
 ) -> CommitResult:
-    """Commit the descriptions that are not in yet, in one transaction.
+    """Commit the descriptions that are not committed yet, in one transaction.
 
-    What the store refuses is tried again here: a runner's own retry begins with the files, and of several in a row
-    Beam's buffer of stable input can lose a description.
+    Store errors are retried here rather than by the runner: a runner's retry starts again with the files, and after
+    several retries in a row Beam's stable-input buffer can lose a description.
 
     Args:
         lake_uri: The lake's root.
-        record: The table's record; the table is made if there is none.
+        record: The table's record; a missing table is created.
         numbered: Descriptions of one incarnation, in any order.
-        changes: Where the files hold changes: they are merged into the table, new rows winning. Else the files
-            themselves are appended.
-        onto_existing: Whether a run that the table does not know may add to rows that it has. A fresh start over
-            a table that holds an earlier run's rows writes them twice, so the caller says that it is meant.
-        patience: How long a table that cannot be read or written is tried.
+        changes: If given, the files hold changes, which are merged into the table. If None, the files are appended.
+        onto_existing: Whether a run that is new to the table may add to existing rows. A fresh start over a table with
+            an earlier run's rows writes them twice, so the caller must allow it.
+        patience: How long to retry a table that cannot be read or written.
 
     Raises:
-        BrokenStreamError: A number is missing before these; the table has rows of another run; or it has some of this
-            one that came after the checkpoint which it was restored from.
-        StoreError: The table cannot be read or written, and patience has run out.
+        BrokenStreamError: A number is missing before these; the table has rows of another run; or it has rows of this
+            run from after the checkpoint that the run was restored from.
+        StoreError: The table still cannot be read or written when patience has run out.
     """
     (incarnation,) = {item.incarnation for item in numbered}
     in_order = sorted(numbered, key=lambda item: item.number)
@@ -152,13 +153,13 @@ def commit_numbered(
     if changes is not None:
         for write in merged:
             place = changes.place(lake_uri, record, write.partition)
-            with suppress(StoreError):  # what stays is an orphan, like the files of an attempt that failed
+            with suppress(StoreError):  # a file that is left is an orphan, like those of a failed attempt
                 delete_files(place, [file.path for file in write.added])
     return result._replace(failures=failures)
 
 
 def _last_numbers(in_order: Iterable[Numbered]) -> dict[str, int]:
-    """The highest number of each attempt."""
+    """The last number of each attempt."""
     return {item.attempt: item.number for item in in_order}
 
 
