@@ -1,4 +1,4 @@
-"""How a process that runs steps allocates memory: the same for all its threads and libraries."""
+"""Memory allocation in a worker process, shared by all its threads and libraries."""
 
 import ctypes
 import os
@@ -16,16 +16,17 @@ _RESIDENT = Path("/proc/self/statm")
 
 
 def share_memory(growth: int = GROWTH) -> None:
-    """Let Arrow and all threads allocate from the same few glibc arenas, and let glibc keep what is freed.
+    """Make Arrow and all threads allocate from two glibc arenas, and make glibc keep freed memory.
 
-    Each batch needs the same buffers of megabytes again. By default they go back to the system and come back as fresh
-    pages, one fault for every four kilobytes: a fifth of the run's time. And each thread and library that has a heap of
-    its own keeps its own peak: together a third of the run's memory. What glibc keeps lies scattered, and grows by a
-    half of the run's memory: so it is given back whenever the process has grown. Other C libraries have no such calls
-    and go on as they are.
+    Every batch needs the same buffers of megabytes again. By default, freed buffers return to the system and come back
+    as fresh pages, with a page fault for every 4 KiB: a fifth of the run's time. And each thread or library with a heap
+    of its own keeps its own peak: together a third of the run's memory.
+
+    The memory that glibc keeps becomes fragmented and would grow the process by half, so a thread returns free memory
+    to the system whenever the process has grown. Other C libraries lack these calls and keep their defaults.
 
     Args:
-        growth: Bytes by which the process may grow before what is free is given back.
+        growth: Bytes by which the process may grow before free memory is returned to the system.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8

@@ -1,10 +1,10 @@
-"""The device store in Bigtable: one table, a row each, its key the bytes that every store sorts by.
+"""The device store in Bigtable: one table, whose row keys are the keys of `stores.device_rows`.
 
-A cell's timestamp is the row's own time, so that the same row again is the same cell, and an age limit on the column
-family is an age limit on the data. Of a session's panes each is a version of one cell: its timestamp is a little
-later the higher its pane_index, and the newest version counts. A withdrawn session's newest version is empty.
+A cell's timestamp is the row's own time. Hence writing a row again writes the same cell, and an age limit on the column
+family is an age limit on the data. The panes of a session are versions of one cell: a higher pane_index gives a
+slightly later timestamp, and the newest version wins. The newest version of a withdrawn session is empty.
 
-Writes bypass the library's mutation objects, at 3–5 µs a row where those take 90.
+Writes bypass the library's mutation objects: 3–5 µs a row instead of 90.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,14 +39,14 @@ from stores.networked_store import PATIENCE, NetworkedDeviceStore, attempts
 
 _COLUMN = b"v"
 _DELETED_AT_ONCE = 10_000
-# no device's key begins so: a 00 in an id is followed by FF, and an id's end by 01
+# cannot be a device's key: a 00 in an id is followed by FF, and the 00 at an id's end by 01
 _HORIZON_KEY = b"\x00\x00expired_before"
 _MILLI = 1_000
 _HOUR = timedelta(hours=1)
 _REQUEST_ROWS = 5_000
 _REQUEST_BYTES = 16 << 20
 _REQUESTS_AT_ONCE = 4
-# what gRPC calls DEADLINE_EXCEEDED, ABORTED and UNAVAILABLE
+# transient gRPC codes: DEADLINE_EXCEEDED, ABORTED and UNAVAILABLE
 _PASSING = frozenset({4, 10, 14})
 _SCAN_SECONDS = 3_600.0
 _LATEST_SECONDS = 250_000_000_000
@@ -56,17 +56,17 @@ _NOT_EMPTY = ValueRangeFilter(start_value=b"\x00")
 
 
 class BigtableDeviceStore(NetworkedDeviceStore):
-    """A device store in a table of Bigtable, made if it is not there. BIGTABLE_EMULATOR_HOST names an emulator.
+    """A device store in a Bigtable table, created if missing. BIGTABLE_EMULATOR_HOST names an emulator.
 
-    Credentials are Google's default ones. To make the table, or change its age limit, takes the role
-    bigtable.admin; to use it, bigtable.user.
+    Uses Google's default credentials. Creating the table or changing its age limit requires the role bigtable.admin;
+    using it requires bigtable.user.
     """
 
     def __init__(
         self, project: str, instance: str, table: str, ttl: int | None = None, read_only: bool = False
     ) -> None:
         super().__init__(f"bigtable:{project}/{instance}/{table}", read_only)
-        # the emulator is asked for by a variable that its user has set
+        # the user asked for the emulator by setting the variable
         filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
         with self._explained():
             self.ttl = prepare_table(project, instance, table, ttl, read_only)
@@ -91,7 +91,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         """See `NetworkedDeviceStore.put_panes`."""
         keys = SESSION_ROWS.encode_keys(panes)
         values = pa.repeat(b"", len(keys)) if is_retraction else SESSION_ROWS.encode_values(panes)
-        # a millisecond is the finest step that a cell's timestamp has; of equal panes the retraction counts
+        # a cell's timestamp has a resolution of one millisecond; of panes with one index the retraction wins
         later = 2 * panes.column("pane_index").to_numpy() + is_retraction
         self._set(SESSIONS, keys, values, _milliseconds(panes, SESSION_ROWS) + later)
 
@@ -101,7 +101,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         """See `NetworkedDeviceStore.read_rows`."""
         family = EVENTS if codec is EVENT_ROWS else SESSIONS
         first, end = key_range(device_id, since, until)
-        # what is hidden is asked for together with the rows, and sorts before them
+        # the same request reads the expiry horizon, whose key sorts before the rows
         query = ReadRowsQuery(
             row_keys=[_HORIZON_KEY],
             row_ranges=[RowRange(first, end)],
@@ -145,7 +145,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         if state is None:
             return
         horizon = _from_sortable(state.cells[0].value)
-        # the server passes over younger rows; an hour more, for a pane's timestamp is later than its session
+        # the server skips younger rows; the extra hour is because a pane's timestamp is later than its session's time
         seconds = min(max(horizon // 1_000_000, 0), _LATEST_SECONDS)
         older = TimestampRangeFilter(end=datetime.fromtimestamp(seconds, UTC) + _HOUR)
         families = FamilyNameRegexFilter(f"{EVENTS}|{SESSIONS}")
@@ -188,7 +188,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
             self._deliver([self._request(some, repeat({"delete_from_row": {}}))])
 
     def _request(self, keys: Iterable[bytes], mutations: Iterable[dict[str, Any]]) -> Any:
-        """A MutateRowsRequest as bare protobuf: one mutation a row."""
+        """A MutateRowsRequest as plain protobuf, with one mutation per row."""
         request = MutateRowsRequest.pb()(table_name=self._table.table_name)
         add = request.entries.add
         for key, mutation in zip(keys, mutations, strict=False):
@@ -196,15 +196,15 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         return request
 
     def _deliver(self, requests: Iterable[Any]) -> None:
-        # every result is asked for, so that an error in any of them is seen
+        # iterates over every result, so that an error in any of them is raised
         for _ in self._threads.map(self._send, requests):
             pass
 
     def _send(self, request: Any) -> None:
-        """Send until every row is written; again are sent those alone that a passing fault kept out.
+        """Send until every row is written. Retries only the rows that failed with a transient error.
 
         Raises:
-            StoreError: The store refuses a row, or does not take it in time.
+            StoreError: The store rejects a row, or does not write it in time.
         """
         for is_last in attempts():
             with self._explained():
@@ -217,7 +217,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
             request = MutateRowsRequest.pb()(table_name=request.table_name, entries=entries)
 
     def _try(self, request: Any) -> "tuple[list[int], _Fault]":
-        """Numbers of the rows that were not written, and why: a lasting fault goes before a passing one."""
+        """Indexes of the rows that were not written, and an error: a permanent one if any row had one."""
         left = set(range(len(request.entries)))
         fault = _Fault(14, "the store gave no answer for them")
         try:
@@ -235,14 +235,14 @@ class BigtableDeviceStore(NetworkedDeviceStore):
 
     def _scan(self, query: ReadRowsQuery) -> Iterator[Any]:
         with self._explained():
-            # how long it takes depends on the table; so no time tells a fault, and none is tried again
+            # a scan's duration depends on the table's size, so no timeout can indicate an error; nothing is retried
             yield from self._table.read_rows_stream(
                 query, operation_timeout=_SCAN_SECONDS, attempt_timeout=_SCAN_SECONDS, retryable_errors=()
             )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in one line what Google's client has to say."""
+        """Convert errors of Google's client to a one-line StoreError."""
         try:
             yield
         except DefaultCredentialsError as error:
@@ -251,7 +251,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
                 "or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
             ) from error
         except (GoogleAPIError, GoogleAuthError) as error:
-            # the cause of a retry that ran out says more than that it did
+            # when retries ran out, their last cause is more informative than the error itself
             causes = getattr(error.__cause__, "exceptions", ())
             raise StoreError(f"{self.where}: {first_line(causes[-1] if causes else error)}") from error
 
@@ -262,7 +262,7 @@ class _Fault(NamedTuple):
 
 
 def _milliseconds(table: pa.Table, codec: RowCodec) -> np.ndarray:
-    """The rows' own times in milliseconds; a cell's timestamp has none before 1970."""
+    """The rows' own times in milliseconds, at least 0: a cell's timestamp cannot be before 1970."""
     micros = table.column(codec.time).cast(pa.int64()).to_numpy()
     return np.maximum(micros // _MILLI, 0)
 

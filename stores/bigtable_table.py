@@ -1,4 +1,4 @@
-"""The table of a Bigtable device store: its column families, and the age limit that they carry."""
+"""The table of a Bigtable device store: its column families and their age limit."""
 
 from datetime import timedelta
 
@@ -16,20 +16,20 @@ _ONE_VERSION = {"max_num_versions": 1}
 
 
 def prepare_table(project: str, instance: str, table: str, ttl: int | None, read_only: bool) -> int | None:
-    """Make the table, or set its age limit, where it is not as asked.
+    """Create the table if it is missing, and set its age limit if it differs.
 
     Args:
         project: The project's id.
         instance: The instance's id.
         table: The table's id.
-        ttl: Microseconds after which the store takes a row out by itself; None leaves the limit as it is.
+        ttl: Age in microseconds at which the store deletes a row; None leaves the limit as it is.
         read_only: Change nothing.
 
     Returns:
-        The age limit in microseconds, or None where there is none.
+        The age limit in microseconds, or None without one.
 
     Raises:
-        GoogleAPICallError: The table is missing and read_only is true, or the store does not allow or answer it.
+        GoogleAPICallError: The table is missing and read_only is true, or a request is refused or not answered.
     """
     parent = f"projects/{project}/instances/{instance}"
     admin = Client(project=project, admin=True).table_admin_client  # type: ignore[no-untyped-call]
@@ -53,7 +53,7 @@ class _Admin:
             if read_only:
                 raise
             found = self._create()
-            # an emulator ignores a rule that a family is made with
+            # the emulator ignores a rule that is given when a family is created
             self._limit(ttl)
             return ttl
         limit = _age_limit(found.column_families[EVENTS].gc_rule)
@@ -76,7 +76,7 @@ class _Admin:
                 retry=None,
             )
         except AlreadyExists:
-            # another worker was faster
+            # another worker created it first
             return self._get()
 
     def _limit(self, ttl: int | None) -> None:

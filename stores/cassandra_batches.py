@@ -1,7 +1,7 @@
-"""How rows go to Cassandra several a request, without a batch that its nodes would pass on to each other.
+"""Batches of rows for Cassandra that its nodes need not forward to each other.
 
-A request costs the client 150–200 µs, ten rows in one 25 µs a row. Cassandra warns of a batch of more than ten
-partitions or 5 KiB and refuses one of 50 KiB; rows that are neighbours by token are kept by the same nodes.
+A request costs the client 150–200 µs; with ten rows in a request, a row costs 25 µs. Cassandra warns of a batch of more
+than ten partitions or 5 KiB and rejects one of 50 KiB. Rows with neighbouring tokens are stored by the same nodes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ from cassandra.cmurmur3 import murmur3
 
 _MOST_ROWS = 10
 _MOST_BYTES = 4 << 10
-# what a row weighs beside its device id and its value
+# bytes of a row besides its device id and its value
 _ROW_BYTES = 48
 
 
 def by_token(devices: pa.ChunkedArray, weeks: np.ndarray) -> np.ndarray:
-    """The order of rows by their partitions' tokens.
+    """Row numbers in the order of the partitions' tokens.
 
     Args:
         devices: Each row's device id, text: the first part of its partition key.
-        weeks: Each row's week: the second part, an int of Cassandra.
+        weeks: Each row's week: the second part of its partition key, a Cassandra int.
 
     Returns:
         Row numbers.
@@ -31,9 +31,9 @@ def by_token(devices: pa.ChunkedArray, weeks: np.ndarray) -> np.ndarray:
 
 
 def tokens(devices: pa.ChunkedArray, weeks: np.ndarray) -> np.ndarray:
-    """Where the default partitioner puts each row's partition: signed 64-bit integers."""
+    """Tokens of each row's partition by the default partitioner, signed 64-bit integers."""
     ids = devices.cast(pa.large_binary()).combine_chunks()
-    # each part of a key stands after its length in two bytes and before a zero
+    # each part of a key is preceded by its length in two bytes and followed by a zero
     lengths = pc.binary_length(ids).to_numpy().astype(">u2")
     ends = np.zeros(len(weeks), [("zero", "u1"), ("length", ">u2"), ("week", ">i4"), ("last", "u1")])
     ends["length"], ends["week"] = 4, weeks
@@ -48,7 +48,7 @@ def cut_batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         sizes: Bytes of each row.
 
     Yields:
-        First row, and end (exclusive), of each batch. A row that is too large for any has one to itself.
+        First row and end (exclusive) of each batch. A row larger than the limit gets a batch of its own.
 
     >>> list(cut_batches([100] * 12))
     [(0, 10), (10, 12)]

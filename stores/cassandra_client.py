@@ -1,4 +1,4 @@
-"""The connection to a Cassandra cluster: who logs in, by what certificates, and its errors in one line."""
+"""The connection to a Cassandra cluster: login, encryption, and one-line errors."""
 
 import os
 import ssl
@@ -23,15 +23,16 @@ _CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ClientFile:
-    """What a client needs to be let in: a TOML file, so that none of it is in a URI or in a job's options.
+    """A client's credentials, from a TOML file so that they are not in a URI or in a job's options.
 
     Attributes:
-        username: The role that logs in; None where the cluster asks for none.
-        password: Its password.
-        ca_file: Certificates (PEM) of who may vouch for a node; given, the connection is encrypted.
-        certificate_file: The client's own certificate (PEM), where nodes ask for one.
-        key_file: Its key (PEM).
-        datacenter: The nearest data centre; None for the one of the first node that answers.
+        username: The role to log in as; None if the cluster requires no login.
+        password: The role's password.
+        ca_file: PEM file of the certificate authorities that sign the nodes' certificates. If given, the connection is
+            encrypted.
+        certificate_file: PEM file of the client's own certificate, if the nodes require one.
+        key_file: PEM file of the client certificate's key.
+        datacenter: The nearest data centre; None for that of the first node that answers.
     """
 
     username: str | None = None
@@ -43,10 +44,10 @@ class ClientFile:
 
     @classmethod
     def find(cls) -> "ClientFile":
-        """The file that CLICKSTREAM_CASSANDRA_CLIENT names; without it, no login and no encryption.
+        """Load the file that CLICKSTREAM_CASSANDRA_CLIENT names; if it is not set, no login and no encryption.
 
         Raises:
-            OptionError: The file cannot be read, is not TOML, or holds what is no setting.
+            OptionError: The file cannot be read, is not TOML, or has an unknown or invalid setting.
         """
         path = os.environ.get(CLIENT_VARIABLE)
         if not path:
@@ -67,11 +68,11 @@ class ClientFile:
         return cls(**settings)
 
     def login(self) -> PlainTextAuthProvider | None:
-        """The login, if there is one."""
+        """The login, or None without one."""
         return PlainTextAuthProvider(self.username, self.password) if self.username is not None else None
 
     def encryption(self) -> ssl.SSLContext | None:
-        """How to encrypt; None for not at all.
+        """The TLS context, or None for an unencrypted connection.
 
         Raises:
             OptionError: A certificate or key cannot be used.
@@ -88,7 +89,7 @@ class ClientFile:
 
 
 def open_cluster(addresses: Sequence[tuple[str, int]]) -> Cluster:
-    """A cluster, not yet connected to, by any of its nodes. A quorum of the nearest data centre answers.
+    """A cluster, not connected yet, given any of its nodes. Requests use a quorum of the nearest data centre.
 
     Raises:
         OptionError: The client file cannot be used.
@@ -103,7 +104,7 @@ def open_cluster(addresses: Sequence[tuple[str, int]]) -> Cluster:
     return Cluster(
         list(addresses),
         port=addresses[0][1],
-        # the next version adds checksums, computed in Python: a tenth more time a write
+        # version 5 adds checksums, computed in Python, which make a write a tenth slower
         protocol_version=4,
         auth_provider=client.login(),
         ssl_context=client.encryption(),
@@ -115,10 +116,10 @@ def open_cluster(addresses: Sequence[tuple[str, int]]) -> Cluster:
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Say in one line what the driver has to say.
+    """Convert the driver's errors to a one-line StoreError.
 
     Raises:
-        StoreError: The driver raised.
+        StoreError: The driver raised an error.
     """
     try:
         yield
@@ -127,7 +128,7 @@ def explained(where: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """An error of the driver in one line; where no node could be reached, why the first of them could not."""
+    """A driver error in one line; if no node could be reached, the first node's error."""
     first = error
     if isinstance(error, UnresolvableContactPoints):
         return "no such host"

@@ -1,12 +1,12 @@
 """The device store in Cassandra: a partition holds a week of one device's rows, newest first.
 
-A device's rows in one partition would grow for as long as it lives; a week of a device that clicks every second is
-250 MB at most, and of a person well under one. A small table says which weeks there are at all, so that a read walks
-those from the newest, several at a time.
+With one partition per device, a partition would grow without bound. A week of a device that clicks every second is at
+most 250 MB, and that of a person well under 1 MB. A small table lists the weeks that have rows, so that a read walks
+these weeks from the newest, several at a time.
 
-Every pane of a session is a row of its own, the one with the highest pane_index first; a read takes the first of each
-session. So panes may come in any order, and a deleted device may be written again: a pane's number in place of the
-time of writing would have to outdo the time of the deletion.
+Every pane of a session is a row of its own, with the highest pane_index first; a read takes the first row of each
+session. So panes may arrive in any order, and a deleted device may be written again. If the pane_index were used as the
+write timestamp instead, it would have to exceed the timestamp of the deletion.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ from stores.device_rows import EARLIEST, EVENT_ROWS, LATEST, SESSION_ROWS, RowCo
 from stores.networked_store import NetworkedDeviceStore, attempts, now
 
 _WEEK = 7 * DAY
-# weeks before 1970 are one, as are those after 2100: a wild clock must not add thousands of weeks to be walked
+# all weeks before 1970 count as one, and so do those from 2100: a wrong clock must not add thousands of weeks to reads
 _LAST_WEEK = 6_783
 
 _WEEKS, _HORIZON = "week", "expired_before"
@@ -56,16 +56,16 @@ _WRITES_AT_ONCE = 128
 _REQUESTS_A_GROUP = 5_000
 _READS_AT_ONCE = 16
 _PAGE_ROWS = 5_000
-# the last expiry that Cassandra can tell, in seconds since 1970, less a day
+# the latest expiry that Cassandra can represent, in seconds since 1970, minus a day
 _LAST_EXPIRY = 2**31 - 86_400
 _FIRST_WEEKS, _MORE_WEEKS = 2, 16
 _PASSING = (NoHostAvailable, OperationTimedOut, Unavailable, WriteTimeout)
 
 
 class CassandraDeviceStore(NetworkedDeviceStore):
-    """A device store in a keyspace, whose tables are made if they are not there.
+    """A device store in a keyspace. Creates missing tables.
 
-    The keyspace is not made: how often and where its rows are kept is for who runs the cluster to say.
+    It does not create the keyspace, because replication is for the operator of the cluster to decide.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
     def put_panes(self, panes: pa.Table, is_retraction: bool) -> None:
         """See `NetworkedDeviceStore.put_panes`."""
         values = pa.nulls(len(panes), pa.binary()) if is_retraction else SESSION_ROWS.encode_values(panes)
-        # of equal panes the retraction counts
+        # of panes with one index the retraction wins
         order = 2 * panes.column("pane_index").to_numpy() + is_retraction
         self._put(_PUT_PANE, panes, SESSION_ROWS, values, order)
 
@@ -147,7 +147,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         self._cluster.shutdown()
 
     def _put(self, query: str, table: pa.Table, codec: RowCodec, values: pa.Array, *more: np.ndarray) -> None:
-        """Write rows, several a request."""
+        """Write rows, several per request."""
         times = table.column(codec.time).cast(pa.int64()).to_numpy()
         weeks = _weeks(times)
         self._note(weeks)
@@ -167,13 +167,13 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         )
 
     def _note(self, weeks: np.ndarray) -> None:
-        """Say which weeks there are before anything is in them."""
+        """List new weeks in the table of weeks, before any row is written to them."""
         new = set(np.unique(weeks).tolist()) - self._known_weeks
         self._run((_PUT_FACT, (_WEEKS, week)) for week in new)
         self._known_weeks |= new
 
     def _facts(self) -> tuple[int, list[int]]:
-        """The time before which rows are hidden, and the weeks that hold any, newest first."""
+        """The expiry horizon, and the weeks that have rows, newest first."""
         (rows,) = self._ask([(_READ_FACTS, ())])
         facts = list(rows)
         return (
@@ -188,7 +188,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         return self._prepared[query]
 
     def _ask(self, queries: Iterable[tuple[str, tuple[Any, ...]]], page: int = _PAGE_ROWS) -> Iterator[Iterator[Any]]:
-        """The rows of each query, in order; asked at once, and in pages as they are read."""
+        """The rows of each query, in order. Queries run concurrently; rows are fetched in pages as they are read."""
         statements = []
         for query, values in queries:
             statement = self._prepare(query).bind(values)
@@ -207,10 +207,10 @@ class CassandraDeviceStore(NetworkedDeviceStore):
         self._deliver((self._prepare(query), values) for query, values in queries)
 
     def _deliver(self, statements: Iterator[tuple[Any, Any]]) -> None:
-        """Execute, in groups; again a group in which a request met a passing fault, for writes can be repeated.
+        """Execute statements in groups. Retries a group after a transient error, as writes are idempotent.
 
         Raises:
-            StoreError: The store refuses a write, or does not take it in time.
+            StoreError: The store rejects a write, or does not execute it in time.
         """
         while group := list(islice(statements, _REQUESTS_A_GROUP)):
             for is_last in attempts():
@@ -237,10 +237,10 @@ def _taken(column: Any, order: np.ndarray) -> list[Any]:
 
 
 def _seconds_left(times: np.ndarray, ttl: int) -> tuple[np.ndarray, np.ndarray]:
-    """What each row is written with as its TTL, in seconds rounded up, and which rows are older than the limit."""
+    """The TTL to write each row with, in seconds rounded up, and which rows have expired already."""
     current = now()
     left = -((current - ttl - times) // SECOND)
-    # Cassandra refuses what would expire after 2038; 0 is no TTL, and reads hide the row when its time has come
+    # Cassandra rejects an expiry after 2038; such a row gets no TTL (0), and reads hide it once it has expired
     endless = left > _LAST_EXPIRY - current // SECOND
     return np.where(endless, 0, left), left <= 0
 

@@ -1,4 +1,4 @@
-"""The tables of a Cassandra device store, and the age limit that they carry."""
+"""The tables of a Cassandra device store and their age limit."""
 
 from cassandra.cluster import Cluster, Session
 
@@ -16,27 +16,27 @@ _TABLES = {
 }
 
 _AGED = ("events", "sessions")
-# at that age the files of an hour, or of some, go whole: there are some thirty of them
+# compaction windows per age limit (at least an hour each): expired files are dropped a whole window at a time
 _WINDOWS = 30
 
 
 def prepare_tables(cluster: Cluster, session: Session, keyspace: str, ttl: int | None, read_only: bool) -> int | None:
-    """Make the tables, or set their age limit, where they are not as asked.
+    """Create the tables that are missing, and set their age limit if it differs.
 
     Args:
-        cluster: The cluster, connected.
-        session: A session of it.
-        keyspace: Where the tables are.
-        ttl: Microseconds after which a row goes by itself, in whole seconds; None leaves the limit as it is. Rows
-            that are there already keep the limit that they were written with.
+        cluster: The connected cluster.
+        session: A session of the cluster.
+        keyspace: The keyspace of the tables.
+        ttl: Age in microseconds at which a row expires, rounded up to whole seconds; None leaves the limit as it is.
+            Existing rows keep the limit that they were written with.
         read_only: Change nothing.
 
     Returns:
-        The age limit in microseconds, or None where there is none.
+        The age limit in microseconds, or None without one.
 
     Raises:
         StoreError: The keyspace does not exist or, with read_only, the tables do not.
-        DriverException: The store does not allow or answer it.
+        DriverException: A request is refused or not answered.
     """
     where = f"cassandra keyspace {keyspace}"
     metadata = cluster.metadata.keyspaces.get(keyspace)

@@ -3,10 +3,9 @@
 Key: the device id with 00 escaped as 00 FF, then 00 01, then big-endian 2^64 − 1 − (time_us + 2^63), then
 the row's id. No device's keys can begin another's, and byte order is newest first within a device.
 
-Value: the other columns as text, in the record's order, with 00 between them. Texts that are JSON already
-stay as they are, to the byte; a null is 01; where a text itself holds 00, 01 or 02, those are escaped by 02.
-This spares the quoting of JSON inside JSON: 0.3 µs an event, where Polars and DuckDB took 1.4 µs for almost
-twice the bytes.
+Value: the other columns as text, in the record's order, separated by 00. A null is 01; bytes 00, 01 and 02 in a
+text are escaped by 02. JSON texts are stored byte for byte. This avoids quoting JSON inside JSON: encoding takes
+0.3 µs an event, where Polars and DuckDB took 1.4 µs for almost twice the bytes.
 """
 
 import re
@@ -37,7 +36,7 @@ _TIME_BYTES = 8
 
 
 def device_prefix(device_id: str) -> bytes:
-    r"""The bytes that every key of a device begins with, and no key of another.
+    r"""The prefix of all keys of a device, and of no other device's.
 
     >>> device_prefix("a\x00b")
     b'a\x00\xffb\x00\x01'
@@ -66,7 +65,7 @@ def decode_key(key: bytes) -> tuple[str, int, str]:
 
 
 def key_range(device_id: str, since_us: int | None, until_us: int | None) -> tuple[bytes, bytes]:
-    """First key, and end (exclusive), of a device's rows with since_us <= time < until_us."""
+    """The first key and the end key (exclusive) of a device's rows with since_us <= time < until_us."""
     prefix = device_prefix(device_id)
     newest = LATEST if until_us is None else min(until_us - 1, LATEST)
     oldest = EARLIEST if since_us is None else max(since_us, EARLIEST)
@@ -82,13 +81,13 @@ def _newest_first(time_us: int) -> bytes:
 
 @dataclass(frozen=True)
 class RowCodec:
-    """How one record lies in the device store.
+    """How a record's rows are encoded in the device store.
 
     Attributes:
-        record: The columns that are written and read back, exactly.
+        record: The columns, all of which are read back exactly as written.
         time: The column that orders a device's rows, a timestamp in microseconds.
-        row_id: The column that tells rows of one device and time apart.
-        date: The column that is the UTC date of `time`; it is derived on reading.
+        row_id: The column that distinguishes rows of one device at the same time.
+        date: The column with the UTC date of `time`; it is not stored but derived on reading.
     """
 
     record: Record
@@ -98,17 +97,17 @@ class RowCodec:
 
     @cached_property
     def value_fields(self) -> tuple[Field, ...]:
-        """The columns that the value carries, in order. A later version may only append."""
+        """The columns stored in the value, in order. A later version may only append columns."""
         in_key = {"device_id", self.time, self.row_id, self.date}
         return tuple(field for field in self.record if field.name not in in_key)
 
     def encode(self, table: pa.Table) -> tuple[pa.Array, pa.Array]:
-        """Keys and values of a table's rows, in key order; columns that are not of the record are ignored.
+        """Keys and values of a table's rows, in key order. Columns that are not in the record are ignored.
 
-        Texts may be dictionary-encoded, here as in the other methods.
+        Here and in the other methods, texts may be dictionary-encoded.
         """
         table = table.select(self.record.names).combine_chunks()
-        # writing in key order is worth far more than the sort: each put lands beside the one before it
+        # writing in key order saves far more than the sort costs: each put lands beside the previous one
         newest_first = np.invert(table.column(self.time).cast(pa.int64()).to_numpy())
         places = table.select(["device_id", self.row_id]).add_column(1, "newest_first", [newest_first])
         table = table.take(pa.array(sorted_order(places, places.column_names)))
@@ -155,23 +154,23 @@ SESSION_ROWS = RowCodec(SESSION, time="session_start", row_id="session_id", date
 
 
 def last_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Of each session the pane with the highest pane_index, apart: those that stand, and those withdrawn.
+    """Each session's pane with the highest pane_index, split into current and retracted sessions.
 
     Args:
-        panes: A table with SESSION_PANE's columns, in any order.
+        panes: A table with SESSION_PANE's columns, rows in any order.
 
     Returns:
-        Two tables of SESSION_PANE: sessions as they now are, and retracted ones.
+        Two tables of SESSION_PANE: the current sessions, and the retracted ones.
     """
     panes = panes.select(SESSION_PANE.names).combine_chunks()
     ids = whole(panes.column("session_id")).dictionary_encode()
-    # NumPy sorts 16 bits by counting, in a quarter of the time
+    # NumPy sorts 16-bit integers in a quarter of the time, by counting
     sessions = ids.indices.to_numpy().astype(np.min_scalar_type(len(ids.dictionary)))
     retractions = panes.column("is_retraction").to_numpy()
-    # at an equal index the retraction counts: it withdraws what that pane had said
+    # at an equal pane_index the retraction wins: it withdraws that pane
     order = np.lexsort((retractions, panes.column("pane_index").to_numpy(), sessions))
     last = np.empty(len(ids.dictionary), np.int64)
-    last[sessions[order]] = order  # of several rows for one session the last that is assigned stays
+    last[sessions[order]] = order  # with several rows for one session, the last assignment wins
     return panes.take(last[~retractions[last]]), panes.take(last[retractions[last]])
 
 
@@ -180,7 +179,7 @@ def _large(value: bytes) -> pa.Scalar:
 
 
 def _of_each(column: pa.ChunkedArray, rule: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """What the rule makes of the values; where the column is dictionary-encoded, of each text once."""
+    """Apply the rule to a column; if it is dictionary-encoded, once per distinct text."""
     values = whole(column)
     return rule(values.dictionary).take(values.indices) if pa.types.is_dictionary(values.type) else rule(values)
 
@@ -191,7 +190,7 @@ def _escape_device(ids: pa.Array) -> pa.Array:
 
 
 def _as_bytes(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column as text in large_binary, nulls kept, with nothing in it that the value's framing uses."""
+    """A column as text in large_binary, with nulls kept and the bytes 00 to 02 escaped."""
     if not pa.types.is_string(kind):
         return _as_text(column, kind).cast(pa.large_binary())
     texts = column.cast(pa.large_binary())
@@ -224,7 +223,7 @@ def _holds_below(texts: pa.Array, bound: int) -> bool:
 
 
 def _split(value: bytes, fields: int) -> Iterable[str | None]:
-    """The texts of a value; one written before a column was appended has null there."""
+    """The texts of a value. Columns appended after the value was written are null."""
     parts = value.split(_SEPARATOR)[1 : fields + 1]
     texts: list[str | None] = [None if part == _NULL else _unescape(part).decode() for part in parts]
     return texts + [None] * (fields - len(texts))

@@ -1,4 +1,4 @@
-"""The device store: a device's latest events and sessions in milliseconds. One interface, opened by URI."""
+"""The device store interface: reads a device's latest events and sessions in milliseconds. Opened by URI."""
 
 import re
 from abc import ABC, abstractmethod
@@ -13,63 +13,67 @@ from schemas.durations import DAY, SECOND, format_duration, parse_duration
 from schemas.errors import OptionError
 from stores.device_rows import EVENT_ROWS, SESSION_ROWS, RowCodec
 
-# Cassandra takes no longer one
+# Cassandra's own limit
 _LONGEST_TTL = 20 * 365 * DAY
 _CASSANDRA_PORT = 9042
 _KEYSPACE = re.compile(r"[A-Za-z]\w{0,47}", re.ASCII)
 
 
 class DeviceStore(ABC):
-    """Rows keyed by device, newest first. Writing the same rows again changes nothing.
+    """Rows keyed by device, newest first. Writes are idempotent.
 
-    Times are microseconds since 1970, UTC. Every method raises `StoreError` where the store cannot do its
-    work. A store may be used from several threads.
+    Times are microseconds since 1970, UTC. Every method raises `StoreError` if the store fails. A store may be used
+    from several threads.
     """
 
     @abstractmethod
     def write_events(self, events: pa.Table) -> int:
-        """Write events: EVENT's columns (others are ignored), in any order, texts dictionary-encoded or not.
+        """Write events and return their number.
 
-        Returns their number.
+        The table has EVENT's columns, with texts dictionary-encoded or not, and rows in any order; other columns are
+        ignored.
         """
 
     @abstractmethod
     def write_sessions(self, panes: pa.Table) -> int:
-        """Apply session panes, a table with SESSION_PANE's columns: each is the session's state from now on.
+        """Apply session panes (a table with SESSION_PANE's columns) and return the number of sessions touched.
 
-        A retraction takes the session out. Of several panes of a session the one with the highest pane_index
-        counts, whatever their order in the table. Returns the number of sessions touched.
+        A pane replaces its session's row; a retraction removes it. Of several panes of a session in the table, the one
+        with the highest pane_index wins, whatever their order.
         """
 
     def recent_events(
         self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
     ) -> pa.Table:
-        """EVENT rows of a device with since <= event_time < until, newest first, at most `limit`."""
+        """A device's EVENT rows with since <= event_time < until, newest first, at most `limit`."""
         return EVENT_ROWS.decode(self.read(EVENT_ROWS, device_id, since, until, limit))
 
     def recent_sessions(
         self, device_id: str, since: int | None = None, until: int | None = None, limit: int = 100
     ) -> pa.Table:
-        """SESSION rows of a device with since <= session_start < until, newest first, at most `limit`."""
+        """A device's SESSION rows with since <= session_start < until, newest first, at most `limit`."""
         return SESSION_ROWS.decode(self.read(SESSION_ROWS, device_id, since, until, limit))
 
     @abstractmethod
     def read(
         self, codec: RowCodec, device_id: str, since: int | None, until: int | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        """Keys and values of a device's rows of a kind with since <= time < until, newest first, at most `limit`."""
+        """Keys and values of a device's rows with since <= time < until, newest first, at most `limit`.
+
+        The codec selects events or sessions.
+        """
 
     @abstractmethod
     def delete_device(self, device_id: str) -> int:
-        """Take out all rows of a device, durably; returns their number. `compact` erases their bytes."""
+        """Delete all rows of a device, durably; returns their number. `compact` erases their bytes."""
 
     @abstractmethod
     def expire(self, before: int) -> None:
-        """Hide from now on what began before this time, durably; `compact` erases the bytes."""
+        """Hide rows with a time before this one, durably; `compact` erases their bytes."""
 
     @abstractmethod
     def compact(self) -> None:
-        """Erase the bytes of deleted and expired rows. Rewrites the store: delete many, then compact once."""
+        """Erase the bytes of deleted and expired rows. Rewrites the store: delete many devices, then compact once."""
 
     @abstractmethod
     def flush(self) -> None:
@@ -77,7 +81,7 @@ class DeviceStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Flush and let go of the store. Closing twice is allowed."""
+        """Flush and release the store. Closing twice is allowed."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,18 +96,18 @@ def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:
     Args:
         uri: One of
 
-            - ``rocksdb:PATH``, or a bare path: embedded, one process writes;
+            - ``rocksdb:PATH``, or a bare path: embedded, with a single writing process;
             - ``bigtable:PROJECT/INSTANCE/TABLE``; BIGTABLE_EMULATOR_HOST names an emulator;
             - ``cassandra:HOST[:PORT][,HOST[:PORT]…]/KEYSPACE``; CLICKSTREAM_CASSANDRA_CLIENT names a file with the
               login, see `stores.cassandra_client`;
-            - ``memory:NAME`` for tests, one a process.
+            - ``memory:NAME`` for tests, local to the process.
 
-            Bigtable and Cassandra take ``?ttl=30d``: rows go by themselves at that age. It is set in the store, for
-            whoever opens it later.
-        read_only: Read beside a process that writes; what that process has flushed is seen.
+            Bigtable and Cassandra accept ``?ttl=30d``: rows of that age expire. The limit is saved in the store and
+            applies to whoever opens it later.
+        read_only: Open for reading only, possibly beside a writing process; its flushed writes are visible.
 
     Raises:
-        OptionError: The URI names no kind of store, or the client library of its kind is not installed.
+        OptionError: The URI is invalid, or the client library for its kind of store is not installed.
         StoreBusyError: Another process has the store open for writing, and read_only is false.
         StoreError: The store cannot be opened or, with read_only, does not exist.
     """
@@ -112,10 +116,10 @@ def open_device_store(uri: str, read_only: bool = False) -> DeviceStore:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """The kind of store that a URI names, and what names the store among its kind.
+    """Split a URI into the kind of store and the rest, which names the store.
 
     Raises:
-        OptionError: It names no kind of store.
+        OptionError: There is no such kind of store.
 
     >>> split_uri("/data/devices")
     ('rocksdb', '/data/devices')
@@ -177,7 +181,7 @@ _OPENERS: dict[str, Callable[[str, str, bool], DeviceStore]] = {
 
 
 def _split_ttl(rest: str) -> tuple[str, int | None]:
-    """What stands before the options of a URI, and its ttl in microseconds."""
+    """Split a URI's rest into the part before ``?`` and its ttl in microseconds, None without one."""
     name, question, options = rest.partition("?")
     if not question:
         return name, None
@@ -197,7 +201,7 @@ def _address(host: str) -> tuple[str, int]:
             raise ValueError
         return parts.hostname, parts.port or _CASSANDRA_PORT
     except ValueError:
-        # not quoted: what is before an @ may be a password
+        # the address is not quoted: the part before an @ may be a password
         raise OptionError(
             "a Cassandra device store is named as cassandra:HOST[:PORT][,HOST[:PORT]…]/KEYSPACE; the login is in the "
             "file that CLICKSTREAM_CASSANDRA_CLIENT names"
@@ -206,7 +210,7 @@ def _address(host: str) -> tuple[str, int]:
 
 @contextmanager
 def _needs(kind: str, extra: str, package: str) -> Iterator[None]:
-    """Say which extra is missing where a client library cannot be imported."""
+    """Name the extra to install if a client library cannot be imported."""
     try:
         yield
     except ModuleNotFoundError as error:

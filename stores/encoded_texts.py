@@ -1,6 +1,6 @@
-"""Columns of texts that repeat, dictionary-encoded: a text is held, moved, compared and sorted as a number.
+"""Dictionary encoding of columns whose texts repeat: a text is held, moved, compared and sorted as a number.
 
-Such a column is of its plain type wherever it matters to a reader: `plain_type` says which.
+To readers such a column has its plain type, which `plain_type` returns.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ _SAMPLE_ROWS = 8 << 10
 
 
 def encode_columns(table: pa.Table, names: Collection[str]) -> pa.Table:
-    """Dictionary-encode some columns, whatever they hold; a chunk a column."""
+    """Dictionary-encode the named columns, whatever they hold. Every column gets a single chunk."""
     columns = [
         whole(pc.dictionary_encode(column) if name in names else column)
         for name, column in zip(table.column_names, table.columns, strict=True)
@@ -24,16 +24,16 @@ def encode_columns(table: pa.Table, names: Collection[str]) -> pa.Table:
 
 
 def encode_texts(table: pa.Table) -> pa.Table:
-    """Dictionary-encode the columns of text or bytes whose values repeat; a chunk a column.
+    """Dictionary-encode the columns of text or bytes whose values repeat. Every column gets a single chunk.
 
-    Hashed once here, a text is held, sorted, gathered and written as a number of four bytes: of the 400 bytes of an
-    event 160 are left.
+    A text is hashed once here, and then held, sorted, gathered and written as a number of four bytes: an event of 400
+    bytes shrinks to 160.
     """
     return pa.table([encode_text(column) for column in table.columns], table.column_names)
 
 
 def encode_text(column: pa.ChunkedArray) -> pa.Array:
-    """As `encode_texts`, one column."""
+    """As `encode_texts`, for one column."""
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         sample = column.slice(0, _SAMPLE_ROWS)
         if 2 * pc.count_distinct(sample).as_py() <= len(sample):
@@ -42,11 +42,11 @@ def encode_text(column: pa.ChunkedArray) -> pa.Array:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table without dictionaries; itself where it has none."""
+    """The table with its dictionary-encoded columns decoded; the same table if there are none."""
     schema = pa.schema([field.with_type(plain_type(field.type)) for field in table.schema])
     return table if schema == table.schema else table.cast(schema)
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type of the values, dictionary-encoded or not."""
+    """The value type of a type that may be dictionary-encoded."""
     return type_.value_type if pa.types.is_dictionary(type_) else type_

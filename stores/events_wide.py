@@ -1,4 +1,4 @@
-"""The view events_wide: one row an event, a column a declared property, over the silver tables."""
+"""The view events_wide over the silver tables: one row per event, one column per declared property."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from stores.sql_text import quoted, sql_type
 
 
 class _Column(NamedTuple):
-    """A column of the view: its type, and by table the column that it is there; null in the others."""
+    """A column of the view: its SQL type, and the source column of each table that has one; null in the others."""
 
     type: str
     sources: dict[str, str]
 
 
 def events_wide_sql(tables: Mapping[str, pa.Schema]) -> str:
-    """SQL of the view; a property that several types declare alike is one column.
+    """The SQL of the view. A property that several event types declare with the same type is one column.
 
-    Where they declare it with different types, each is a column of its own, the table's name in front.
+    If they declare it with different types, each table gets a column of its own, prefixed with the table's name.
 
     Args:
-        tables: The columns of the silver tables by their names without the folder; at least one.
+        tables: The schemas of the silver tables, by name without the folder; at least one.
     """
     columns = _columns(tables)
     selects = []
@@ -37,7 +37,7 @@ def events_wide_sql(tables: Mapping[str, pa.Schema]) -> str:
 
 
 def _columns(tables: Mapping[str, pa.Schema]) -> dict[str, _Column]:
-    """The columns of the view by their names, which SQL tells apart without regard to case."""
+    """The columns of the view by name; names are unique regardless of case, as in SQL."""
     common = {field.name: _Column(sql_type(field.type), dict.fromkeys(tables, field.name)) for field in COMMON}
     extra = {EXTRA.name: _Column(sql_type(EXTRA.type), dict.fromkeys(tables, EXTRA.name))}
     declared = [

@@ -1,4 +1,4 @@
-"""Files of tables that wait for others, for seconds: Arrow streams, each written and read whole."""
+"""Temporary files of buffered tables, kept for seconds: Arrow streams, each written and read whole."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -10,10 +10,10 @@ from stores.locations import open_location
 
 
 def write_held(folder: str, tables: Sequence[pa.Table]) -> str:
-    """Write tables of one schema into a new file of a folder; returns its name.
+    """Write tables of one schema into a new file in a folder; returns the file's name.
 
     Raises:
-        StoreError: It cannot be written.
+        StoreError: The file cannot be written.
     """
     name = f"{uuid.uuid4()}.arrow"
     filesystem, root = open_location(folder)
@@ -32,10 +32,10 @@ def write_held(folder: str, tables: Sequence[pa.Table]) -> str:
 
 
 def read_held(folder: str, name: str) -> pa.Table:
-    """The rows of a file that `write_held` has written.
+    """Read the rows of a file that `write_held` wrote.
 
     Raises:
-        StoreError: It cannot be read.
+        StoreError: The file cannot be read.
     """
     filesystem, root = open_location(folder)
     try:
@@ -46,7 +46,7 @@ def read_held(folder: str, name: str) -> pa.Table:
 
 
 def delete_held(folder: str, names: Iterable[str]) -> None:
-    """Delete files; one that is gone already is no error.
+    """Delete files. A missing file is not an error.
 
     Raises:
         StoreError: A file cannot be deleted.

@@ -1,10 +1,10 @@
--- What analysts ask of the dimensions, beside the tables themselves. docs/identity.md tells what each is for.
+-- Views for analysts over the facts and dimensions. docs/identity.md describes their use.
 
--- The events with the key of their page, those of before the column was there too.
+-- The events with their page key, including events stored before that column existed.
 CREATE VIEW events_keyed AS
 SELECT * REPLACE (coalesce(page_key, page_key(page_url)) AS page_key) FROM fact_events;
 
--- The sessions, each with the user it belongs to as dim_devices knows now: what the next stitch will write.
+-- The sessions, each with its user according to the current dim_devices: what the next stitch will write.
 CREATE VIEW sessions_resolved AS
 WITH persons AS (
     SELECT user_key, min(identity_key) AS identity_key
@@ -14,7 +14,7 @@ WITH persons AS (
 ), owned AS (
     SELECT s.*, CASE
         WHEN s.user_key IS NOT NULL THEN s.user_key
-        -- a device that no stitch has seen yet reaches as far back as a stitch does unless told otherwise
+        -- a device that has not been stitched yet gets the default lookback of stitch
         WHEN d.stitched_user_key IS NULL AND s.session_start < d.first_login_at - INTERVAL 30 DAY THEN NULL
         WHEN s.session_start < d.stitched_from THEN NULL
         ELSE d.resolved_user_key
@@ -29,7 +29,7 @@ SELECT
     coalesce(persons.identity_key, owner_user_key) AS person_key
 FROM owned LEFT JOIN persons ON persons.user_key = owner_user_key;
 
--- A person's sessions over all devices, numbered in order.
+-- A person's sessions across all devices, numbered in order.
 CREATE VIEW journeys AS
 SELECT
     person_key,
@@ -43,7 +43,7 @@ FROM sessions_resolved
 WHERE person_key IS NOT NULL
 WINDOW person AS (PARTITION BY person_key ORDER BY session_start, session_id);
 
--- Each session with a purchase, and the person's sessions that led to it, itself the last: attribution(window_days := 7).
+-- Each session with a purchase, joined with the person's sessions up to and including it: attribution(window_days := 7).
 -- The credits of a purchase add up to 1 in each model.
 CREATE MACRO attribution(window_days := 30) AS TABLE
 SELECT

@@ -1,4 +1,4 @@
-"""Where files lie: the file system that a path or URI names, and whether it answers at all."""
+"""The file system of a path or URI, and a check that it is reachable."""
 
 import os
 
@@ -8,9 +8,9 @@ from pyarrow.fs import FileSystem
 from schemas.errors import StoreError, first_line
 
 PATIENCE_SECONDS = 5
-"""Left to itself the client of Google Cloud Storage tries for a quarter of an hour."""
+"""Retry limit: by default the Google Cloud Storage client retries for a quarter of an hour."""
 _GAVE_UP = "Retry policy exhausted"
-"""In what the client says where nothing answered it."""
+"""Part of the client's error message if nothing answered."""
 _answered: set[str] = set()
 
 
@@ -18,23 +18,23 @@ def open_location(uri: str) -> tuple[FileSystem, str]:
     """The file system of a path or URI, and the absolute path in it.
 
     Raises:
-        StoreError: The scheme is unknown, or the URI malformed, or an object store does not answer.
+        StoreError: The scheme is unknown, the URI is malformed, or an object store does not answer.
     """
     check_reachable(uri)
     try:
         filesystem, path = FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise StoreError(f"{uri} is not a location of a lake: {first_line(error)}") from error
-    except OSError as error:  # where a bucket of S3 lies is asked at once
+    except OSError as error:  # for S3, this already requests the bucket's region
         raise StoreError(f"{uri} cannot be reached: {first_line(error)}") from error
     return filesystem, path
 
 
 def check_reachable(uri: str) -> None:
-    """Find out whether Google Cloud Storage answers where a ``gs://`` URI points to, once a process and bucket.
+    """Check that Google Cloud Storage answers for a ``gs://`` URI, once per process and bucket.
 
-    A refusal is an answer: who may not ask for a bucket may still use what lies in it. Of other stores nothing is
-    asked: the client of S3 gives up by itself.
+    A refusal counts as an answer: a user who may not query a bucket may still use its objects. Other stores are not
+    checked, as the S3 client gives up by itself.
 
     Raises:
         StoreError: There is no network, or there are no credentials.

@@ -1,4 +1,4 @@
-"""The device store in memory, for tests: one a process and name, its rows the same bytes as in RocksDB."""
+"""The in-memory device store, for tests. Rows are encoded as in RocksDB; stores of one name share their contents."""
 
 import threading
 
@@ -27,7 +27,7 @@ class _Contents:
 
 
 class MemoryDeviceStore(DeviceStore):
-    """A device store whose contents live as long as the process; stores of one name share them."""
+    """A device store whose contents live as long as the process and are shared by all stores of the same name."""
 
     _contents: dict[str, _Contents] = {}  # noqa: RUF012
 
@@ -90,11 +90,11 @@ class MemoryDeviceStore(DeviceStore):
                     del family[key]
 
     def flush(self) -> None:
-        """Nothing outlives the process."""
+        """Do nothing: no write outlives the process."""
         self._writable()
 
     def close(self) -> None:
-        """See `DeviceStore.close`; the contents stay."""
+        """See `DeviceStore.close`. The contents are kept."""
         self._rows = None
 
     def _open(self) -> _Contents:

@@ -1,4 +1,4 @@
-"""What device stores behind a network have in common: who may write, what is hidden, how long they are waited for."""
+"""Common parts of device stores behind a network: write permission, expiry and retries."""
 
 import time
 from abc import abstractmethod
@@ -13,7 +13,7 @@ from stores.device_store import DeviceStore
 from stores.encoded_texts import plain
 
 PATIENCE = 10.0
-"""Seconds for which a store that does not answer is waited for before that is an error."""
+"""Seconds to wait for a store that does not answer before raising an error."""
 
 # a table is encoded and sent in pieces of this many rows, so that memory does not grow with it
 _PIECE_ROWS = 50_000
@@ -21,16 +21,16 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 
 
 class NetworkedDeviceStore(DeviceStore):
-    """A device store that several processes write at once, so that writes may overtake each other.
+    """A device store that several processes write concurrently, so that writes may arrive out of order.
 
-    Of a session's panes the one with the highest pane_index counts whatever write it came in: one that a lost worker
-    sends late changes nothing. To number a session's panes anew, delete its device first.
+    A session's pane with the highest pane_index wins across all writes, so a late write from a lost worker changes
+    nothing. To restart the numbering of a session's panes, delete its device first.
 
-    A write has reached the store once it returns.
+    When a write returns, the store has it.
 
     Attributes:
         where: The store's name in messages.
-        ttl: Microseconds after which a row expires by itself, counted from its own time; None for never.
+        ttl: Age in microseconds at which a row expires, counted from the row's own time; None for never.
     """
 
     def __init__(self, where: str, read_only: bool) -> None:
@@ -62,7 +62,7 @@ class NetworkedDeviceStore(DeviceStore):
         self._check_open()
         oldest = EARLIEST if since is None else since
         if self.ttl is not None:
-            # the store itself takes expired rows out at its leisure
+            # the store deletes expired rows at some later time
             oldest = max(oldest, now() - self.ttl)
         if limit <= 0 or (until is not None and until <= oldest):
             return []
@@ -79,12 +79,12 @@ class NetworkedDeviceStore(DeviceStore):
         self.raise_horizon(before)
 
     def compact(self) -> None:
-        """Delete the rows that `expire` has hidden; the store's own compaction then erases the bytes of all deleted."""
+        """Delete the rows that `expire` has hidden. The store's own compaction later erases all deleted bytes."""
         self._check_writable()
         self.delete_expired()
 
     def flush(self) -> None:
-        """Nothing is left to do: a write returns once the store has it."""
+        """Do nothing: a write returns only when the store has it."""
         self._check_writable()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class NetworkedDeviceStore(DeviceStore):
 
     @abstractmethod
     def put_panes(self, panes: pa.Table, is_retraction: bool) -> None:
-        """Write rows of SESSION_PANE, one a session, all of them retractions or none."""
+        """Write rows of SESSION_PANE, one per session; either all or none of them are retractions."""
 
     @abstractmethod
     def read_rows(
@@ -113,15 +113,15 @@ class NetworkedDeviceStore(DeviceStore):
 
     @abstractmethod
     def raise_horizon(self, before: int) -> None:
-        """Hide what is older, unless more is hidden already."""
+        """Hide rows older than `before`, unless a later horizon is already set."""
 
     @abstractmethod
     def delete_expired(self) -> None:
-        """Delete the rows that are hidden."""
+        """Delete the rows that the horizon hides."""
 
     @abstractmethod
     def disconnect(self) -> None:
-        """Let go of connections and threads."""
+        """Release connections and threads."""
 
     def _check_open(self) -> None:
         if self._closed:
@@ -139,12 +139,12 @@ def now() -> int:
 
 
 def attempts() -> Iterator[bool]:
-    """Times to try something, with growing delays between; each says whether it is the last."""
+    """Yields once per attempt, with growing delays in between; the value is True for the last attempt."""
     deadline = time.monotonic() + PATIENCE
     delay = _FIRST_DELAY
     while time.monotonic() + delay < deadline:
         yield False
-        # writers that failed together must not come back together
+        # random, so that writers that failed together do not retry together
         time.sleep(uniform(delay / 2, delay))  # noqa: S311
         delay = min(2 * delay, _LONGEST_DELAY)
     yield True

@@ -1,4 +1,4 @@
-"""Rows to the bytes of one sorted Parquet file: repeated texts are sorted, gathered and written as small numbers."""
+"""Builds the bytes of a sorted Parquet file; repeated texts are sorted, gathered and written as small numbers."""
 
 from collections.abc import Collection, Sequence
 
@@ -15,18 +15,18 @@ from stores.encoded_texts import encode_text, plain_type
 ROW_GROUP_ROWS = 128 << 10
 ZSTD_LEVEL = 1  # level 3 saves no more than 4% of the bytes and costs 60% more time
 DICTIONARY_BYTES = 1 << 20
-"""Distinct texts of a column that a row group keeps apart; with more the column is written as it is."""
+"""Size limit of a column's dictionary in a row group; beyond it, the column is written without a dictionary."""
 
 _FEW_TEXTS = 1 << 10
 _KEY_BITS = 63
 
 
 def sort_encoded(tables: Sequence[pa.Table], sort_by: Sequence[str]) -> pa.Table:
-    """Tables of `encode_texts` as one, sorted, with a chunk and at most one dictionary a column.
+    """Concatenate and sort tables from `encode_texts`; each column gets one chunk and at most one dictionary.
 
     Args:
-        tables: The tables, of the same columns; a column may be encoded in some and not in others.
-        sort_by: The columns to sort by; none leaves the rows as they stand.
+        tables: The tables, with the same columns; a column may be encoded in some and not in others.
+        sort_by: The columns to sort by; if empty, the order of rows is kept.
     """
 
     def join(name: str) -> pa.Array:
@@ -40,17 +40,18 @@ def sort_encoded(tables: Sequence[pa.Table], sort_by: Sequence[str]) -> pa.Table
     if not sort_by:
         return pa.table({name: join(name) for name in names})
     order = pa.array(sorted_order(pa.table({name: join(name) for name in sort_by}), sort_by))
-    # one column after the other: the joined ones are never in memory all at once
+    # column by column, so that the unsorted joined columns are never all in memory at once
     return pa.table({name: join(name).take(order) for name in names})
 
 
 def sorted_order(table: pa.Table, sort_by: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The numbers of the rows in the order of some columns: nulls first, texts by their bytes, ties as they stand.
+    """Row numbers in the order of the given columns: nulls first, texts by their bytes, ties in their current order.
 
-    As many of the columns as fit become one number to sort by; only rows that tie in it are compared by the rest.
+    Packs as many leading columns as fit into one integer to sort by. Only rows that tie on it are compared by the
+    remaining columns.
 
     Args:
-        table: Columns of one chunk each, repeated texts dictionary-encoded.
+        table: Columns of one chunk each, with repeated texts dictionary-encoded.
         sort_by: Names of the columns.
     """
     key = np.zeros(table.num_rows, np.int64)
@@ -78,7 +79,7 @@ def sorted_order(table: pa.Table, sort_by: Sequence[str]) -> npt.NDArray[np.int6
 
 
 def _codes(column: pa.Array, *, first: bool) -> npt.NDArray[np.int64] | None:
-    """Whole numbers from 1 that sort as the values do, 0 for null; None for values that have none, or none cheaply."""
+    """Integers from 1 in the order of the values, 0 for null; None if the values have no such (or no cheap) codes."""
     if first and pa.types.is_string(column.type):
         column = pc.dictionary_encode(column)
     if pa.types.is_dictionary(column.type):
@@ -105,11 +106,11 @@ def _codes(column: pa.Array, *, first: bool) -> npt.NDArray[np.int64] | None:
 
 
 def parquet_bytes(table: pa.Table, bounded: Collection[str]) -> pa.Buffer:
-    """A Parquet file of a table, in row groups, with bounds of some columns.
+    """The bytes of a Parquet file, in row groups, with statistics for some columns.
 
     Args:
-        table: Columns of one chunk each, dictionary-encoded where they are to be in the file.
-        bounded: Columns whose least and greatest value each row group says.
+        table: Columns of one chunk each. Dictionary-encoded columns are dictionary-encoded in the file.
+        bounded: Columns for which row groups have minimum and maximum values.
     """
     texts = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     sink = pa.BufferOutputStream()
@@ -122,7 +123,7 @@ def parquet_bytes(table: pa.Table, bounded: Collection[str]) -> pa.Buffer:
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         column_encoding={f.name: code for f in table.schema if (code := _encoding(f.type)) is not None},
         write_statistics=[name for name in table.column_names if name in bounded],
-        # the schema beside Parquet's own would say which column was encoded here, and readers would follow it
+        # an embedded Arrow schema would say which columns were dictionary-encoded, and readers would return them so
         store_schema=False,
     ) as writer:
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
@@ -132,14 +133,14 @@ def parquet_bytes(table: pa.Table, bounded: Collection[str]) -> pa.Buffer:
 
 
 def _encoding(type_: pa.DataType) -> str | None:
-    """Neighbours in a sorted file are near in time; the lengths of texts compress better apart from them."""
+    """Delta encoding for times, as neighbours in a sorted file are close; text lengths compress better on their own."""
     if pa.types.is_timestamp(type_) or pa.types.is_int64(type_):
         return "DELTA_BINARY_PACKED"
     return "DELTA_LENGTH_BYTE_ARRAY" if pa.types.is_string(type_) or pa.types.is_binary(type_) else None
 
 
 def _only_used(group: pa.Table) -> pa.Table:
-    """Without the texts that no row has: each row group of a file is written with a dictionary of its own."""
+    """Drop unused texts from large dictionaries, as each row group is written with its own dictionary."""
     for number, column in enumerate(group.columns):
         if pa.types.is_dictionary(column.type) and len(column.chunk(0).dictionary) > _FEW_TEXTS:
             array = column.chunk(0)

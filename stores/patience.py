@@ -1,4 +1,4 @@
-"""Trying again what a store refuses for a while: a full disk, a service that is away, writers that come first."""
+"""Retries of store operations that fail for a while: a full disk, an unavailable service, concurrent writers."""
 
 import logging
 import time
@@ -16,21 +16,21 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long an operation is tried again, in growing intervals.
+    """How long to retry an operation, at growing intervals.
 
     Attributes:
-        seconds: Time waited in all before the error is given up to.
-        sleep: Waits so many seconds.
+        seconds: Total time to wait before giving up.
+        sleep: Waits the given number of seconds.
     """
 
     seconds: float = 120.0
     sleep: Callable[[float], object] = time.sleep
 
     def attempt(self, operation: Callable[[], T]) -> tuple[T, int]:
-        """What the operation returns in the end, and how often it failed before. It must bear being repeated.
+        """Run an operation until it succeeds; returns its result and the number of failures. It must be idempotent.
 
         Raises:
-            StoreError: It fails with one that waiting does not mend, or has failed all along.
+            StoreError: The operation failed with an error that a retry cannot fix, or kept failing.
         """
         waited, wait, failures = 0.0, _FIRST_WAIT, 0
         while True:

@@ -1,4 +1,4 @@
-"""Raw rows on their way into files of the raw log: encoded and compressed as they come."""
+"""Buffer of raw rows to be written to the raw log, encoded and compressed as they arrive."""
 
 import hashlib
 import io
@@ -23,28 +23,28 @@ from stores.raw_log_files import SUMMARY_KEY, RawLogFile, Summary, file_name, ho
 
 CODEC = "zstandard"
 LEVEL = 1
-"""Of a row of 376 bytes, in µs and bytes: zstandard 1 takes 0.6 and leaves 74, 3 takes 1.0 and leaves 70; deflate 1
-takes 2.6 and leaves 97, 6 takes 7.1 and leaves 77."""
+"""A row of 376 bytes takes 0.6 µs and 74 bytes with zstandard 1, 1.0 µs and 70 bytes with zstandard 3, 2.6 µs and 97
+bytes with deflate 1, 7.1 µs and 77 bytes with deflate 6."""
 
 BLOCK_BYTES = 1 << 20
-"""Of rows, before they are compressed: what damage to one byte can cost."""
+"""Bytes of rows in a block before compression: the most that one damaged byte can cost."""
 
 _ROW_BYTES = 64
-"""More than a row takes beside its payload, but for a long source."""
+"""Upper bound on a row's bytes besides its payload, unless the source is long."""
 
 _SCHEMA = fastavro.parse_schema(RAW_LOG_AVRO)
 _YEAR_1, _YEAR_10000 = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND
 
 
 class RawLogBuffer:
-    """Rows that wait, encoded and compressed, until `write` makes them files: one a source and hour of arrival.
+    """Holds encoded and compressed rows until `write` writes them to files, one per source and hour of arrival.
 
-    A file is named after its source, its earliest arrival and a hash of its bytes. So the same rows written again, in
-    the same order, are the same file; a retry that cuts the rows into other files leaves copies of rows under
-    other names. Those do no harm: whatever reads the log knows a row by its source, partition and offset.
+    A file is named after its source, its earliest arrival and a hash of its bytes. So writing the same rows again in
+    the same order writes the same file. A retry that splits the rows into files differently leaves copies of rows under
+    other names. These do no harm: readers of the log identify a row by its source, partition and offset.
 
     Attributes:
-        size: Bytes that wait.
+        size: Bytes held.
     """
 
     def __init__(self, root: str) -> None:
@@ -54,11 +54,11 @@ class RawLogBuffer:
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
+        """Bytes held."""
         return sum(part.size for part in self._parts.values())
 
     def add(self, rows: pa.Table) -> None:
-        """Encode rows of `schemas.events.RAW`, whatever their payloads hold, null included.
+        """Encode and hold rows of `schemas.events.RAW`, with any payloads, including null.
 
         An arrival before the year 1 or after 9999 becomes null.
         """
@@ -69,10 +69,10 @@ class RawLogBuffer:
             part.note(part_rows)
 
     def add_file(self, data: bytes, summary: Summary) -> None:
-        """Take over the rows of a file that this class wrote as they are, without decoding them.
+        """Add the rows of a file that this class wrote, without decoding them.
 
         Raises:
-            Exception: A block is damaged; fastavro raises many kinds. Then the file has added nothing.
+            Exception: A block is damaged; fastavro raises many kinds. Nothing is added then.
         """
         blocks = [(block.num_records, block.bytes_.getvalue()) for block in fastavro.block_reader(io.BytesIO(data))]
         key = _Key(summary.source, None if summary.earliest is None else summary.earliest // HOUR * HOUR)
@@ -82,9 +82,9 @@ class RawLogBuffer:
         part.widen(summary)
 
     def write(self) -> list[RawLogFile]:
-        """Write what waits. A reader sees each file whole or not at all.
+        """Write the held rows to files. A reader sees each file whole or not at all.
 
-        Nothing is left to wait, even where it fails.
+        The buffer is empty afterwards, even after an error.
 
         Raises:
             StoreError: A file cannot be written.
@@ -93,7 +93,7 @@ class RawLogBuffer:
         return [self._write(key, part) for key, part in parts.items()]
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Discard the held rows."""
         self._parts = {}
 
     def _part(self, key: "_Key") -> "_Part":
@@ -112,14 +112,14 @@ class RawLogBuffer:
 
 
 class _Key(NamedTuple):
-    """What the rows of a file share: source, and hour of arrival in microseconds."""
+    """The values that all rows of a file share: source, and hour of arrival in microseconds."""
 
     source: str
     hour: int | None
 
 
 class _Part:
-    """A file in the making, of one source and hour."""
+    """A file being built, of one source and hour."""
 
     def __init__(self, source: str) -> None:
         self.rows = 0
@@ -137,7 +137,7 @@ class _Part:
         self._writer.write_block(_Block(rows, io.BytesIO(encoded)))
 
     def note(self, rows: pa.Table) -> None:
-        """Widen the summary by these rows."""
+        """Extend the summary by these rows."""
         earliest = pc.min(rows["arrival_time"].cast(pa.int64())).as_py()
         bounds = rows.group_by("partition").aggregate([("offset", "min"), ("offset", "max")]).to_pylist()
         offsets = {str(bound["partition"]): (bound["offset_min"], bound["offset_max"]) for bound in bounds}
@@ -152,14 +152,14 @@ class _Part:
         self.summary = Summary(self.summary.source, min(known, default=None), offsets)
 
     def data(self) -> bytes:
-        """The whole file. What its header says of its rows is known only now."""
+        """The whole file. Its header is written last, as it summarises the rows."""
         header = io.BytesIO()
         said = self.summary._asdict() | {"offsets": dict(sorted(self.summary.offsets.items()))}
         self._start(header, {SUMMARY_KEY: json.dumps(said)})
         return header.getvalue() + self._out.getbuffer()[self._header :]
 
     def _start(self, out: io.BytesIO, metadata: dict[str, str] | None = None) -> "fastavro.write.Writer":
-        # random unless given, and then the same rows were not the same bytes
+        # by default fastavro's marker is random, and the same rows would give different bytes
         marker = hashlib.blake2b(self.summary.source.encode(), digest_size=16).digest()
         return fastavro.write.Writer(
             out, _SCHEMA, codec=CODEC, compression_level=LEVEL, sync_marker=marker, metadata=metadata
@@ -167,14 +167,14 @@ class _Part:
 
 
 class _Block(NamedTuple):
-    """What fastavro's `write_block` takes: a number of records, and their encoding."""
+    """The input of fastavro's `write_block`: a number of records and their encoding."""
 
     num_records: int
     bytes_: io.BytesIO
 
 
 def _blocks(rows: pa.Table) -> Iterator[pa.Table]:
-    """Rows in slices of about `BLOCK_BYTES`; a row that is larger has its own."""
+    """Slice rows into blocks of about `BLOCK_BYTES`; a larger row gets a block of its own."""
     sizes = np.asarray(pc.fill_null(pc.binary_length(rows["payload"]), 0)).astype(np.int64) + _ROW_BYTES
     number = (np.cumsum(sizes) - 1) // BLOCK_BYTES
     bounds = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(rows)]
@@ -183,7 +183,7 @@ def _blocks(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def _split(rows: pa.Table) -> "Iterator[tuple[_Key, pa.Table]]":
-    """Rows by source and hour of arrival, as a rule one of each; rows keep their order."""
+    """Split rows by source and hour of arrival, keeping their order; usually there is one of each."""
     hours = pc.floor_temporal(rows["arrival_time"].cast(pa.timestamp("us")), unit="hour").cast(pa.int64())
     keys = pa.table({"source": rows["source"], "hour": hours})
     distinct = [_Key(**key) for key in keys.group_by(keys.column_names, use_threads=False).aggregate([]).to_pylist()]
@@ -194,7 +194,7 @@ def _split(rows: pa.Table) -> "Iterator[tuple[_Key, pa.Table]]":
 
 
 def _readable(rows: pa.Table) -> pa.Table:
-    """The rows as the log can hold them: a client may claim a time that no reader of Avro has a value for."""
+    """Set arrival times that Avro readers cannot represent to null: a client may claim any time."""
     arrival = rows["arrival_time"].cast(pa.int64())
     known = pc.and_(pc.greater_equal(arrival, _YEAR_1), pc.less(arrival, _YEAR_10000))
     if pc.all(known, skip_nulls=True).as_py():

@@ -1,6 +1,6 @@
-"""Files of the raw log: where they lie, what they are called, how they are written.
+"""Files of the raw log: their folders, names and summaries, and how they are written.
 
-Readers take every file whose name does not start with ``.`` or ``_``; such a file is whole, and never changes.
+Readers read every file whose name does not start with ``.`` or ``_``. Such a file is complete and never changes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from stores.lake_files import NULL_PARTITION
 TEMPORARY_SUFFIX = ".tmp"
 
 _OBJECT_STORES = ("s3", "gcs", "abfs")
-"""Here a file appears when it is closed, and there is no cheap renaming."""
+"""File systems where a file becomes visible when it is closed, and renaming is not cheap."""
 
 SUMMARY_KEY = "clickstream.summary"
 
@@ -34,11 +34,11 @@ class RawLogFile(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a file's header says of its rows.
+    """The summary of a file's rows in its header.
 
     Attributes:
-        source: Their one source.
-        earliest: Their earliest arrival, microseconds since 1970; None where none has one.
+        source: The source of all rows.
+        earliest: The earliest arrival, microseconds since 1970; None if no row has an arrival time.
         offsets: The first and the last offset of each partition.
     """
 
@@ -48,10 +48,10 @@ class Summary(NamedTuple):
 
 
 def read_summary(data: bytes) -> Summary | None:
-    """The summary in the header of a file; None of a file that another program wrote.
+    """The summary in a file's header; None if another program wrote the file.
 
     Raises:
-        Exception: It is no Avro file; fastavro raises many kinds.
+        Exception: It is not an Avro file; fastavro raises many kinds.
     """
     found = fastavro.block_reader(io.BytesIO(data)).metadata.get(SUMMARY_KEY)
     if found is None:
@@ -74,7 +74,7 @@ def hour_folder(arrival_time: int | None) -> str:
 
 
 def hour_end(folder: str) -> datetime | None:
-    """The end of the hour whose folder this is, below the log's root; None where it is none.
+    """The end of the hour of a folder below the log's root; None if it is not an hour's folder.
 
     >>> hour_end("arrival_date=2026-04-12/arrival_hour=23")
     datetime.datetime(2026, 4, 13, 0, 0, tzinfo=datetime.timezone.utc)
@@ -86,9 +86,9 @@ def hour_end(folder: str) -> datetime | None:
 
 
 def file_name(source: str, earliest: int | None, data: bytes) -> str:
-    """A file's name: its source, its earliest arrival in microseconds, a hash of its bytes.
+    """A file's name: its source, its earliest arrival to the microsecond, and a hash of its bytes.
 
-    Sorted, the names of a source are in the order of arrival.
+    The names of one source sort in the order of arrival.
 
     >>> file_name("clicks", 1775995200_250000, b"")[:31]
     'clicks-20260412T120000.250000Z-'
@@ -99,10 +99,10 @@ def file_name(source: str, earliest: int | None, data: bytes) -> str:
 
 
 def write_whole(filesystem: FileSystem, path: str, data: bytes) -> None:
-    """Write a file that no reader sees before it is whole; it replaces one of the same name.
+    """Write a file so that readers see it only when it is complete. Replaces a file of the same name.
 
-    A local file is not forced onto the disk, as those of the lake are not: a crash of the process costs nothing, a
-    power cut what the system had not yet written.
+    A local file is not synced to disk, nor are those of the lake: a process crash loses nothing, but a power failure
+    loses what the operating system has not written yet.
     """
     folder, _, name = path.rpartition("/")
     filesystem.create_dir(folder, recursive=True)

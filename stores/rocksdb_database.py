@@ -1,4 +1,4 @@
-"""A RocksDB database as the embedded device store lays it out: a column family a kind of row, errors in one line."""
+"""The RocksDB database of the embedded device store: one column family per kind of row, and one-line errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +24,14 @@ from stores.device_rows import EARLIEST, decode_key, key_range
 EVENTS, SESSIONS = "events", "sessions"
 FAMILIES = (EVENTS, SESSIONS)
 BATCH_ROWS = 4_096
-"""A batch of this size stays in the processor's cache between its build and its write."""
+"""A batch of this size stays in the CPU cache between being built and written."""
 
 _HORIZON_KEY = b"expired_before"
 _MIB = 1 << 20
 
 
 class Database:
-    """RocksDB, opened; its errors are `StoreError`."""
+    """An open RocksDB database whose errors are raised as `StoreError`."""
 
     def __init__(self, path: str, access: AccessType, max_open_files: int = 256) -> None:
         self._path = path
@@ -46,20 +46,20 @@ class Database:
         self._unlogged.disable_wal = True
 
     def batch(self, family: str) -> WriteBatch:
-        """A batch of writes to a family."""
+        """A new write batch for a column family."""
         batch = WriteBatch(raw_mode=True)
         batch.set_default_column_family(self._handles[family])
         return batch
 
     def write(self, batch: WriteBatch, logged: bool) -> None:
-        """Write a batch, through the write-ahead log or past it."""
+        """Write a batch, with or without the write-ahead log."""
         with _explained(self._path):
             self._root.write(batch, self._logged if logged else self._unlogged)
 
     def read(
         self, family: str, device_id: str, since: int | None, until: int | None, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        """Rows of a device that have not expired, newest first, times in microseconds."""
+        """A device's rows that have not expired, newest first; times in microseconds."""
         oldest = max(self.horizon(), EARLIEST if since is None else since)
         rows: list[tuple[bytes, bytes]] = []
         for row in self.scan(family, *key_range(device_id, oldest, until)):
@@ -69,7 +69,7 @@ class Database:
         return rows
 
     def scan(self, family: str, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Rows from a key to before another."""
+        """Rows with first <= key < end."""
         with _explained(self._path):
             for key, value in self._families[family].items(from_key=first):
                 if key >= end:
@@ -77,7 +77,7 @@ class Database:
                 yield key, value
 
     def expired_keys(self, family: str, horizon: int) -> Iterator[list[bytes]]:
-        """Keys older than the horizon, in lists of bounded length; skips from device to device."""
+        """Keys older than the horizon, in lists of bounded length. Seeks from device to device."""
         with _explained(self._path):
             cursor = self._families[family].iter()
             cursor.seek_to_first()
@@ -96,46 +96,46 @@ class Database:
                 yield keys
 
     def horizon(self) -> int:
-        """The time before which rows have expired, microseconds."""
+        """The expiry horizon in microseconds: rows before it have expired."""
         with _explained(self._path):
             written = self._root.get(_HORIZON_KEY)
         return EARLIEST if written is None else int(written)
 
     def set_horizon(self, before: int) -> None:
-        """Let rows expire that are older."""
+        """Set the expiry horizon: rows before it expire."""
         with _explained(self._path):
             self._root.put(_HORIZON_KEY, str(before).encode())
 
     def flush(self) -> None:
-        """Write the memtables out."""
+        """Flush the memtables to files."""
         with _explained(self._path):
             for family in (self._root, *self._families.values()):
                 family.flush(True)
 
     def sync_log(self) -> None:
-        """Make what went through the log durable."""
+        """Sync the write-ahead log, which makes logged writes durable."""
         with _explained(self._path):
             self._root.flush_wal(True)
 
     def compact(self) -> None:
-        """Rewrite all files, so that no deleted byte is left in them."""
+        """Rewrite all files, so that no deleted bytes remain in them."""
         options = CompactOptions()
-        # without force, RocksDB leaves alone a lowest level that it believes settled
+        # without force, RocksDB may skip the bottommost level
         options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
         with _explained(self._path):
             for family in (self._root, *self._families.values()):
                 family.compact_range(None, None, options)
 
     def catch_up(self) -> None:
-        """Of a secondary: read what the writer has logged since."""
+        """Read what the writer has logged since. For a secondary instance only."""
         with _explained(self._path):
             self._root.try_catch_up_with_primary()
 
     def close(self) -> None:
-        """Close, and let go of RocksDB's lock."""
+        """Close the database and release RocksDB's lock."""
         if self._root is None:
             return
-        # RocksDB's lock goes with the last reference, and each family holds one
+        # RocksDB releases its lock with the last reference, and each family holds one
         self._families.clear()
         self._handles.clear()
         root, self._root = self._root, None
@@ -144,7 +144,7 @@ class Database:
 
 
 def _options(max_open_files: int) -> Options:
-    """Options of the database and of each family: memory is bounded, to some 100 MB."""
+    """Options of the database and of each family, which bound memory to some 100 MB."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
@@ -153,11 +153,11 @@ def _options(max_open_files: int) -> Options:
     options.set_max_write_buffer_number(2)
     options.set_db_write_buffer_size(64 * _MIB)
     options.set_max_total_wal_size(64 * _MIB)
-    # this store's lock lets one writer in at a time; a memtable that knows it finds the next place faster
+    # the store's lock admits one writer at a time; without concurrency a memtable inserts faster
     options.set_allow_concurrent_memtable_write(False)
     options.set_compression_type(DBCompressionType.lz4())
-    # A bulk load leaves files of some 10 MB: to merge them four at a time, the default, would rewrite the store all
-    # along. A read looks into each of them, which stays within milliseconds.
+    # A bulk load leaves files of some 10 MB. Merging them four at a time, the default, would rewrite the store again
+    # and again. A read has to look into each of them, which still takes only milliseconds.
     options.set_level_zero_file_num_compaction_trigger(16)
     options.set_level_zero_slowdown_writes_trigger(32)
     options.set_level_zero_stop_writes_trigger(48)
@@ -173,7 +173,7 @@ def _options(max_open_files: int) -> Options:
 
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Say in one line what the system or RocksDB refused; rocksdict raises bare `Exception`."""
+    """Convert errors of the system or RocksDB to a one-line StoreError; rocksdict raises bare `Exception`."""
     try:
         yield
     except StoreError:

@@ -1,9 +1,9 @@
-"""The device store embedded: RocksDB, for one process that writes and any number that read beside it.
+"""The embedded device store: RocksDB, with one writing process and any number of processes that read beside it.
 
-Durable is what was written before `flush` or `close` returned. A process killed earlier may lose the tail,
-and running the same input again writes the same keys. Small writes go through the write-ahead log, which
-`flush` syncs; a bulk write bypasses it and `flush` writes the memtables out instead: 0.4 µs an event less,
-but at least one file a flush.
+Writes are durable once `flush` or `close` returns. A process killed earlier may lose the last writes; running the same
+input again writes the same keys. Small writes go through the write-ahead log, which `flush` syncs. A bulk write
+bypasses the log, and `flush` writes out the memtables instead: this saves 0.4 µs an event, but each flush writes at
+least one file.
 """
 
 import os
@@ -20,7 +20,7 @@ from stores.device_rows import EARLIEST, EVENT_ROWS, SESSION_ROWS, RowCodec, key
 from stores.device_store import DeviceStore
 from stores.rocksdb_database import BATCH_ROWS, EVENTS, FAMILIES, SESSIONS, Database
 
-# rows a call from which a flush of its own (some 10 MB a file) costs less than the write-ahead log
+# from this many rows per call, flushing memtables (files of some 10 MB) costs less than the write-ahead log
 _BULK_ROWS = 32_768
 # a table is encoded in pieces of this many rows, so that memory does not grow with it
 _ENCODED_ROWS = 100_000
@@ -30,8 +30,8 @@ _READ_ATTEMPTS = 3
 class RocksDBDeviceStore(DeviceStore):
     """A device store in a directory.
 
-    Stores opened for writing on one path share one RocksDB handle a process, as RocksDB demands. A read-only
-    store is a secondary instance: it needs no lock and follows the writer at every read.
+    Within a process, all stores that write to one path share one RocksDB handle, as RocksDB requires. A read-only
+    store is a secondary instance: it needs no lock and catches up with the writer at every read.
     """
 
     def __init__(self, path: str, read_only: bool = False) -> None:
@@ -79,7 +79,7 @@ class RocksDBDeviceStore(DeviceStore):
         self._writer().flush()
 
     def close(self) -> None:
-        """See `DeviceStore.close`. The last store on a path lets go of RocksDB's lock."""
+        """See `DeviceStore.close`. The last store on a path releases RocksDB's lock."""
         with self._closing:
             rows, self._rows = self._rows, None
         if rows is not None:
@@ -98,7 +98,7 @@ class RocksDBDeviceStore(DeviceStore):
 
 
 class _Writer:
-    """What all stores of one path in this process share; opened by the first, closed by the last."""
+    """The RocksDB handle that all stores on one path in this process share; the first opens it, the last closes it."""
 
     _open: "dict[tuple[int, str], _Writer]" = {}  # noqa: RUF012
     _registry_lock = threading.Lock()
@@ -142,7 +142,7 @@ class _Writer:
                     keys[start : start + BATCH_ROWS].to_pylist(),
                     values[start : start + BATCH_ROWS].to_pylist(),
                 )
-                # drains the map without a Python frame a row
+                # consumes the map without a Python frame per row
                 deque(map(batch.put, *written), maxlen=0)
                 self._database.write(batch, logged=not bulk)
 
@@ -161,7 +161,7 @@ class _Writer:
 
     def delete_device(self, device_id: str) -> int:
         with self._lock:
-            # one deletion a row: the bounds of a range deletion would themselves spell the device's id
+            # deletes row by row: the bounds of a range deletion would themselves contain the device's id
             first, end = key_range(device_id, None, None)
             deleted = 0
             for family in FAMILIES:
@@ -187,8 +187,8 @@ class _Writer:
             self._database.flush()
             self._unlogged = False
             self._database.compact()
-            # The manifest still names the first and last key of every file that compaction replaced: opening
-            # anew writes it afresh and deletes the old one.
+            # The manifest still contains the first and last key of every file that compaction replaced: reopening
+            # writes a new manifest and deletes the old one.
             self._database.close()
             self._database = Database(self._path, AccessType.read_write())
 
@@ -204,8 +204,8 @@ class _Writer:
 class _Follower:
     """A secondary instance, which catches up with the writer before each read.
 
-    Catching up reads the log alone. Where the writer has changed its files the instance is opened anew: one that
-    goes on would keep what it once read from the log, and could show rows that have been erased since.
+    Catching up reads only the log. When the writer has changed its files, the instance is reopened: otherwise it would
+    keep what it read from the log earlier, and could show rows that have been erased since.
     """
 
     def __init__(self, path: str) -> None:
@@ -213,7 +213,7 @@ class _Follower:
             raise StoreError(f"{path}: there is no device store here")
         self._path = path
         self._lock = threading.Lock()
-        # a secondary keeps only its own log there
+        # holds only the secondary's own log
         self._scratch = tempfile.TemporaryDirectory(prefix="device-store-")
         self._files = self._manifest()
         self._database = self._open()
@@ -227,7 +227,7 @@ class _Follower:
                     self._follow()
                     return self._database.read(family, device_id, since, until, limit)
                 except StoreError:
-                    # the writer may have deleted, after a compaction, a file that was about to be opened here
+                    # after a compaction, the writer may have deleted a file before it was opened here
                     if not attempts_left:
                         raise
                     self._files = None
@@ -248,7 +248,7 @@ class _Follower:
             self._files = files
 
     def _manifest(self) -> tuple[str, int] | None:
-        """What tells one set of files from another: the manifest grows with every change of them."""
+        """Identifies the current set of files: the manifest's name and size, as it grows with every change of files."""
         try:
             name = Path(self._path, "CURRENT").read_text().strip()
             return name, Path(self._path, name).stat().st_size
@@ -257,5 +257,5 @@ class _Follower:
             return None
 
     def _open(self) -> "Database":
-        # a secondary must hold its files open, for the writer may delete them
+        # a secondary must keep its files open, because the writer may delete them
         return Database(self._path, AccessType.secondary(self._scratch.name), max_open_files=-1)

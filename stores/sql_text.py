@@ -1,4 +1,4 @@
-"""Names, texts, types and places in JSON as DuckDB's SQL writes them."""
+"""DuckDB SQL for identifiers, strings, types and JSON pointers."""
 
 import pyarrow as pa
 
@@ -24,7 +24,7 @@ def sql_type(kind: pa.DataType) -> str:
     """The SQL type of an Arrow type.
 
     Raises:
-        StoreError: It has none here.
+        StoreError: The type is not supported.
 
     >>> sql_type(pa.decimal128(18, 4))
     'DECIMAL(18, 4)'
@@ -37,7 +37,7 @@ def sql_type(kind: pa.DataType) -> str:
 
 
 def quoted(name: str) -> str:
-    """An identifier.
+    """A quoted identifier.
 
     >>> print(quoted("a column"))
     "a column"
@@ -46,7 +46,7 @@ def quoted(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A string.
+    """A string literal.
 
     >>> print(literal("it's"))
     'it''s'
@@ -55,7 +55,7 @@ def literal(text: str) -> str:
 
 
 def json_pointer(key: str) -> str:
-    """The literal of a JSON pointer (RFC 6901) to a key of an object: unlike a JSON path it can hold any name.
+    """The string literal of a JSON pointer (RFC 6901) to a key of an object. Unlike a JSON path, it allows any key.
 
     >>> print(json_pointer("a/b"))
     '/a~1b'

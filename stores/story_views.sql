@@ -1,7 +1,7 @@
--- An interactive story's decisions, from user_stream alone (docs/activities.md).
+-- The decisions of interactive stories, computed from user_stream alone (docs/activities.md).
 
 -- The activities of stories, each with its viewer and viewing. A viewing is a session of a device: its activities of
--- whatever kind with no silence of more than 30 minutes. Its viewer is the last user seen in it, else the device.
+-- any kind with no gap of more than 30 minutes. Its viewer is the last user seen in it, or else the device.
 CREATE VIEW story_activities AS
 WITH followed AS (
     SELECT *, lag(ts) OVER (PARTITION BY anonymous_customer_id ORDER BY ts, activity_id) AS ts_before
@@ -27,8 +27,8 @@ SELECT viewer, anonymous_customer_id AS device_id, session_start, feature_json -
 FROM viewed
 WHERE activity IN ('choice_presented', 'choice_selected', 'outcome_viewed', 'branch_completed', 'episode_end');
 
--- Each decision that was taken in a viewing of an episode. After a rewind the last choice at a node is the one that
--- counts; times_chosen says how many there were.
+-- Each decision made in a viewing of an episode. After a rewind, the last choice at a node counts; times_chosen is the
+-- number of choices made there.
 CREATE VIEW story_choices AS
 SELECT viewer, device_id, session_start, episode_id, feature_1 AS choice_node_id,
     last(feature_2 ORDER BY ts, activity_id) AS choice_option_id, last(feature_3 ORDER BY ts, activity_id) AS path_id,
@@ -37,9 +37,9 @@ FROM story_activities
 WHERE activity = 'choice_selected' AND feature_1 IS NOT NULL
 GROUP BY viewer, device_id, session_start, episode_id, feature_1;
 
--- The accumulating snapshot: a row a viewer, session and episode. path is the choices from the root that stand: one at
--- a node that is on the path already goes back to that node, and what had been chosen from there on is left. standing is
--- the same as a list, choices the last choice at every node, those that were left too.
+-- The accumulating snapshot: one row per viewer, session and episode. path lists the valid choices from the root: a new
+-- choice at a node already on the path rewinds to that node and drops it and all later choices. standing is the same as
+-- a list; choices holds the last choice at every node, including dropped ones.
 CREATE VIEW story_episodes AS
 WITH episodes AS (
     SELECT viewer, device_id, session_start, episode_id,

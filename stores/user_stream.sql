@@ -1,5 +1,5 @@
--- The activity stream with what depends on all of a customer's history; `$stored` holds the rows as they are stored.
--- An engine computes neither column where it is not asked for.
+-- The activity stream with two columns that depend on a customer's whole history; `$stored` is the stored table.
+-- The engine computes them only for queries that select them.
 SELECT
     *,
     row_number() OVER same_activity AS activity_occurrence,
