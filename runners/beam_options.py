@@ -1,4 +1,4 @@
-"""Options that Beam and its runners define, passed through by name."""
+"""Parses the options of Beam and its runners, which the command line passes through."""
 
 import argparse
 import contextlib
@@ -14,14 +14,14 @@ OptionsClass = TypeVar("OptionsClass", bound=PipelineOptions)
 
 
 class _Options(PipelineOptions):
-    """Beam's options, each view of them made once; all views of one instance share its values.
+    """Beam's options with cached views; all views of one instance share its values.
 
-    Beam asks for five hundred views while it builds a graph of ours, and makes a parser of arguments for each.
+    Beam requests five hundred views while it builds our graph, and would create an argument parser for each.
     """
 
     def __init__(self, flags: list[str]) -> None:
         super().__init__(flags)
-        # past the parent, for which every attribute is an option
+        # bypasses the parent class, which treats every attribute as an option
         object.__setattr__(self, "_views", {})
 
     def view_as(self, cls: type[OptionsClass]) -> OptionsClass:
@@ -32,17 +32,17 @@ class _Options(PipelineOptions):
 
 
 def parse_beam_options(arguments: list[str]) -> PipelineOptions:
-    """Beam's options of these arguments.
+    """Parse command-line arguments as Beam's options.
 
     Raises:
-        OptionError: An argument is no option of Beam, or has a value that it does not take; a line each.
+        OptionError: An argument is not a Beam option, or has an invalid value; one line per problem.
     """
     stderr = io.StringIO()
     parsers: list[argparse.ArgumentParser] = []
     try:
         with contextlib.redirect_stderr(stderr):
             options = _Options(arguments)
-            # Beam drops what it does not know with no more than a log line; its parser can be asked what that is
+            # Beam only logs and drops unknown arguments; its parser can tell which they are
             options.get_all_options(add_extra_args_fn=parsers.append)
             _, dropped = parsers[0].parse_known_args(arguments)
     except SystemExit as error:

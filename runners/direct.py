@@ -1,4 +1,4 @@
-"""The DirectRunner on one machine: its engine named, its shuffles on disk."""
+"""The DirectRunner on one machine, with a fixed engine and shuffles on disk."""
 
 import gc
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from transforms.tables import Spill
 def direct_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
     """The runner for a bounded job in this process.
 
-    DirectRunner itself would choose between three engines by what the pipeline holds and whether a binary can be
-    downloaded, so that a laptop and a closed network run different ones; this is always FnApiRunner. It keeps its
-    shuffles in memory; tables go to a temporary file instead for as long as the context is open.
+    DirectRunner itself would choose one of three engines, depending on the pipeline and on whether a binary can be
+    downloaded, so that a laptop and a closed network would run different ones. This is always FnApiRunner.
+    FnApiRunner keeps shuffles in memory; while the context is open, tables are spilled to a temporary file instead.
 
     Raises:
         StoreError: The temporary folder cannot be written.
     """
     del options
     share_memory()
-    # What the imports have made stays: the collector need not walk it again and again
+    # Objects from imports stay alive; freezing them spares the garbage collector from walking them again and again
     gc.freeze()
     try:
         spill = Spill()

@@ -1,4 +1,4 @@
-"""Beam's import, which is most of what a short run waits for."""
+"""Imports Beam quickly: the import is most of a short run's start-up time."""
 
 import logging
 import sys
@@ -10,13 +10,13 @@ _NEEDED_BY_MONGODB = "bson"
 
 
 def load_beam(google_cloud: bool) -> None:
-    """Import Beam, which then is there for whoever imports it.
+    """Import Beam without its parts for other systems, so that later imports find it loaded.
 
-    Beam loads its parts for other systems where their packages are installed, for 0.2 s each, and does without where
-    they are not: what all of such a part need is kept from it here.
+    Beam imports its part for another system if that system's package is installed, which takes 0.2 s each, and works
+    without it. This hides a package that all modules of such a part need.
 
     Args:
-        google_cloud: Whether with its parts for Google Cloud.
+        google_cloud: Whether to load the parts for Google Cloud.
     """
     if "apache_beam" in sys.modules:
         return
@@ -26,7 +26,7 @@ def load_beam(google_cloud: bool) -> None:
 
 @contextmanager
 def _without(*names: str) -> Iterator[None]:
-    """Modules as if they were not installed, unless they are loaded; what Beam says of it is not for the user."""
+    """Hide modules as if they were not installed, unless they are already loaded, and mute Beam's warnings about it."""
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     beam_log = logging.getLogger("apache_beam")

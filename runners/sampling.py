@@ -1,4 +1,4 @@
-"""How long a bundle waits at its end for the thread that samples what Beam's steps do."""
+"""Shortens the wait of a bundle's end for Beam's state-sampling thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ _SAMPLING_MS = 5
 
 @contextmanager
 def short_waits() -> Iterator[None]:
-    """Let a bundle end at once: Beam waits for the thread that samples its state to wake, by default up to 200 ms.
+    """Make bundles end sooner: at a bundle's end Beam waits for its sampling thread to wake, by default up to 200 ms.
 
-    Of the twenty stages of a replay that is a second; of a live job it is on every event's way. Nothing asks here for
-    the times that it samples.
+    In a replay this costs a second over twenty stages; in a live job it delays every event. Nothing here uses the
+    sampled times.
     """
     period = StateSampler.__init__.__defaults__
     StateSampler.__init__.__defaults__ = (_SAMPLING_MS,)

@@ -1,4 +1,4 @@
-"""One folder for the temporary files of a run, so that none stays behind."""
+"""One folder for the temporary files of a run, so that none are left behind."""
 
 import os
 import tempfile
@@ -10,13 +10,13 @@ from schemas.errors import StoreError
 
 @contextmanager
 def scratch() -> Iterator[None]:
-    """Let this process and those it starts put their temporary files into a new folder, which goes with the context.
+    """Make this process and its child processes use a new temporary folder, which is deleted when the context ends.
 
-    Beam leaves some behind: an empty folder a pipeline that a portable runner is given, another a pipeline that is
-    built and not run. The folder is made where TMPDIR says.
+    Beam leaves empty folders behind: one per pipeline submitted to a portable runner, and one per pipeline that is
+    built but not run. The new folder is created in the current temporary folder (TMPDIR).
 
     Raises:
-        StoreError: It cannot be made.
+        StoreError: The folder cannot be created.
     """
     before = tempfile.gettempdir()
     try:

@@ -1,4 +1,4 @@
-"""Dataflow: its options, its Flex Template, and what can be checked of a job without a cloud account."""
+"""Dataflow: options, Flex Template, and checks of a job that need no cloud account."""
 
 from runners.dataflow.options import DataflowOptions
 from runners.dataflow.runner import dataflow_runner

@@ -1,4 +1,4 @@
-"""What can be held against a job for Dataflow before there is an account to run it in."""
+"""Checks of a Dataflow job that need no cloud account."""
 
 import platform
 import subprocess
@@ -14,13 +14,13 @@ from schemas.errors import OptionError
 STREAMING_ENGINE = "enable_streaming_engine"
 IMAGE_PLATFORM = ("linux", "x86_64", 3, 11)
 _LISTING = "submission_environment_dependencies.txt"
-"""What pip lists where the job was started, for the job's log."""
+"""File with pip's list of the packages at submission, staged for the job's log."""
 
 _JOB_TYPE, _AUTOSCALING = "JOB_TYPE_STREAMING", "AUTOSCALING_ALGORITHM_BASIC"
 
 
 def job_problems(job: DataflowJob, options: DataflowOptions) -> list[str]:
-    """What is wrong with a translated job, a line each: a setting that did not arrive."""
+    """Settings that did not reach a translated job, one line each."""
     (pool,) = job.environment.worker_pools
     scaling = pool.autoscaling_settings
     images = {image.container_image for image in pool.sdk_harness_container_images}
@@ -38,7 +38,7 @@ def job_problems(job: DataflowJob, options: DataflowOptions) -> list[str]:
 
 
 def _staged(job: DataflowJob) -> set[str]:
-    """Names of the files that go along with the job."""
+    """Names of the files staged with the job."""
     return {
         api.ArtifactStagingToRolePayload.FromString(file.role_payload).staged_name
         for environment in job.pipeline.components.environments.values()
@@ -47,7 +47,7 @@ def _staged(job: DataflowJob) -> set[str]:
 
 
 def store_problems(lake: str, devices: str, archive: str | None) -> list[str]:
-    """What is wrong with the places of a job whose workers share nothing but the network, a line each.
+    """Store locations that Dataflow's workers cannot share, one line each.
 
     >>> store_problems("gs://shop/lake", "bigtable:shop/clicks/devices", None)
     []
@@ -71,12 +71,12 @@ def store_problems(lake: str, devices: str, archive: str | None) -> list[str]:
 
 
 def resolve_requirements(lock: Path) -> None:
-    """Have pip resolve the packages of the image, whose platform this must be; nothing is installed.
+    """Make pip resolve the packages of the workers' image without installing them. Run it on the image's platform.
 
-    It asks the package index, and takes a minute or two.
+    It queries the package index and takes a minute or two.
 
     Raises:
-        OptionError: A package is not there, does not match its hash, or is not locked; or this is another platform.
+        OptionError: A package is missing, does not match its hash, or is not locked; or this is another platform.
     """
     here = (sys.platform, platform.machine(), *sys.version_info[:2])
     if here != IMAGE_PLATFORM:
@@ -84,7 +84,7 @@ def resolve_requirements(lock: Path) -> None:
     done = subprocess.run(  # noqa: S603
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
-            # The lock is whole: pip would look for a package's extras beyond it, where none has a hash
+            # The lock is complete: otherwise pip would look for packages of extras beyond it, which have no hash
             *("--no-deps", "--disable-pip-version-check", "--require-hashes", "--requirement", str(lock)),
         ],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The job that Dataflow would be sent, made by Beam's own runner up to the first call of the service."""
+"""Translates a graph into a Dataflow job with Beam's own runner, without calling the service."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from schemas.errors import OptionError
 
 
 class DataflowJob(NamedTuple):
-    """A job as Dataflow would get it.
+    """A job as Dataflow would receive it.
 
     Attributes:
-        job: The service's message, with name and type.
-        environment: Its environment: worker pools, experiments, options of the service.
+        job: The job message, with name and type.
+        environment: The job's environment: worker pools, experiments, service options.
         pipeline: The graph, in Beam's portable form.
     """
 
@@ -30,13 +30,13 @@ def translate(
     """Translate a graph for Dataflow. Needs no network, no account and no credentials.
 
     Args:
-        compose: Puts the graph on a pipeline.
+        compose: Applies the graph to a pipeline.
         dataflow: The job's options.
-        options: Other options of Beam; they are completed.
+        options: Other Beam options; `dataflow` is written into them.
 
     Raises:
-        OptionError: Dataflow's client or Beam's own validation is not there or refuses the options.
-        ValueError: The runner refuses the graph.
+        OptionError: Dataflow's client is not installed, or the options are invalid.
+        ValueError: The runner rejects the graph.
     """
     try:
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
@@ -44,7 +44,7 @@ def translate(
     except ImportError as error:
         raise OptionError(f"Dataflow needs this package with its extra, clickstream[dataflow]: {error}") from error
     options = dataflow.apply(options or PipelineOptions([]))
-    # Beam returns before it makes a client of the service, and does not ask for the bucket
+    # With these, Beam neither creates a client of the service nor checks the bucket
     options.view_as(TestOptions).dry_run = True
     options.view_as(GoogleCloudOptions).no_auth = True
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=options)

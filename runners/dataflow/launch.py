@@ -1,6 +1,6 @@
-"""Starts `clickstream run` in the launcher of a Flex Template, which knows no option with a hyphen.
+"""Starts `clickstream run` in the launcher of a Flex Template, whose parameter names cannot contain hyphens.
 
-Dataflow calls this file with the template's parameters and with options of Beam, all as ``--name=value``.
+Dataflow calls this file with the template's parameters and Beam's options, all as ``--name=value``.
 """
 
 import json
@@ -10,13 +10,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 BEAM_OPTIONS = {"sdk_container_image"}
-"""Parameters that are Beam's, spelled as Beam does."""
+"""Template parameters that are Beam options and keep Beam's spelling."""
 
 METADATA = Path(__file__).with_name("metadata.json")
 
 
 def command(arguments: list[str], parameters: Collection[str]) -> list[str]:
-    """The command line of these arguments: the template's parameters in our spelling, Beam's options as they are.
+    """The command line for the launcher's arguments: template parameters in our spelling, Beam's options unchanged.
 
     >>> command(["--session_gap=30m", "--runner=DataflowRunner", "--temp_location=gs://b/t"], {"session_gap"})
     ['clickstream', 'run', '--runner=dataflow', '--session-gap=30m', '--temp_location=gs://b/t']
@@ -32,7 +32,7 @@ def command(arguments: list[str], parameters: Collection[str]) -> list[str]:
 
 
 def parameter_names() -> list[str]:
-    """The template's parameters that are options of `clickstream run`, as its metadata declares them."""
+    """The template's parameters that are options of `clickstream run`, read from the template's metadata."""
     declared = json.loads(METADATA.read_text(encoding="utf-8"))["parameters"]
     return [parameter["name"] for parameter in declared if parameter["name"] not in BEAM_OPTIONS]
 

@@ -1,4 +1,4 @@
-"""What a job on Dataflow must be told: read from Beam's own options, checked together, completed, written back."""
+"""The options of a Dataflow job: read from Beam's own options, checked together, completed and written back."""
 
 import re
 from dataclasses import dataclass
@@ -26,22 +26,23 @@ class DataflowOptions:
     """Options of a streaming job on Dataflow.
 
     Attributes:
-        project: Project that pays.
+        project: The project that is billed.
         region: Region of the workers.
-        temp_location: A ``gs://`` folder for what Dataflow needs meanwhile.
-        image: Container image of the workers, with a tag or digest, as the Dockerfile beside this file builds it: it
+        temp_location: A ``gs://`` folder for Dataflow's temporary files.
+        image: Container image of the workers, with a tag or digest, as built from the Dockerfile beside this file. It
             holds this package and every dependency in its locked version, so that a worker installs nothing.
-        job_name: Name of the job; of two with one name the second is refused while the first runs.
+        job_name: Name of the job. Dataflow rejects a second job of the same name while the first runs.
         staging_location: A ``gs://`` folder for the job's description; `temp_location` if not given.
-        machine_type: Type of the workers.
-        min_workers: Workers at the start.
-        max_workers: Workers at most; Dataflow moves between by throughput and backlog.
-        threads: Bundles that a Python process of a worker has at a time. Each has a batch decoded outside of Python's
-            lock, by a DuckDB connection of its own: Dataflow's own default of 12 would be memory and no speed.
+        machine_type: Machine type of the workers.
+        min_workers: Initial number of workers.
+        max_workers: Maximum number of workers; Dataflow scales between the two by throughput and backlog.
+        threads: Bundles that a worker's Python process handles concurrently. Each decodes a batch outside Python's
+            global lock on a DuckDB connection of its own, so Dataflow's default of 12 would cost memory without
+            gaining speed.
         service_options: Options of the Dataflow service, such as ``enable_google_cloud_profiler``.
 
     Raises:
-        OptionError: Something is missing or malformed; a line each.
+        OptionError: Options are missing or malformed; one line each.
     """
 
     project: str
@@ -78,10 +79,10 @@ class DataflowOptions:
 
     @classmethod
     def read(cls, options: PipelineOptions) -> "DataflowOptions":
-        """The options that a user gave to Beam, completed.
+        """Read the options that the user gave to Beam, with defaults for the others.
 
         Raises:
-            OptionError: As of the class.
+            OptionError: Options are missing or malformed; one line each.
         """
         cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
         given = {
@@ -102,7 +103,7 @@ class DataflowOptions:
         )
 
     def apply(self, options: PipelineOptions) -> PipelineOptions:
-        """Write them into Beam's options, and what goes without saying where it is not said; returns the same."""
+        """Write these options, and defaults that every job needs, into Beam's options; returns the same object."""
         standard, setup = options.view_as(StandardOptions), options.view_as(SetupOptions)
         cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
         standard.runner, standard.streaming = "DataflowRunner", True
@@ -115,9 +116,9 @@ class DataflowOptions:
         worker.autoscaling_algorithm = worker.autoscaling_algorithm or "THROUGHPUT_BASED"
         worker.num_workers, worker.max_num_workers = self.min_workers, self.max_workers
         options.view_as(DebugOptions).number_of_worker_harness_threads = self.threads
-        # no step is of the program that starts the job: Beam would pickle all that it has in memory
+        # no step is defined in the main module; otherwise Beam would pickle the whole main session
         setup.save_main_session = False
         if setup.sdk_location == "default":
-            # the image has the SDK and this package: nothing is staged, and no worker asks a package index
+            # the image has the SDK and this package: nothing is staged, and no worker needs a package index
             setup.sdk_location = "container"
         return options

@@ -1,4 +1,4 @@
-"""The Dataflow runner for the live job: submitted, and then the service's."""
+"""The Dataflow runner for the live job, which submits the job and leaves it to the service."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from schemas.errors import OptionError
 
 @contextmanager
 def dataflow_runner(options: PipelineOptions) -> Iterator[PipelineRunner]:
-    """The runner for a job on Dataflow; `options` are completed by `DataflowOptions` and go to the pipeline as well.
+    """The runner for a job on Dataflow. Completes `options` with `DataflowOptions`; pass them to the pipeline as well.
 
     Raises:
-        OptionError: An option is missing or malformed, a line each; or the extra ``dataflow`` is not installed.
+        OptionError: Options are missing or malformed, one line each; or the extra ``dataflow`` is not installed.
     """
     try:
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner

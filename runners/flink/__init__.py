@@ -1,4 +1,4 @@
-"""Flink as a runner: embedded or a cluster."""
+"""The Flink runner, on an embedded or a standalone cluster."""
 
 from runners.flink.checkpoints import check_shards, newest_checkpoint, note_shards, noted_shards
 from runners.flink.options import FlinkOptions

@@ -1,4 +1,4 @@
-"""Checkpoints on disk, as Flink lays them out."""
+"""Flink's checkpoints on disk, and the number of shards noted beside them."""
 
 from pathlib import Path
 
@@ -8,31 +8,31 @@ _SHARDS = "shards"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest completed checkpoint or savepoint anywhere below a folder, to be resumed from; None if there is none.
+    """The newest completed checkpoint or savepoint anywhere below a folder, to resume from; None if there is none.
 
-    A checkpoint is complete once its ``_metadata`` is there: Flink writes it last.
+    A checkpoint is complete once it has a ``_metadata`` file, which Flink writes last.
     """
     found = [(metadata.stat().st_mtime_ns, metadata.parent) for metadata in folder.glob("**/_metadata")]
     return max(found)[1] if found else None
 
 
 def note_shards(folder: Path, shards: int) -> None:
-    """Note beside the checkpoints of a run how many shards it began with: its state is kept by shard."""
+    """Note beside a run's checkpoints how many shards it started with, because its state is keyed by shard."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _SHARDS).write_text(f"{shards}\n", encoding="utf-8")
 
 
 def noted_shards(folder: Path) -> int | None:
-    """The number that was noted; None where there is no note."""
+    """The noted number of shards; None without a note."""
     note = folder / _SHARDS
     return int(note.read_text(encoding="utf-8")) if note.is_file() else None
 
 
 def check_shards(folder: Path, shards: int) -> None:
-    """Refuse to go on with another number of shards than was noted; nothing is known of a folder without a note.
+    """Refuse to resume with a number of shards other than the noted one. Without a note, any number is accepted.
 
     Raises:
-        OptionError: The number is another: devices would meet the state of others.
+        OptionError: The number differs: devices would be assigned the state of other shards.
     """
     begun = noted_shards(folder) or shards
     if begun != shards:

@@ -1,4 +1,4 @@
-"""Beam's Flink job server: one a run, and never longer than the run."""
+"""Beam's Flink job server, one per run, which never outlives the run."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ POM = Path(__file__).with_name("pom.xml")
 PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))
 START_SECONDS = 60.0
 
-# The best compiler takes a third of what Java needs in the first minutes, and little of the work is Java's
+# The optimising compiler takes a third of Java's CPU time in the first minutes, and little of the work is Java's
 _QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
 
-# Its heap grows with what is kept; that of the default collector also where processors are scarce
+# The serial collector's heap grows only with live data; the default collector's also grows when CPUs are scarce
 _STEADY_HEAP = "-XX:+UseSerialGC"
 
-# The pipe on standard input closes when whoever holds its other end ends, in whatever way; the server goes with it.
-# Were it to stay, its job would restart for ever without the Python that it calls.
+# The pipe on standard input closes when the process at its other end ends, in whatever way, and the server is killed.
+# If it stayed, its job would restart endlessly without the Python workers that it calls.
 _GUARD = """
 exec 3<&0
 "$@" 3<&- </dev/null & server=$!
@@ -39,12 +39,12 @@ wait $server
 
 @dataclass(frozen=True)
 class JobServer:
-    """A job server that runs.
+    """A running job server.
 
     Attributes:
         address: Where jobs are submitted, ``host:port``.
-        rest: The REST address of the cluster that the jobs run on; also a page for a browser.
-        log: What it and the embedded cluster print.
+        rest: The REST address of the cluster that runs the jobs; also serves Flink's web page.
+        log: Log file of the server and the embedded cluster.
     """
 
     address: str
@@ -54,33 +54,33 @@ class JobServer:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the server is running."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End it at once with all that it started."""
+        """Kill the server and all processes that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def failure(self, what: str) -> ServiceError:
-        """An error about it in one line, with the last lines of its log."""
+        """A one-line error about the server, with the last lines of its log."""
         return ServiceError(f"the Flink job server {what}; {tail(self.log)}")
 
 
 @contextmanager
 def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
-    """Start a job server for one run, and end it with all that it started when the context ends.
+    """Start a job server for one run; when the context ends, stop it and all processes that it started.
 
-    It listens on all interfaces, whatever host it is told: Beam's server has no option for that. Where the network is
-    not trusted, run it in a network namespace or behind a firewall. The embedded cluster listens on the loopback.
+    The server listens on all interfaces, as Beam's server has no option to restrict it. On an untrusted network, run it
+    in a network namespace or behind a firewall. The embedded cluster listens on the loopback interface.
 
     Args:
-        options: Of the run.
-        folder: For its log, and for what it needs while it runs.
+        options: The run's options.
+        folder: Folder for the log and temporary files.
 
     Raises:
-        ServiceError: It cannot be resolved or does not start.
+        ServiceError: The server's jars cannot be resolved, or it does not start.
     """
     jars = [jar for jar in resolve_jars(POM, PATCHES) if not _is_of_a_cluster(jar, options)]
     log = folder / "job-server.log"
@@ -103,7 +103,7 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the job in order
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the job in order
             )
         server = JobServer(f"127.0.0.1:{port}", rest, log, process)
         try:
@@ -117,7 +117,7 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
 
 
 def _is_of_a_cluster(jar: Path, options: FlinkOptions) -> bool:
-    """Whether only the cluster itself needs a jar: a third of the bytes that every job would take to it."""
+    """Whether to leave out a jar that only a cluster or RocksDB state needs: they are a third of a job's bytes."""
     ours = ["flink-rpc-akka-loader-", "flink-runtime-web-"] if options.master else []
     if options.state_backend != "rocksdb":
         ours.append("frocksdbjni-")

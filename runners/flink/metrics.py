@@ -1,4 +1,4 @@
-"""A job's counters and gauges while it runs, read off the cluster: Beam hands them out only when a job has ended."""
+"""A running job's counters and gauges, read from the cluster: Beam reports them only when a job has ended."""
 
 import time
 from collections import defaultdict
@@ -13,10 +13,11 @@ _MARK = f".{NAMESPACE}_"
 
 
 def live_metrics(rest: FlinkRest, job: str) -> dict[str, int]:
-    """What a running job has counted, by name: the sum over its subtasks, of the attempt that runs.
+    """A running job's metrics by name: the sum over its subtasks, for the current attempt.
 
-    A cluster looks for figures when it is first asked, and answers without them: it is asked again for a while. Gauges
-    and distributions have no sum over steps: of a gauge the greatest counts, of a distribution nothing is here.
+    A cluster collects metrics only once they have been requested, and the first answers lack them: so the request is
+    repeated for a while. Gauges and distributions have no sum over steps: a gauge is given by its maximum, and
+    distributions are left out.
 
     Raises:
         ServiceError: The cluster does not answer.

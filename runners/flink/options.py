@@ -1,4 +1,4 @@
-"""How a run on Flink behaves: one record, put into Beam's words and into Flink's."""
+"""The options of a run on Flink, translated into Beam's options and Flink's settings."""
 
 import re
 from dataclasses import dataclass
@@ -9,40 +9,41 @@ from schemas.errors import OptionError
 
 STATE_BACKENDS = ("hashmap", "rocksdb")
 CONCURRENT_CHECKPOINTS = 16
-"""Checkpoints that may be under way at a time. Beam holds a stable input in as many buffers and one more, used in turn.
+"""Checkpoints that may be in progress at a time. Beam buffers stable input in one more buffer than that, used in turn.
 
-With one and two: after a restore, as after a savepoint, one is still full when what follows the next checkpoint goes
-into it as well. So what no checkpoint has is let through, and before what an earlier one has. With sixteen, as many
-checkpoints would have to begin before the first after a restore is done.
+With one concurrent checkpoint, and so two buffers: after a restore or a savepoint, one buffer is still full when the
+input after the next checkpoint goes into it too. So input that no checkpoint covers is released, and ahead of input
+that an earlier checkpoint covers. With sixteen, this would take sixteen checkpoints that begin before the first one
+after a restore completes.
 """
 
 
 @dataclass(frozen=True)
 class FlinkOptions:
-    """What a user can choose of a run on Flink. Durations are in microseconds.
+    """A user's options for a run on Flink. Durations are in microseconds.
 
     Attributes:
         master: ``host:port`` of a cluster's REST address; None starts a cluster within the job server.
-        parallelism: Subtasks of each step. On one machine more of them cost more than they bring: each has bundles,
-            timers and a part in every checkpoint of its own, and all share its two workers.
-        key_groups: Pieces that state is cut into, and so the most subtasks that a step can ever have: a run goes on
-            with as many as it began with. Each state has a table in each, empty or not, in memory and in checkpoints.
-        checkpoints: Folder of the checkpoints, a path or URI that every worker of the cluster sees. They stay when
-            the job ends in whatever way, so that a later run can resume; None takes none that outlives the run.
+        parallelism: Subtasks of each step. On one machine, more subtasks cost more than they gain: each has its own
+            bundles, timers and part of every checkpoint, and all share the same two workers.
+        key_groups: Flink's key groups (max parallelism): the most subtasks that a step can ever have. A resumed run
+            keeps their number. Each state has a table per key group, even if empty, in memory and in checkpoints.
+        checkpoints: Folder of the checkpoints, a path or URI that every worker of the cluster can access. They are kept
+            however the job ends, so that a later run can resume. If None, no checkpoint outlives the run.
         resume_from: A checkpoint or savepoint to start from, of `newest_checkpoint` or `FlinkRest.savepoint`.
-        checkpoint_interval: Time between checkpoints. Input becomes visible in the lake once a checkpoint has it.
-        bundle_time: How long a bundle is kept open for more input: the trade of throughput for latency.
-        bundle_size: Elements after which a bundle ends whatever its time.
-        max_failures: Failures within `failure_interval` after which the job gives up, be it a lost worker or an
-            error that comes again each time.
+        checkpoint_interval: Time between checkpoints. Input becomes visible in the lake once a checkpoint covers it.
+        bundle_time: How long a bundle stays open for more input: a trade-off between throughput and latency.
+        bundle_size: Number of elements at which a bundle ends, whatever its time.
+        max_failures: Failures within `failure_interval` after which the job gives up, whether workers are lost or an
+            error recurs.
         failure_interval: See `max_failures`.
         restart_delay: Wait before the job restarts from its last checkpoint.
-        bounded: The input ends, and the job with it. It takes no checkpoints: what fails begins anew, and ends in the
-            same stores. With them Flink would keep its sources for ever, and Beam's runner fails at the checkpoint of a
-            step with a side input, which steps of a bounded input have.
-        state_backend: ``hashmap`` keeps state on the heap, and each checkpoint writes all of it; ``rocksdb`` on the
-            disks of the cluster, and a checkpoint writes what has changed.
-        heap_mb: Memory of the job server, with the embedded cluster in it, in MiB.
+        bounded: Whether the input ends, and with it the job. Such a job takes no checkpoints: after a failure it starts
+            over, and leaves the stores in the same state. With checkpoints, Flink would never close its sources, and
+            Beam's runner fails to checkpoint a step with a side input, which a bounded graph has.
+        state_backend: ``hashmap`` keeps state on the heap, and each checkpoint writes all of it. ``rocksdb`` keeps
+            state on the cluster's disks, and a checkpoint writes only what has changed.
+        heap_mb: Memory of the job server, including the embedded cluster, in MiB.
     """
 
     master: str | None = None
@@ -61,7 +62,7 @@ class FlinkOptions:
     heap_mb: int = 2_048
 
     def __post_init__(self) -> None:
-        """Raise OptionError, a line for each problem."""
+        """Raise OptionError with one line per problem."""
         problems = [
             f"{name} must be at least 1"
             for name in ("parallelism", "key_groups", "bundle_size", "max_failures", "heap_mb")
@@ -84,7 +85,7 @@ class FlinkOptions:
             raise OptionError("\n".join(problems))
 
     def for_beam(self) -> dict[str, str | bool]:
-        """Options of Beam's Flink runner by name, as its job server takes them."""
+        """Options of Beam's Flink runner by name, as its job server expects them."""
         options: dict[str, str | bool] = {
             "streaming": True,
             "parallelism": str(self.parallelism),
@@ -97,7 +98,7 @@ class FlinkOptions:
         if not self.bounded:
             options |= {
                 "checkpointing_interval": _millis(self.checkpoint_interval),
-                # Without it a checkpoint in the middle of a bundle buffers its output, and some runs emitted nothing
+                # Otherwise a checkpoint in the middle of a bundle buffers its output, and some runs emitted nothing
                 "finish_bundle_before_checkpointing": True,
                 "num_concurrent_checkpoints": str(CONCURRENT_CHECKPOINTS),
             }
@@ -106,10 +107,10 @@ class FlinkOptions:
         return options
 
     def for_flink(self) -> dict[str, str]:
-        """Settings of Flink for which Beam has no option, or one that does not work."""
+        """Flink settings for which Beam has no option, or one that does not work."""
         settings = {
             "state.backend.type": self.state_backend,
-            # of RocksDB a checkpoint takes what has changed, not all that is remembered
+            # with RocksDB, a checkpoint writes only what has changed
             "state.backend.incremental": "true",
             "restart-strategy.type": "failure-rate",
             "restart-strategy.failure-rate.max-failures-per-interval": str(self.max_failures),
@@ -123,13 +124,13 @@ class FlinkOptions:
                 "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
             }
         if self.resume_from is not None and self.master is None:
-            # Beam's own option reaches a cluster but not the embedded one
+            # Beam's own option works on a standalone cluster but not on the embedded one
             settings["execution.savepoint.path"] = as_uri(self.resume_from)
         return settings
 
 
 def as_uri(folder: str | Path) -> str:
-    """A folder as Flink names it.
+    """A folder as a URI for Flink.
 
     >>> as_uri("/data/checkpoints"), as_uri("gs://bucket/checkpoints"), as_uri("file:/data/savepoint-1")
     ('file:///data/checkpoints', 'gs://bucket/checkpoints', 'file:/data/savepoint-1')

@@ -1,4 +1,4 @@
-"""A Flink cluster as its REST interface shows it."""
+"""Client for a Flink cluster's REST interface."""
 
 import http.client
 import json
@@ -24,40 +24,41 @@ class FlinkRest:
     address: str
 
     def get(self, path: str) -> Any:
-        """What a path answers.
+        """The decoded answer to a GET request.
 
         Raises:
-            ServiceError: Nobody answers, or it refuses.
+            ServiceError: The cluster does not answer, or answers with an error.
         """
         return self._ask("GET", path)
 
     def job(self, name: str) -> str | None:
-        """The id of the newest job of this name."""
+        """The id of the newest job of this name; None if there is none."""
         jobs = [job for job in self.get("/jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"])["jid"] if jobs else None
 
     def state(self, job: str) -> str:
-        """A job's state in Flink's words, such as ``RUNNING`` or ``RESTARTING``."""
+        """A job's state as Flink names it, such as ``RUNNING`` or ``RESTARTING``."""
         return str(self.get(f"/jobs/{job}")["state"])
 
     def cancel(self, job: str) -> None:
-        """Ask for the end of a job; it is not waited for."""
+        """Request the cancellation of a job, without waiting for it."""
         self._ask("PATCH", f"/jobs/{job}?mode=cancel")
 
     def savepoint(self, job: str, folder: str, *, cancel: bool = False, seconds: float = 60.0) -> str:
         """Take a savepoint of a running job.
 
         Args:
-            job: Its id.
-            folder: Where to, a path or URI that the cluster can write.
-            cancel: Whether the job ends with it. A lake that a job has gone on to fill is ahead of its savepoint.
-            seconds: How long to wait for it.
+            job: The job's id.
+            folder: Target folder, a path or URI that the cluster can write.
+            cancel: Whether to cancel the job with the savepoint. If the job goes on, the lake gets ahead of the
+                savepoint.
+            seconds: How long to wait for the savepoint.
 
         Returns:
             The savepoint's URI, for `FlinkOptions.resume_from`.
 
         Raises:
-            ServiceError: It failed, or the time is over.
+            ServiceError: The savepoint failed or did not complete in time.
         """
         request = {"target-directory": folder, "cancel-job": cancel}
         return self._triggered(job, self._ask("POST", f"/jobs/{job}/savepoints", request), seconds)

@@ -1,4 +1,4 @@
-"""The Flink runner for a streaming job: a job server of its own, workers on this machine, and an end in order."""
+"""The Flink runner for a streaming job, with its own job server, workers on this machine, and orderly shutdown."""
 
 import fcntl
 import os
@@ -29,24 +29,25 @@ from schemas.errors import ClickstreamError, ServiceError
 
 CANCEL_SECONDS = 30.0
 RUNS_KEPT = 20
-# The last line of a Python traceback, somewhere in a Java one
+# The last line of a Python traceback inside a Java one
 _PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Warning|Interrupt)): (.*)$", re.MULTILINE)
 
 
 class JobFailedError(ClickstreamError):
-    """A job on a cluster has failed for good."""
+    """A job on a cluster has failed permanently."""
 
 
 @contextmanager
 def flink_runner(options: PipelineOptions, flink: FlinkOptions | None = None) -> Iterator["FlinkRunner"]:
-    """The runner for jobs on Flink, embedded or a cluster; `options` are set up for it and go to the pipeline as well.
+    """The runner for jobs on Flink, embedded or on a cluster. Sets up `options`; pass them to the pipeline as well.
 
-    When the context ends a job that still runs is cancelled, and no process stays behind.
+    When the context ends, a running job is cancelled and no process is left behind.
 
     Args:
-        options: Beam's. On a cluster of several machines the workers of this one are out of reach: start Beam's worker
-            pool beside each TaskManager and give ``--environment_type=EXTERNAL --environment_config=localhost:PORT``.
-        flink: Flink's.
+        options: Beam's options. A cluster of several machines cannot reach the workers on this machine: start Beam's
+            worker pool beside each TaskManager and give ``--environment_type=EXTERNAL
+            --environment_config=localhost:PORT``.
+        flink: Flink's options.
 
     Raises:
         ServiceError: Java or Maven is missing, or the job server does not start.
@@ -71,11 +72,11 @@ def flink_runner(options: PipelineOptions, flink: FlinkOptions | None = None) ->
 
 
 class FlinkRunner(PortableRunner):
-    """Submits pipelines to a job server of its own.
+    """Submits pipelines to its own job server.
 
     Attributes:
-        job_name: The name of its jobs, at most one at a time, in Flink.
-        log: The job server's log; the workers' is ``worker.log`` beside it.
+        job_name: The Flink name of its jobs, of which at most one runs at a time.
+        log: The job server's log; the workers' log is ``worker.log`` beside it.
     """
 
     def __init__(self, server: JobServer, workers: WorkerPool, flink: FlinkOptions) -> None:
@@ -87,16 +88,16 @@ class FlinkRunner(PortableRunner):
 
     @property
     def rest(self) -> FlinkRest:
-        """The cluster that its jobs run on."""
+        """The REST client of the cluster that runs its jobs."""
         return FlinkRest(self._server.rest)
 
     @property
     def job(self) -> str | None:
-        """The id of its job in Flink, once that is there; the embedded cluster starts with the job."""
+        """The job's id in Flink, or None before it exists; the embedded cluster starts with the job."""
         return self.rest.job(self.job_name) if listens(self._server.rest) else None
 
     def live_metrics(self) -> dict[str, int]:
-        """What its job has counted so far, by name; nothing before it runs.
+        """The job's metrics so far, by name; empty before it runs.
 
         Raises:
             ServiceError: The cluster does not answer.
@@ -105,25 +106,25 @@ class FlinkRunner(PortableRunner):
         return live_metrics(self.rest, job) if job else {}
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the Python workers that live."""
+        """Process ids of the running Python workers."""
         return self._workers.pids()
 
     def kill_job_server(self) -> None:
-        """End the job server at once, as a crash would."""
+        """Kill the job server, as a crash would."""
         self._server.kill()
 
     def create_job_service_handle(self, job_service: Any, options: PipelineOptions) -> JobServiceHandle:
-        """A handle that adds the options which only the job server knows."""
+        """A handle that adds the options that only the job server knows."""
         return _Handle(job_service, options, self._flink.for_beam() | {"job_name": self.job_name})
 
     def run_portable_pipeline(self, pipeline: Any, options: PipelineOptions) -> "FlinkResult":
         """Submit a pipeline.
 
         Raises:
-            ServiceError: The job server has gone.
-            JobFailedError: It refuses the pipeline.
+            ServiceError: The job server is not running any more.
+            JobFailedError: The job server rejects the pipeline.
         """
-        # A name of a Python runner is none that the job server knows
+        # The job server does not know the names of Python runners
         options.view_as(StandardOptions).runner = None
         try:
             handle = self.create_job_service(options)
@@ -137,11 +138,11 @@ class FlinkRunner(PortableRunner):
         return result
 
     def cancel_all(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
+        """Cancel running jobs and wait until they have ended."""
         if not self._results:
             return
-        # By Flink itself, which then ends its workers in order: Beam's service forgets a job before that has ended.
-        # On a cluster it is also for a job whose server has gone: it would look for its workers for ever.
+        # Cancels through Flink, which ends its workers in order: Beam's service forgets a job before it has ended.
+        # On a cluster this also ends a job whose server is gone; it would look for its workers endlessly.
         with suppress(ServiceError):
             self._cancel_in_flink()
         for result in self._results:
@@ -168,11 +169,11 @@ class FlinkResult(PipelineResult):
         super().__init__(job_service, job, self._without_errors(messages), states)
 
     def wait_until_finish(self, duration: int | None = None) -> str:
-        """Wait for the end of the job, or for so many milliseconds.
+        """Wait until the job ends, or for `duration` milliseconds.
 
         Raises:
-            JobFailedError: It has failed; the message is the cause in one line.
-            ServiceError: Its job server has gone.
+            JobFailedError: The job failed; the message is the cause in one line.
+            ServiceError: The job server is not running any more.
         """
         try:
             return super().wait_until_finish(duration)
@@ -184,7 +185,7 @@ class FlinkResult(PipelineResult):
             raise JobFailedError(f"the job failed: {_cause(self._errors)}; see {self._server.log}") from error
 
     def cancel(self) -> None:
-        """Cancel the job unless it has ended, and wait until it has."""
+        """Cancel the job if it has not ended, and wait for its end."""
         if PipelineState.is_terminal(self.state):
             return
         super().cancel()
@@ -193,8 +194,8 @@ class FlinkResult(PipelineResult):
             time.sleep(POLL_SECONDS)
 
     def _without_errors(self, messages: Any) -> Iterator[Any]:
-        """Messages to be logged. Errors, which are Java tracebacks, are kept for the one line at the end."""
-        # it ends with the job server; what became of the job is for the stream of states to say
+        """Messages to log. Errors, which are Java tracebacks, are kept for the one-line message at the end."""
+        # the stream ends with the job server; the stream of states tells how the job ended
         with suppress(grpc.RpcError):
             for message in messages:
                 response = message.message_response
@@ -205,21 +206,21 @@ class FlinkResult(PipelineResult):
 
 
 class _Handle(JobServiceHandle):
-    """Submits with more options than Python's Beam can parse."""
+    """Submits a job with options that Beam's Python SDK cannot parse."""
 
     def __init__(self, job_service: Any, options: PipelineOptions, more: dict[str, str | bool]) -> None:
         super().__init__(job_service, options)
         self._more = more
 
     def get_pipeline_options(self) -> Any:
-        """The pipeline's options with the runner's."""
+        """The pipeline's options together with the runner's."""
         encoded = super().get_pipeline_options()
         encoded.update({f"beam:option:{name}:v1": value for name, value in self._more.items()})
         return encoded
 
 
 def _cause(errors: list[str]) -> str:
-    """What went wrong in one line: the error of a Python step if there is one in it, else Java's innermost."""
+    """The cause in one line: the error of a Python step if there is one, otherwise the innermost Java error."""
     text = "\n".join(errors)
     python = _PYTHON_ERROR.findall(text)
     if python:
@@ -231,12 +232,12 @@ def _cause(errors: list[str]) -> str:
 
 @contextmanager
 def _run_folder() -> Iterator[Path]:
-    """A new folder for what a run writes. It stays, for its logs; the oldest of those that nobody holds go."""
+    """A new folder for a run's files, kept for its logs. The oldest folders that no run holds are deleted."""
     runs = state_home() / "flink-runs"
     folder = runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     with locked(folder):
         for old in sorted(runs.iterdir())[:-RUNS_KEPT]:
-            with suppress(OSError), open(old / ".lock") as held:  # another run clears up as well
+            with suppress(OSError), open(old / ".lock") as held:  # another run may be cleaning up too
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(old)
         yield folder

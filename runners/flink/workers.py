@@ -1,4 +1,4 @@
-"""Where the Python steps of a run work: processes of a pool on the loopback, which the cluster asks for them."""
+"""A pool of Python worker processes on the loopback interface, which the cluster requests for a run's Python steps."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from runners.services.processes import STOP_SECONDS
 
 _ALLOCATIONS = 100_000
-"""New objects after which a worker looks for cycles among them. By default, at 700, it does so often while a batch of
-some ten thousand messages is read, and now and then looks through all it holds: a tenth of a second under the lock."""
+"""New objects after which a worker's garbage collector runs. The default of 700 runs it often while a batch of some ten
+thousand messages is read, with an occasional full collection that holds Python's lock for a tenth of a second."""
 
 _GROWTH = 512 << 20
-"""Bytes that a worker may grow by before it gives memory back: the buffers of a bundle of a backlog are some 300 MB."""
+"""Bytes that a worker may grow before it returns memory. The buffers of a bundle of a backlog take some 300 MB."""
 
 _HARNESS = f"""
 import gc, os, sys, threading
@@ -36,14 +36,14 @@ with short_waits():
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """A pool of workers, each a process with this interpreter and this one's modules.
+    """A pool of workers, each a process with this process's interpreter and module path.
 
-    A worker that dies is started again when the job restarts. Beam's own pool starts whatever is called ``python`` and
-    says nowhere what the worker prints; its ``LOOPBACK`` environment runs the steps in threads of the driver, which
-    can not be lost alone. Both listen on all interfaces, and run what they are told.
+    A worker that dies is started again when the job restarts. Beam's own pool starts any program named ``python`` and
+    discards the worker's output; its ``LOOPBACK`` environment runs the steps in threads of the driver, so that a worker
+    cannot fail without the driver. Both listen on all interfaces and run any code sent to them.
 
     Attributes:
-        address: Where a cluster on this machine asks for workers, ``host:port``.
+        address: Where a cluster on this machine requests workers, ``host:port``.
     """
 
     def __init__(self, log: Path, state_cache_bytes: int) -> None:
@@ -53,7 +53,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
 
     def StartWorker(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ARG002, N802
-        """Start the worker of this id."""
+        """Start the worker with the requested id."""
         endpoint = request.control_endpoint.url
         with open(self._log, "ab") as output:
             worker = subprocess.Popen(  # noqa: S603
@@ -62,14 +62,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                start_new_session=True,  # not for Ctrl-C: the job is cancelled first
+                start_new_session=True,  # so that Ctrl-C does not reach the worker: the job is cancelled first
             )
         with self._lock:
             self._workers[request.worker_id] = worker
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ARG002, N802
-        """Stop the worker of this id, without its teardown: what it has acknowledged is durable by then."""
+        """Stop the worker with the requested id, without teardown: everything it acknowledged is durable already."""
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)
         if worker is not None:
@@ -77,12 +77,12 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def pids(self) -> list[int]:
-        """Process ids of the workers that live."""
+        """Process ids of the running workers."""
         with self._lock:
             return [worker.pid for worker in self._workers.values() if worker.poll() is None]
 
     def close(self) -> None:
-        """Stop all."""
+        """Stop all workers."""
         with self._lock:
             workers, self._workers = self._workers, {}
         for worker in workers.values():
@@ -102,11 +102,11 @@ def _end(worker: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def worker_pool(log: Path, state_cache_bytes: int) -> Iterator[WorkerPool]:
-    """Serve workers for one run; none is left when the context ends.
+    """Run a worker pool for one run; all workers are stopped when the context ends.
 
     Args:
-        log: File for what they print.
-        state_cache_bytes: How much state a worker keeps between bundles instead of asking for it again.
+        log: Log file of the workers.
+        state_cache_bytes: State that a worker caches between bundles instead of requesting it again.
     """
     pool = WorkerPool(log, state_cache_bytes)
     executor = futures.ThreadPoolExecutor(max_workers=4)

@@ -1,4 +1,4 @@
-"""Services that a pipeline works beside, started on this machine: real ones, on the loopback, ready in seconds."""
+"""Real services for a pipeline, started on this machine's loopback interface and ready in seconds."""
 
 from runners.services.flink import FlinkCluster
 from runners.services.home import cache_home

@@ -1,4 +1,4 @@
-"""Google's emulator of Bigtable on this machine, for trying and testing. It keeps its tables in memory."""
+"""Google's Bigtable emulator on this machine, for trials and tests. It keeps its tables in memory."""
 
 import os
 import shutil
@@ -16,10 +16,10 @@ START_SECONDS = 20.0
 
 
 class BigtableEmulator:
-    """An emulator whose log and process file are below a folder; several run side by side in folders of their own.
+    """An emulator whose log and process file are below a folder. Several can run side by side in separate folders.
 
     Args:
-        home: The folder; the user's state folder if none is given.
+        home: The folder; by default the user's state folder.
     """
 
     def __init__(self, home: Path | None = None) -> None:
@@ -29,13 +29,13 @@ class BigtableEmulator:
         """Start a fresh emulator, with no tables, and wait until it listens.
 
         Args:
-            port: Where to listen; else any free port.
+            port: Port to listen on; by default any free port.
 
         Returns:
-            Its address, the value for BIGTABLE_EMULATOR_HOST.
+            The emulator's address, the value for BIGTABLE_EMULATOR_HOST.
 
         Raises:
-            ServiceError: Go is missing, or the emulator runs already or cannot start.
+            ServiceError: Go is missing, or the emulator is already running or cannot start.
         """
         program = install_emulator()
         if self.process.pid is not None:
@@ -49,15 +49,15 @@ class BigtableEmulator:
         return address
 
     def down(self) -> None:
-        """Stop it if it runs; its tables are gone."""
+        """Stop the emulator if it is running; its tables are lost."""
         self.process.stop()
 
 
 def install_emulator() -> Path:
-    """The emulator's program; built by Go the first time, from the cache folder ever after.
+    """The emulator's program, built with Go on first use and then taken from the cache folder.
 
     Raises:
-        ServiceError: Go is missing, or cannot build it.
+        ServiceError: Go is missing, or cannot build the emulator.
     """
     folder = cache_home() / "go" / f"bigtable-emulator-{VERSION}"
     program = folder / "emulator"

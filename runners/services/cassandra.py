@@ -1,4 +1,4 @@
-"""A Cassandra node on this machine: a cluster of one, for trying and testing."""
+"""A single-node Cassandra cluster on this machine, for trials and tests."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ from schemas.errors import ServiceError
 
 POM = Path(__file__).with_name("cassandra.pom.xml")
 START_SECONDS = 180.0
-# what Cassandra reaches into, and Java 17 keeps closed
+# packages that Cassandra accesses and Java 17 keeps closed by default
 _EXPORTED = (
     *("java.base/jdk.internal.misc", "java.base/jdk.internal.ref", "java.base/sun.nio.ch", "java.sql/java.sql"),
     *("java.management.rmi/com.sun.jmx.remote.internal.rmi", "java.rmi/sun.rmi.registry", "java.rmi/sun.rmi.server"),
@@ -32,16 +32,16 @@ _LOGGING = """\
   <root level="WARN"><appender-ref ref="OUT"/></root>
 </configuration>
 """
-# version 4 of the protocol: the question for what the server supports, and the kind of frame that answers it
+# protocol version 4: an OPTIONS request, and the opcode of the SUPPORTED response
 _OPTIONS, _SUPPORTED = b"\x04\x00\x00\x00\x05\x00\x00\x00\x00", 6
 
 
 class CassandraService:
-    """A node whose data, log and process file are below a folder; several run side by side in folders of their own.
+    """A node whose data, log and process file are below a folder. Several can run side by side in separate folders.
 
     Args:
-        home: The folder; the user's state folder if none is given.
-        settings: Entries of cassandra.yaml beside those that a node on this machine needs.
+        home: The folder; by default the user's state folder.
+        settings: Entries of cassandra.yaml in addition to those that a local node needs.
     """
 
     def __init__(self, home: Path | None = None, settings: Mapping[str, Any] | None = None) -> None:
@@ -53,13 +53,13 @@ class CassandraService:
         """Start the node and wait until it answers.
 
         Args:
-            port: Where clients connect; else any free port.
+            port: Port for clients; by default any free port.
 
         Returns:
-            Its address, as a device store's URI takes it.
+            The node's address, as used in a device store's URI.
 
         Raises:
-            ServiceError: Java or Maven is missing, or the node runs already or cannot start.
+            ServiceError: Java or Maven is missing, or the node is already running or cannot start.
         """
         jars = resolve_jars(POM)
         if self.process.pid is not None:
@@ -72,7 +72,7 @@ class CassandraService:
         return f"127.0.0.1:{port}"
 
     def down(self) -> None:
-        """Stop it if it runs; its keyspaces stay."""
+        """Stop the node if it is running; its keyspaces are kept."""
         self.process.stop()
 
     def _command(self, jars: list[Path], port: int) -> list[str]:
@@ -90,7 +90,7 @@ class CassandraService:
             "-Djdk.attach.allowAttachSelf=true",
             *(f"-Dcassandra.config={config.as_uri()}", f"-Dcassandra.storagedir={self.folder}"),
             f"-Dlogback.configurationFile={logging}",
-            # a node alone has nobody to wait for
+            # a single node need not wait for others
             *("-Dcassandra.skip_wait_for_gossip_to_settle=0", "-Dcassandra.ring_delay_ms=0"),
             "-Dcassandra.superuser_setup_delay_ms=0",
             *("-cp", class_path(jars), "org.apache.cassandra.service.CassandraDaemon"),
@@ -117,7 +117,7 @@ def _node_settings(folder: Path, port: int) -> dict[str, Any]:
         "commitlog_sync": "periodic",
         "commitlog_sync_period": "10s",
         "commitlog_segment_size": "8MiB",
-        # a snapshot of every table that is emptied would fill the disk
+        # a snapshot of every truncated table would fill the disk
         "auto_snapshot": False,
         "data_file_directories": [str(folder / "data")],
         "commitlog_directory": str(folder / "commitlog"),
@@ -128,7 +128,7 @@ def _node_settings(folder: Path, port: int) -> dict[str, Any]:
 
 
 def _answers(port: int) -> bool:
-    """Whether a node says there what it supports."""
+    """Whether a node answers an OPTIONS request at the port."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(_OPTIONS)

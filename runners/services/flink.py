@@ -1,4 +1,4 @@
-"""A standalone Flink cluster on this machine, of a JobManager and a TaskManager, for trying and testing."""
+"""A standalone Flink cluster on this machine, with a JobManager and a TaskManager, for trials and tests."""
 
 import http.client
 import json
@@ -15,10 +15,10 @@ START_SECONDS = 60.0
 NETWORK = {
     "taskmanager.memory.network.min": "128m",
     "taskmanager.memory.network.max": "128m",
-    # What a bundle of the source comes to, 32 kB each: the next is read while the steps behind are busy with the last
+    # Enough 32 kB buffers for a bundle of the source: the next is read while later steps process the previous one
     "taskmanager.network.memory.max-overdraft-buffers-per-gate": "1024",
 }
-"""Of a cluster on this machine: its network buffers."""
+"""Settings of a local cluster's network buffers."""
 _SETTINGS = """\
 jobmanager.rpc.address: 127.0.0.1
 jobmanager.rpc.port: {rpc}
@@ -53,10 +53,10 @@ _TASK_MANAGER_MEMORY = ["-Xmx640m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMeta
 
 
 class FlinkCluster:
-    """A cluster whose settings, logs and process files are below a folder; several run side by side.
+    """A cluster whose settings, logs and process files are below a folder. Several can run side by side.
 
     Args:
-        home: The folder; the user's state folder if none is given.
+        home: The folder; by default the user's state folder.
     """
 
     def __init__(self, home: Path | None = None) -> None:
@@ -66,25 +66,25 @@ class FlinkCluster:
 
     @property
     def address(self) -> str:
-        """Where its REST interface listens, or did the last time it ran."""
+        """The REST address, or the last one if the cluster is not running."""
         return str(self._recorded().get("address"))
 
     def up(self, port: int | None = None) -> str:
-        """Start what does not run of the cluster, and wait until a TaskManager offers its slots.
+        """Start the parts of the cluster that are not running, and wait until a TaskManager offers its slots.
 
         Args:
-            port: Where REST is to listen; else where it listened the last time, else any free port.
+            port: REST port; by default the last one used, or else any free port.
 
         Returns:
-            The REST address, to be used as ``--flink-master``.
+            The REST address, for ``--flink-master``.
 
         Raises:
-            ServiceError: It cannot start; or it runs on another port than the one asked for.
+            ServiceError: The cluster cannot start, or runs on a port other than the requested one.
         """
         jars = resolve_jars(POM)
         with locked(self.folder):
             if self.job_manager.pid is None:
-                self.task_manager.stop()  # of a JobManager that has gone
+                self.task_manager.stop()  # left from a JobManager that is gone
                 self._start_job_manager(jars, port)
             if port is not None and not self.address.endswith(f":{port}"):
                 raise ServiceError(f"flink runs at {self.address}: take it down first to have it on port {port}")
@@ -96,13 +96,13 @@ class FlinkCluster:
             return self.address
 
     def down(self) -> None:
-        """Stop what runs of the cluster, and its jobs with it."""
+        """Stop the cluster and its jobs."""
         with locked(self.folder):
             self.task_manager.stop()
             self.job_manager.stop()
 
     def status(self) -> str | None:
-        """Its REST address if both of its processes run and know of each other."""
+        """The REST address if both processes run and the TaskManager has joined; otherwise None."""
         if self.job_manager.pid is None or self.task_manager.pid is None:
             return None
         return self.address if self._recorded()["task_manager"] in (self._task_managers() or []) else None
@@ -121,7 +121,7 @@ class FlinkCluster:
         self.job_manager.start(self._java(self.job_manager, jars, memory, _JOB_MANAGER))
 
     def _start_task_manager(self, jars: list[Path]) -> None:
-        # A name of its own: the JobManager may list a dead one for a while yet
+        # A unique name, because the JobManager may still list a dead TaskManager for a while
         name = f"taskmanager-{uuid.uuid4().hex[:8]}"
         self._record(address=self.address, task_manager=name)
         command = self._java(self.task_manager, jars, _TASK_MANAGER_MEMORY, _TASK_MANAGER)
@@ -136,12 +136,12 @@ class FlinkCluster:
         ]
 
     def _task_managers(self) -> list[str] | None:
-        """Names of the TaskManagers that have joined; None if nobody answers."""
+        """Names of the TaskManagers that have joined; None if the JobManager does not answer."""
         connection = http.client.HTTPConnection(self.address, timeout=2.0)
         try:
             connection.request("GET", "/taskmanagers")
             answer = connection.getresponse()
-            if answer.status != http.HTTPStatus.OK:  # it is there before it is ready
+            if answer.status != http.HTTPStatus.OK:  # it answers before it is ready
                 return None
             return [manager["id"] for manager in json.loads(answer.read())["taskmanagers"]]
         except (OSError, http.client.HTTPException):

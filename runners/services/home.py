@@ -1,4 +1,4 @@
-"""Where services keep what they write."""
+"""Folders for the files of services."""
 
 import fcntl
 import os
@@ -10,19 +10,19 @@ HOME_VARIABLE = "CLICKSTREAM_HOME"
 
 
 def state_home() -> Path:
-    """The folder for logs, data and process files: CLICKSTREAM_HOME, else in the user's state folder."""
+    """The folder for logs, data and process files: CLICKSTREAM_HOME, or else below the user's state folder."""
     return _home("XDG_STATE_HOME", ".local/state")
 
 
 def cache_home() -> Path:
-    """The folder for what can be made again: ``cache`` in CLICKSTREAM_HOME, else in the user's cache folder."""
+    """The folder for cached files: ``cache`` in CLICKSTREAM_HOME, or else below the user's cache folder."""
     given = os.environ.get(HOME_VARIABLE)
     return Path(given).absolute() / "cache" if given else _home("XDG_CACHE_HOME", ".cache")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that lock the same folder waiting; it is made if it is not there."""
+    """Hold an exclusive lock on a folder across processes. Creates the folder if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

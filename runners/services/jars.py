@@ -1,4 +1,4 @@
-"""Java programs from Maven: what a pom names is resolved once, into a folder that every later start reads."""
+"""Java programs from Maven: a pom's dependencies are resolved once, into a folder that later starts reuse."""
 
 import hashlib
 import os
@@ -14,33 +14,33 @@ from runners.services.home import cache_home, locked
 from schemas.errors import ServiceError
 
 _PATCHES = "0-patches"
-"""The name of their jar: before all others."""
+"""Name of the patches' jar, which sorts before all others."""
 
 
 def say(line: str) -> None:
-    """Tell the user on standard error that something takes a while."""
+    """Print a line on standard error, to tell the user that something takes a while."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def resolve_jars(pom: Path, patches: Sequence[Path] = ()) -> list[Path]:
-    """The jars that a pom depends on, sorted by name; from Maven the first time, from the cache folder ever after.
+    """The jars that a pom depends on, sorted by name. Maven resolves them on first use; later they come from the cache.
 
-    Safe with several processes at the same time: one resolves, the others wait for it. A change of the pom or of a
-    patch resolves anew, into a folder of its own.
+    Safe with several processes at the same time: one resolves, the others wait. A changed pom or patch is resolved
+    into a new folder.
 
     Args:
-        pom: What is to be resolved.
-        patches: Java sources of classes that stand for those of the jars: compiled into the first jar.
+        pom: The pom to resolve.
+        patches: Java sources of classes that replace those of the jars; they are compiled into the first jar.
 
     Raises:
-        ServiceError: Maven is missing, or cannot resolve the pom; or the compiler for the patches is.
+        ServiceError: Maven is missing or cannot resolve the pom, or the patches' compiler is missing or fails.
     """
     content = pom.read_bytes()
     name = re.sub(rb".*?<artifactId>([\w.-]+)</artifactId>.*", rb"\1", content, flags=re.DOTALL).decode()
     version = hashlib.sha256(b"".join([content, *(patch.read_bytes() for patch in patches)])).hexdigest()[:12]
     folder = cache_home() / "jars" / f"{name}-{version}"
     if not folder.exists():
-        # One lock for all poms: two Mavens must not write one local repository at the same time
+        # One lock for all poms: two Maven processes must not write the same local repository concurrently
         with locked(folder.parent):
             if not folder.exists():
                 say(f"resolving the jars of {name} with Maven, once; this may take some minutes")
@@ -86,17 +86,17 @@ def _compile(compiler: str, patches: Sequence[Path], work: Path) -> None:
 
 
 def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
-    """A command that is waited for; it asks nothing, and what it prints is for who looks at the outcome."""
+    """Run a command to its end without input, and capture its output."""
     return subprocess.run(  # noqa: S603
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
 
 
 def java(program: str = "java") -> str:
-    """The command that runs Java, or another program of its kit: of JAVA_HOME, else of the PATH.
+    """The path of java or another JDK program, from JAVA_HOME if it is set, or else from PATH.
 
     Raises:
-        ServiceError: There is none.
+        ServiceError: The program is not found.
     """
     home = os.environ.get("JAVA_HOME")
     found = shutil.which(program, path=str(Path(home) / "bin") if home else None)
@@ -106,7 +106,7 @@ def java(program: str = "java") -> str:
 
 
 def class_path(jars: list[Path]) -> str:
-    """Jars as the value of java's ``-cp``. Their order is that of their names: some carry the same classes."""
+    """The value of java's ``-cp`` for jars sorted by name; the order matters, as some contain the same classes."""
     return os.pathsep.join(str(jar) for jar in jars)
 
 
@@ -124,4 +124,4 @@ JAVA_17 = [
         )
     ),
 ]
-"""Flink reaches into these packages; since Java 17 it dies where it may not."""
+"""Java options for packages that Flink accesses; without them it fails on Java 17 and newer."""

@@ -1,4 +1,4 @@
-"""A Kafka broker on this machine: one process, broker and controller in one, for trying and testing."""
+"""A Kafka broker on this machine, one process that is both broker and controller, for trials and tests."""
 
 import base64
 import json
@@ -43,10 +43,10 @@ num.io.threads=4
 
 
 class KafkaService:
-    """A broker whose data, log and process file are below a folder; several run side by side in folders of their own.
+    """A broker whose data, log and process file are below a folder. Several can run side by side in separate folders.
 
     Args:
-        home: The folder; the user's state folder if none is given.
+        home: The folder; by default the user's state folder.
     """
 
     def __init__(self, home: Path | None = None) -> None:
@@ -55,20 +55,20 @@ class KafkaService:
 
     @property
     def address(self) -> str:
-        """Where it listens, or did the last time it ran."""
+        """The broker's address, or the last one if it is not running."""
         return f"127.0.0.1:{self._last_port()}"
 
     def up(self, port: int | None = None) -> str:
-        """Start the broker unless it runs, and wait until it answers.
+        """Start the broker unless it is running, and wait until it answers.
 
         Args:
-            port: Where to listen; else where it listened the last time, else any free port.
+            port: Port to listen on; by default the last one used, or else any free port.
 
         Returns:
-            Its address, to be used as ``bootstrap.servers``.
+            The broker's address, for ``bootstrap.servers``.
 
         Raises:
-            ServiceError: It cannot start; or it runs on another port than the one asked for.
+            ServiceError: The broker cannot start, or runs on a port other than the requested one.
         """
         jars = resolve_jars(POM)
         with locked(self.folder):
@@ -81,12 +81,12 @@ class KafkaService:
             return address
 
     def down(self) -> None:
-        """Stop the broker if it runs; its topics stay."""
+        """Stop the broker if it is running; its topics are kept."""
         with locked(self.folder):
             self.process.stop()
 
     def status(self) -> str | None:
-        """Its address if it runs and answers."""
+        """The broker's address if it runs and answers; otherwise None."""
         if self.process.pid is None:
             return None
         address = self.address
@@ -96,7 +96,7 @@ class KafkaService:
         settings = self.folder / "server.properties"
         port = port or self._last_port() or free_port()
         if listens(f"127.0.0.1:{port}"):
-            # Its answers would be taken for those of the broker that cannot start
+            # Otherwise the other program's answers would be taken for those of this broker, which could not start
             raise ServiceError(f"kafka cannot have port {port}: another program listens there")
         data = self.folder / "data"
         text = _SETTINGS.format(port=port, controller=free_port(), data=data)
@@ -127,13 +127,13 @@ class KafkaService:
 
 
 def _answers(address: str) -> bool:
-    """Whether a broker at this address gives its metadata."""
+    """Whether a broker at this address returns its metadata."""
     if not listens(address):
         return False
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    # Its log would say again and again what is expected here: nobody listens yet
+    # The client would log repeatedly that nothing listens yet, which is expected here
     muted = logging.getLogger(f"{__name__}.muted")
     muted.disabled = True
     client = AdminClient({"bootstrap.servers": address}, logger=muted)

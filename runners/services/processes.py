@@ -1,4 +1,4 @@
-"""Processes that outlive whoever started them: found again by a file, and never mistaken for another."""
+"""Detached processes that outlive their starter, identified reliably by a process file."""
 
 import json
 import os
@@ -22,11 +22,11 @@ TAIL_LINES = 5
 
 @dataclass(frozen=True)
 class DetachedProcess:
-    """A process in a session of its own, with a file that says which it is.
+    """A process in its own session, with a file that identifies it.
 
     Attributes:
-        name: What it is called in messages.
-        folder: Holds its process file and its log.
+        name: The process's name in messages.
+        folder: Folder of its process file and its log.
     """
 
     name: str
@@ -34,7 +34,7 @@ class DetachedProcess:
 
     @property
     def log(self) -> Path:
-        """What it prints, of its last start."""
+        """Its output since its last start."""
         return self.folder / f"{self.name}.log"
 
     @property
@@ -43,7 +43,7 @@ class DetachedProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its id while it lives; else None, also when another process has that id by now."""
+        """Its id while it runs, otherwise None, even if another process has that id by now."""
         try:
             recorded = json.loads(self._file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -52,13 +52,13 @@ class DetachedProcess:
         return pid if birth_of(pid) == recorded["birth"] else None
 
     def start(self, command: list[str]) -> None:
-        """Start it, detached: it survives this process and the terminal.
+        """Start the process detached, so that it survives this process and the terminal.
 
         Raises:
-            ServiceError: It ended at once.
+            ServiceError: The process ended at once.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A shell between, which ends at once, leaves the process to the system to reap
+        # An intermediate shell, which ends at once, leaves the process for the system to reap
         shell = subprocess.run(  # noqa: S603
             ["/bin/sh", "-c", '"$@" >"$0" 2>&1 </dev/null & echo $!', str(self.log), *command],
             cwd=self.folder,
@@ -76,17 +76,17 @@ class DetachedProcess:
         written.replace(self._file)
 
     def empty_tmpdir(self) -> Path:
-        """A folder for its temporary files, without what it left there when it was killed the last time."""
+        """An empty folder for its temporary files; files left from a killed process are deleted."""
         folder = self.folder / f"{self.name}.tmp"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def wait_until(self, healthy: Callable[[], bool], seconds: float) -> None:
-        """Wait until a check holds.
+        """Wait until the check returns true.
 
         Raises:
-            ServiceError: The process ended, or the time is over.
+            ServiceError: The process ended, or the check did not hold in time.
         """
         deadline = time.monotonic() + seconds
         while not healthy():
@@ -97,32 +97,32 @@ class DetachedProcess:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it if it lives: politely, and by force if it does not listen."""
+        """Terminate the process if it is running, and kill it if it does not end."""
         self._end(signal.SIGTERM)
         self.kill()
         self._file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End it at once if it lives, and wait until it has gone with all that it held."""
+        """Kill the process if it is running, and wait until it is gone and its resources are free."""
         self._end(signal.SIGKILL)
 
     def _end(self, sent: signal.Signals) -> None:
         pid = self.pid
         if pid is None:
             return
-        with suppress(ProcessLookupError):  # it ended between
+        with suppress(ProcessLookupError):  # it ended in between
             os.kill(pid, sent)
         deadline = time.monotonic() + STOP_SECONDS
         while self.pid is not None and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
     def failure(self, what: str) -> ServiceError:
-        """An error about it in one line, with the last lines of its log."""
+        """A one-line error about the process, with the last lines of its log."""
         return ServiceError(f"{self.name} {what}; {tail(self.log)}")
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log in one, with where it is."""
+    """The last lines of a log joined in one line, with the log's path."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -132,14 +132,14 @@ def tail(log: Path) -> str:
 
 
 def birth_of(pid: int) -> str | None:
-    """When a process started, as text that no later process of the same id has; None if it has ended."""
+    """When a process started, as text that no later process with the same id has; None if it has ended."""
     try:
-        # Fields counted after the name, which may hold anything: 0 the state, 17 threads, 19 the start in ticks
+        # Fields after the name, which may contain anything: 0 is the state, 17 the threads, 19 the start in ticks
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except (FileNotFoundError, ProcessLookupError):
         return None if Path("/proc/self/stat").exists() else _birth_by_ps(pid)
-    # A killed program whose first thread is gone holds its ports until the last one is
+    # A killed program whose first thread is gone holds its ports until its last thread has ended
     ended = fields[0] in "ZX" and int(fields[17]) <= 1
     return None if ended else f"{boot} {fields[19]}"
 
@@ -157,10 +157,10 @@ def _birth_by_ps(pid: int) -> str | None:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, outside the range that the system gives to clients.
+    """A free port of the loopback interface, outside the system's ephemeral port range.
 
-    Within that range a client that keeps trying to reach a stopped server is in the end given the server's own port,
-    connects to itself, and the server cannot come back.
+    Within that range, a client that keeps trying to reach a stopped server is eventually assigned the server's own
+    port and connects to itself, and the server cannot restart.
     """
     for port in random.sample(range(20_000, 32_000), 200):
         with socket.socket() as probe:
@@ -173,7 +173,7 @@ def free_port() -> int:
 
 
 def listens(address: str) -> bool:
-    """Whether somebody takes connections at ``host:port``."""
+    """Whether something accepts connections at ``host:port``."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=1.0).close()
