@@ -151,10 +151,10 @@ class _DropSeen(beam.DoFn):
     ) -> Iterator[Any]:
         shard, events = element
         cells = (seen_0, seen_1, seen_2, seen_3)
-        named = token.read()
-        seen = self._decoded.get(shard, named)
+        current = token.read()
+        seen = self._decoded.get(shard, current)
         if seen is None:
-            seen = unpack(piece for cell in cells for piece in cell.read()) if named else {}
+            seen = unpack(piece for cell in cells for piece in cell.read()) if current else {}
         unique, fresh = drop_seen(events, seen, self._length)
         late = unique.slice(0, 0)
         before = Expiries(*(expiries.read() or ()))
@@ -175,9 +175,9 @@ class _DropSeen(beam.DoFn):
             seen.setdefault(part.bucket, Seen()).add(part.digests)
             cells[part.bucket % len(cells)].add(pack(part.bucket, part.digests))
         if remembered:
-            named = _name_anew(token)
-        _set(expiries, timer, after, before)
-        self._decoded.put(shard, named, seen)
+            current = _replace_token(token)
+        _write_expiries(expiries, timer, after, before)
+        self._decoded.put(shard, current, seen)
         if unique.num_rows and self._gathered.add(unique):
             yield from self.finish_bundle()
 
@@ -216,8 +216,8 @@ class _DropSeen(beam.DoFn):
             self._decoded.drop(shard)
         elif seen is not None:
             left = {bucket: known for bucket, known in seen.items() if bucket in after.of}
-            self._decoded.put(shard, _name_anew(token), left)
-        _set(expiries, timer, after, before)
+            self._decoded.put(shard, _replace_token(token), left)
+        _write_expiries(expiries, timer, after, before)
 
 
 class _DropStored(beam.DoFn):
@@ -244,13 +244,13 @@ class _CountUnique(beam.DoFn):
         yield events
 
 
-def _name_anew(token: Any) -> bytes:
+def _replace_token(token: Any) -> bytes:
     name = uuid.uuid4().bytes
     token.write(name)
     return name
 
 
-def _set(state: Any, timer: Any, expiries: Expiries, before: Expiries) -> None:
+def _write_expiries(state: Any, timer: Any, expiries: Expiries, before: Expiries) -> None:
     """Write the expiries if they changed, and set the timer unless it is already set to the same time."""
     if expiries != before:
         state.write(tuple(expiries))

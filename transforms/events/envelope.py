@@ -126,13 +126,13 @@ class EnvelopeDecoder:
         judged = self._query.run(text, micros_of(now))
         no_objects = judged["row"].filter(pc.equal(judged["reason"], Reason.NOT_AN_OBJECT.value))
         suspects = raw.filter(pc.or_(pc.is_in(raw["row"], _suspects(text)), pc.is_in(raw["row"], no_objects)))
-        loose = [
+        not_strict = [
             row
             for row, payload in zip(suspects["row"].to_pylist(), suspects["payload"].to_pylist(), strict=True)
             if not _is_strict_json(payload)
         ]
-        if loose:
-            refuse = pc.is_in(judged["row"], pa.array(loose, pa.int64()))
+        if not_strict:
+            refuse = pc.is_in(judged["row"], pa.array(not_strict, pa.int64()))
             reasons = pc.if_else(refuse, pa.scalar(Reason.NOT_JSON.value), judged["reason"])
             judged = judged.set_column(judged.schema.get_field_index("reason"), "reason", reasons)
         return judged
@@ -345,7 +345,7 @@ def _verdict(at: dict[str, str]) -> str:
         cases.append(f"WHEN {test} THEN ['{reason}', {at_fault}]")
     # Most rows are valid, and these few tests recognise them, so that only the other rows run through all the rules.
     # A text of at most n bytes has at most n characters, and strlen need not decode it
-    sound = [
+    valid = [
         "NOT unusual",
         *(
             f"{at[name]} = 'VARCHAR' AND strlen({name}) BETWEEN 1 AND {MAX_ID_LENGTH}"
@@ -358,7 +358,7 @@ def _verdict(at: dict[str, str]) -> str:
         "c.device_id IS NULL AND c.user_id IS NULL",
         f"event_time BETWEEN {YEAR_1_MS} * 1000 AND met_at + {MAX_AHEAD}",
     ]
-    return f"CASE WHEN {' AND '.join(sound)} THEN NULL ELSE CASE " + "\n".join(cases) + " END END"
+    return f"CASE WHEN {' AND '.join(valid)} THEN NULL ELSE CASE " + "\n".join(cases) + " END END"
 
 
 def _quoted(value: object) -> str:

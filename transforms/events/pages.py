@@ -38,11 +38,11 @@ class PageRules:
         Raises:
             OptionError: The file cannot be read, or does not have the shape of transforms/events/page_rules.toml.
         """
-        named = os.environ.get(RULES_VARIABLE)
+        path = os.environ.get(RULES_VARIABLE)
         try:
-            text = Path(named).read_text(encoding="utf-8") if named else _DEFAULT.read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8") if path else _DEFAULT.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"cannot read the page rules {named}: {error}") from error
+            raise OptionError(f"cannot read the page rules {path}: {error}") from error
         return cls.parse(text)
 
     @classmethod

@@ -184,22 +184,22 @@ def _revised(
         following=following[of_stored]
     )
     now = describe(cells, spans.pick(known[clusters.of_span])).with_columns(following=following[of_span])
-    beside = now.join(
+    compared = now.join(
         before.select("session_id", *(pl.col(name).alias(f"{name}__before") for name in _COMPARED), *_PANE),
         on="session_id",
         how="left",
         maintain_order="left",
     )
     same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}__before")) for name in _COMPARED)
-    beside = beside.with_columns(same=same & pl.col("pane_index").is_not_null())
+    compared = compared.with_columns(same=same & pl.col("pane_index").is_not_null())
     late = pl.lit(PaneTiming.LATE.value).alias("pane_timing")
-    changed = beside.filter(~pl.col("same")).with_columns(late, pane_index=pl.col("following"))
+    changed = compared.filter(~pl.col("same")).with_columns(late, pane_index=pl.col("following"))
     gone = before.join(now, on="session_id", how="anti").with_columns(late, pane_index=pl.col("following"))
     return Revised(
         pa.concat_tables(
             [_panes(gone, policy, is_retraction=True), _panes(changed, policy, is_retraction=False), new_panes]
         ),
-        _panes(beside.filter("same"), policy, is_retraction=False),
+        _panes(compared.filter("same"), policy, is_retraction=False),
     )
 
 

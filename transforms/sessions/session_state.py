@@ -316,11 +316,11 @@ def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy
     )
     # A retracted session has no cells: its retraction expires by its own session_end.
     emitted = to_polars(panes).join(sessions, on=KEY, how="left", maintain_order="left")
-    by_itself = pl.col("session_end").cast(pl.Int64) + policy.retention >= tick
-    stays = emitted.select(pl.coalesce("live", by_itself)).to_series()
-    if live.all() and stays.all():
+    retraction_lives = pl.col("session_end").cast(pl.Int64) + policy.retention >= tick
+    unexpired = emitted.select(pl.coalesce("live", retraction_lives)).to_series()
+    if live.all() and unexpired.all():
         return Kept(cells, panes)
-    return Kept(cells.filter(pa.array(np.repeat(live, spans.ends - spans.starts))), panes.filter(stays.to_arrow()))
+    return Kept(cells.filter(pa.array(np.repeat(live, spans.ends - spans.starts))), panes.filter(unexpired.to_arrow()))
 
 
 def _sweep(tick: int, cold: Kept, policy: SessionPolicy) -> Kept:
