@@ -98,7 +98,7 @@ class Subprocess:
         try:
             return future.result()
         except BrokenProcessPool as error:
-            raise ProcessDiedError("the process beside the bundles died while it was at work") from error
+            raise ProcessDiedError("the background process of the worker died during a task") from error
 
 
 SHARED_SUBPROCESS = Subprocess()

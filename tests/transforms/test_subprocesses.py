@@ -61,7 +61,7 @@ def test_tasks_share_a_subprocess_of_a_lower_priority_that_is_replaced_when_it_d
     with pytest.raises(ZeroDivisionError):
         helper.result(helper.start(operator.floordiv, 1, 0))
     assert helper.result(helper.start(os.getpid)) == first
-    with pytest.raises(ProcessDiedError, match="died while it was at work"):
+    with pytest.raises(ProcessDiedError, match="died during a task"):
         helper.result(helper.start(os._exit, 3))
     assert helper.result(helper.start(os.getpid)) != first
 

@@ -1,10 +1,10 @@
--- One row of `given` in, one row out: the typed properties of an event of one type, and what is wrong with them.
--- The names with a dollar sign are filled in by transforms/activities/property_types.py from the type's declaration. Where a key stands
--- twice, its first value counts.
+-- For each row of `given`: the typed properties of an event of one type, and the first property that is wrong.
+-- transforms/activities/property_types.py substitutes the names with a dollar sign from the type's declaration. If a key
+-- occurs twice, its first value counts.
 WITH parsed AS (
   SELECT properties,
     from_json(properties, $structure) AS e,
-    json_type(properties, $pointers) AS types,    -- of each property: SQL NULL where missing, 'NULL' where null
+    json_type(properties, $pointers) AS types,    -- per property: SQL NULL if missing, 'NULL' if null
     len(json_keys(properties)) AS key_count
   FROM given
 ), typed AS (

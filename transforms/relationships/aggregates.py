@@ -42,7 +42,7 @@ class Aggregate:
                 if self.column.kind is Kind.TEXT
                 else ""
             )
-            found.append(f"{self.function} of {self.column.name}: it is {self.column.kind}, no number{hint}")
+            found.append(f"{self.function} of {self.column.name}: it is {self.column.kind}, not a number{hint}")
         return found
 
 

@@ -107,11 +107,11 @@ class Appended:
         for part in checked:
             found += part.problems()
         if self.pick is not None and not self.columns:
-            found.append("no columns are asked for")
+            found.append("no columns are requested")
         if self.nth is not None and not (isinstance(self.nth, int) and self.nth >= 1):
-            found.append(f"{self.nth!r} is no occurrence: the first is 1")
+            found.append(f"{self.nth!r} is no occurrence: take a number from 1")
         if self.name is not None and not _NAME.fullmatch(self.name):
-            found.append(f"name {self.name!r}: letters, digits and underscores make a name, and no digit begins it")
+            found.append(f"name {self.name!r}: use letters, digits and underscores, and no digit in front")
         found += self._problems_of_within()
         return [f"{self.relationship} {self.activity}: {problem}" for problem in found]
 
@@ -119,14 +119,14 @@ class Appended:
         if self.within is None:
             return []
         if self.period is Period.EVER:
-            return ["within has no meaning for what was ever done"]
+            return ["within does not apply to ever"]
         try:
             parse_duration(self.within)
         except OptionError as error:
             return [f"within: {error}"]
         distinct = any(aggregate.function is Function.COUNT_DISTINCT for aggregate in self.aggregates)
         if distinct and self.period is not Period.IN_BETWEEN:
-            return [f"count_distinct within a time {self.period} is not offered; without within, or in between, it is"]
+            return [f"count_distinct within a time {self.period} the row is not supported; drop within, or use in_between"]
         return []
 
 

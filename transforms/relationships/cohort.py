@@ -62,10 +62,10 @@ class Cohort:
         for part in parts:
             found += part.problems()
         if not self.labels:
-            found.append("the answer has no columns")
+            found.append("the result has no columns")
         for name, times in Counter(label.lower() for label in self.labels).items():
             if times > 1:
-                found.append(f"{times} columns are called {name}: name=, or 'as NAME', gives what is appended another")
+                found.append(f"{times} columns are called {name}: rename appended items with name= or 'as NAME'")
         return found
 
     def sql(self, dialect: Dialect = "duckdb", *, ordered: bool = False, table: str = USER_STREAM.name) -> str:

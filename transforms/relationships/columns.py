@@ -77,7 +77,7 @@ class Column:
         if self.name not in STREAM and self.name.removeprefix(FEATURES) in ("", self.name):
             return [f"{self.name!r} is no column: take {', '.join(STREAM)} or {FEATURES}NAME"]
         if self.as_number and STREAM.get(self.name, Kind.TEXT) is not Kind.TEXT:
-            return [f"number({self.name!r}): only text is read as a number, and {self.name} is none"]
+            return [f"number({self.name!r}): only text can be read as a number, and {self.name} is not text"]
         return []
 
 

@@ -69,7 +69,7 @@ def parse_item(text: str) -> Appended:
     try:
         return relationship(*arguments, **given)  # type: ignore[arg-type]
     except TypeError as error:
-        raise OptionError(f"{text!r}: not what {name} takes; see docs/activities.md") from error
+        raise OptionError(f"{text!r}: wrong arguments for {name}; see docs/activities.md") from error
 
 
 def parse_condition(text: str) -> Condition:
@@ -111,4 +111,4 @@ def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise OptionError(f"{text!r}: a quotation has no end") from error
+        raise OptionError(f"{text!r}: a quotation mark is not closed") from error

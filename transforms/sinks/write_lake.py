@@ -83,7 +83,7 @@ class WriteLake(beam.PTransform):
                 f"{self.record.name}: mode {self.mode} is for a bounded input; an unbounded one is merged"
             )
         if self.changes is not None and self.mode is WriteMode.APPEND:
-            raise OptionError(f"{self.record.name}: changes are merged; append is for rows that stand for themselves")
+            raise OptionError(f"{self.record.name}: changes are merged; mode append is for plain rows")
         return StreamToLake(
             self.record,
             self.lake,

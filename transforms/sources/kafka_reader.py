@@ -279,7 +279,7 @@ class TopicReader:
             return InputError(
                 f"{where}: offsets {wanted} to {first - 1} are no longer in the log, deleted before they were read"
             )
-        return InputError(f"{where}: offset {wanted} is past the log's end {end}; was the topic made anew?")
+        return InputError(f"{where}: offset {wanted} is past the log's end {end}; was the topic recreated?")
 
     def _read(self, messages: Sequence[Message], offsets: dict[int, int]) -> Polled | None:
         """Convert the messages to a table, and note the next offset of their partitions."""

@@ -234,7 +234,7 @@ def _read_avro(stream: BinaryIO, path: str) -> Iterator[pa.Table | Damage]:
         raise InputError(f"{path} is not a raw log: its Avro records have no field payload")
     if blocks.codec not in _AVRO_CODECS:
         codecs = ", ".join(_AVRO_CODECS)
-        raise InputError(f"{path} is an Avro file with the codec {blocks.codec}: of raw logs these are read: {codecs}")
+        raise InputError(f"{path} is an Avro file with the codec {blocks.codec}: a raw log must have one of {codecs}")
     broken = None
     try:
         for block in blocks:

@@ -50,7 +50,7 @@ def list_files(patterns: list[str]) -> dict[str, int]:
     for pattern in patterns:
         path = absolute(pattern)
         if not pattern:
-            problems.append("a name of no characters is no file")
+            problems.append("a file name must not be empty")
         elif FileSystems.get_scheme(path) not in _SCHEMES:
             problems.append(f"{pattern}: events are read from local files and from gs://")
         else:
@@ -62,7 +62,7 @@ def list_files(patterns: list[str]) -> dict[str, int]:
             problems += [] if files else [f"no file matches {pattern}"]
             found |= files
     local = [path for path in found if "://" not in path]
-    problems += [f"{path} is no regular file" for path in local if not os.path.isfile(path)]
+    problems += [f"{path} is not a regular file" for path in local if not os.path.isfile(path)]
     problems += [f"{path} cannot be read: permission denied" for path in local if not os.access(path, os.R_OK)]
     if problems:
         raise InputError("; ".join(problems))

@@ -70,14 +70,14 @@ def test_line_means_what_the_call_means(text: str, item: Appended) -> None:
     [
         ("", "'' is none of first_ever"),
         ("first_afte click", "'first_afte' is none of"),
-        ("first_after", "not what first_after takes"),
-        ("first_after click buy", "not what first_after takes"),
+        ("first_after", "wrong arguments for first_after"),
+        ("first_after click buy", "wrong arguments for first_after"),
         ("first_after click within", "nothing follows within"),
-        ("within_next click", "not what within_next takes"),
+        ("within_next click", "wrong arguments for within_next"),
         ("aggregate_before buy total", "'total' is none of count, sum"),
         ("aggregate_before buy sum", "sum of which column?"),
         ("first_after click where link", "'link' is no condition"),
-        ("first_after 'click", "a quotation has no end"),
+        ("first_after 'click", "a quotation mark is not closed"),
     ],
 )
 def test_line_that_is_none_says_why(text: str, problem: str) -> None:

@@ -380,7 +380,7 @@ def test_all_problems_are_named_at_once() -> None:
     starts = [
         "the cohort's activity has no name", "occurrence 0", "'when' is no column", "ts >= 'noon'",
         "first_after click: 'feature_json.' is no column", "first_after click: within: 'soon'",
-        "first_ever click: within has no meaning", "last_before click: no columns", "nth_ever click: 0 is no",
+        "first_ever click: within does not apply to ever", "last_before click: no columns", "nth_ever click: 0 is no",
         "aggregate_before buy: sum of feature_1: it is text", "aggregate_before buy: avg of ts: it is a time",
         "aggregate_before buy: name '1st'", "aggregate_after buy: count_distinct within",
         "aggregate_all_ever buy: number('revenue_impact')", "aggregate_all_ever buy: link = 5",

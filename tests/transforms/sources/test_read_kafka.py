@@ -359,7 +359,7 @@ def test_position_past_the_end_of_a_topic_made_anew_fails_the_job(
     topic.send(0, b"a")
     job = new_job(topic.source())
     job.positions = Positions(False, {0: Span(50)})
-    with pytest.raises(InputError, match=r"partition 0: offset 50 is past the log's end 1; was the topic made anew\?"):
+    with pytest.raises(InputError, match=r"partition 0: offset 50 is past the log's end 1; was the topic recreated\?"):
         job.until(lambda: False)
 
 
