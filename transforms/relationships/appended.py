@@ -126,7 +126,9 @@ class Appended:
             return [f"within: {error}"]
         distinct = any(aggregate.function is Function.COUNT_DISTINCT for aggregate in self.aggregates)
         if distinct and self.period is not Period.IN_BETWEEN:
-            return [f"count_distinct within a time {self.period} the row is not supported; drop within, or use in_between"]
+            return [
+                f"count_distinct within a time {self.period} the row is unsupported; drop within, or use in_between"
+            ]
         return []
 
 
