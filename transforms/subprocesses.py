@@ -44,7 +44,7 @@ def run_in_subprocess(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run_and_tell, args=(sender, task, args, kwargs), daemon=True)
+    process = context.Process(target=_run_and_send, args=(sender, task, args, kwargs), daemon=True)
     process.start()
     sender.close()
     try:
@@ -113,7 +113,7 @@ def _follow_parent(niceness: int) -> None:
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _run_and_tell(sender: Connection, task: Callable[..., Any], args: Any, kwargs: Any) -> None:
+def _run_and_send(sender: Connection, task: Callable[..., Any], args: Any, kwargs: Any) -> None:
     _follow_parent(_NICENESS)
     returned, raised = None, None
     try:

@@ -59,13 +59,13 @@ def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = No
         with counting() as tables:
             for day in sorted(dates & (events.dates() | live.keys())):
                 place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, partition_of(day))
-                there = [file.path for file in live.get(day, [])]
+                existing = [file.path for file in live.get(day, [])]
                 of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
                 rows = daily_metrics(tables, day, events.pieces(day), of_day, rules)
-                if read_files(place, there).equals(rows):
+                if read_files(place, existing).equals(rows):
                     continue
                 files = tuple(write_files(place, [rows]))
-                writes.append(PartitionWrite(place.partition, files, tuple(there), fingerprint(live.get(day, []))))
+                writes.append(PartitionWrite(place.partition, files, tuple(existing), fingerprint(live.get(day, []))))
         return Planned(events.version, writes, even_empty=True, also=(sessions.transaction, by_rules))
 
     return commit_planned(lake, DAILY_METRICS, WriteMode.MERGE, _application(FACT_EVENT), plan)
@@ -121,7 +121,7 @@ class _Facts:
         before = frozenset(_files(lake, record, _earlier(table, done))) if table is not None else frozenset()
         changed = files ^ before
         if record is FACT_SESSION:
-            changed = frozenset(_other_sessions(changed, files))
+            changed = frozenset(_with_changed_sessions(changed, files))
         uri = table_uri(lake, record.name)
         return cls(record, uri, version, done == version, Transaction(application, version), files, changed)
 
@@ -163,22 +163,22 @@ def _files(lake: str, record: Record, table: DeltaTable | None) -> Iterator[_Fil
             yield _File(Place(table_uri(lake, record.name), record, partition), file.path, file.rows, first, last)
 
 
-def _other_sessions(changed: frozenset[_File], live: frozenset[_File]) -> Iterator[_File]:
+def _with_changed_sessions(changed: frozenset[_File], live: frozenset[_File]) -> Iterator[_File]:
     """The changed files of the dates that gained or lost a session, or in which a session has other bounds."""
     of_date: dict[date, tuple[list[_File], list[_File]]] = {}
     for file in changed:
         of_date.setdefault(file.first, ([], []))[file in live].append(file)
-    for gone, come in of_date.values():
-        if sum(file.rows for file in gone) != sum(file.rows for file in come) or not _same_sessions(gone, come):
-            yield from (*gone, *come)
+    for removed, added in of_date.values():
+        if sum(file.rows for file in removed) != sum(file.rows for file in added) or not _same_sessions(removed, added):
+            yield from (*removed, *added)
 
 
-def _same_sessions(gone: Iterable[_File], come: Iterable[_File]) -> bool:
+def _same_sessions(removed: Iterable[_File], added: Iterable[_File]) -> bool:
     """Whether the removed and the added files of a date agree in `SESSION_COLUMNS` for all sessions."""
     try:
         before, after = (
             pa.concat_tables(read_files(file.place, [file.path], SESSION_COLUMNS) for file in files)
-            for files in (gone, come)
+            for files in (removed, added)
         )
     except StoreError:
         return False  # a removed file may have been deleted by now

@@ -76,7 +76,7 @@ class WriteLayers(beam.PTransform):
                 events
                 | "HoldBack" >> HoldBack(folder, COMMIT_SECONDS, work, self.stable_input)
                 | "TellTyped"
-                >> beam.ParDo(_TellTyped())
+                >> beam.ParDo(_EmitTyped())
                 .with_output_types(NamedWrite, **{DEAD_LETTERS: pa.Table})
                 .with_outputs(DEAD_LETTERS, main="files")
             )
@@ -127,22 +127,22 @@ class _TypeEvents(beam.DoFn):
         if self._running is None:
             return
         typed, self._running = self._running.result(), None
-        yield from _tell_refused(typed.dead_letters)
+        yield from _emit_refused(typed.dead_letters)
         for named in typed.rows():
             yield at_the_end(named)
 
 
-class _TellTyped(beam.DoFn):
+class _EmitTyped(beam.DoFn):
     """`Worked` results → descriptions of the files, and tagged DEAD_LETTER tables."""
 
     def process(self, worked: Worked) -> Iterator[Any]:
         typed: TypedFiles = worked.result
-        yield from _tell_refused(typed.dead_letters)
+        yield from _emit_refused(typed.dead_letters)
         for described in typed.described:
             yield at_the_end(described)
 
 
-def _tell_refused(letters: pa.Table) -> Iterator[Any]:
+def _emit_refused(letters: pa.Table) -> Iterator[Any]:
     if letters.num_rows:
         count_dead_letters(letters)
         yield beam.pvalue.TaggedOutput(DEAD_LETTERS, at_the_end(letters))

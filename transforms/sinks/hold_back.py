@@ -169,28 +169,28 @@ class _WorkInSubprocess(beam.DoFn):
             names.add(name)
         if pane.timing == PaneInfoTiming.EARLY:
             end.set(window.GlobalWindow().max_timestamp())
-            yield from self._go_on(names, look)
+            yield from self._advance(names, look)
         else:
             yield from self._finish_all(names)
 
     @on_timer(_LOOK)
     def look(self, names: Any = _NAMES, look: Any = _LOOK_TIMER) -> Iterator[Any]:
-        yield from self._go_on(names, look)
+        yield from self._advance(names, look)
 
     @on_timer(_END)
     def end(self, names: Any = _NAMES) -> Iterator[Any]:
         yield from self._finish_all(names)
 
-    def _go_on(self, names: Any, look: Any) -> Iterator[Any]:
+    def _advance(self, names: Any, look: Any) -> Iterator[Any]:
         running = self._running(names)
         if running is not None and running.future.done():
             yield from self._finish(running, names)
             running = None
-        if running or self._begin(names):
+        if running or self._start(names):
             look.set(Timestamp.now() + Duration(seconds=LOOK_SECONDS))
 
     def _finish_all(self, names: Any) -> Iterator[Any]:
-        while running := self._running(names) or self._begin(names):
+        while running := self._running(names) or self._start(names):
             yield from self._finish(running, names)
 
     def _running(self, names: Any) -> _Running | None:
@@ -200,7 +200,7 @@ class _WorkInSubprocess(beam.DoFn):
             return None
         return running
 
-    def _begin(self, names: Any) -> _Running | None:
+    def _start(self, names: Any) -> _Running | None:
         """Start the work on all waiting names; None if there are none."""
         waiting = tuple(names.read())
         if not waiting:

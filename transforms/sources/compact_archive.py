@@ -124,7 +124,7 @@ class _Hour:
         self._files = {file.base_name: file for file in files}
 
     def compact(self, now: datetime, target_bytes: int) -> Compaction:
-        merged, deleted = self._settle_receipts(now)
+        merged, deleted = self._expire_receipts(now)
         deleted += self._delete(
             name
             for name, file in self._files.items()
@@ -140,7 +140,7 @@ class _Hour:
             done += self._merge(group, now)
         return done
 
-    def _settle_receipts(self, now: datetime) -> tuple[set[str], int]:
+    def _expire_receipts(self, now: datetime) -> tuple[set[str], int]:
         """Delete the files of expired receipts.
 
         Returns:
@@ -164,18 +164,18 @@ class _Hour:
     def _merge(self, names: list[str], now: datetime) -> Compaction:
         files = {name: self._read(name) for name in names}
         summaries = {name: _summary(data) for name, data in files.items()}
-        mixed = _overlapping(summaries)
+        overlapping = _overlapping(summaries)
         buffer = RawLogBuffer(self._root)
         merged: list[str] = []
         tables = [RAW.empty()]
         for name, data in files.items():
             summary = summaries[name]
-            if name in mixed or summary is None:
-                rows = _decoded(name, data)
+            if name in overlapping or summary is None:
+                rows = _decode(name, data)
                 if rows is not None:
                     tables.append(rows)
                     merged.append(name)
-            elif _added(buffer, data, summary):
+            elif _copy_blocks(buffer, data, summary):
                 merged.append(name)
         damaged = len(names) - len(merged)
         if len(merged) < 2:
@@ -233,7 +233,7 @@ def _summary(data: bytes) -> Summary | None:
     return None
 
 
-def _added(buffer: RawLogBuffer, data: bytes, summary: Summary) -> bool:
+def _copy_blocks(buffer: RawLogBuffer, data: bytes, summary: Summary) -> bool:
     """Copy a file's blocks; False if it cannot be read, as an unreadable file must not be deleted."""
     try:
         buffer.add_file(data, summary)
@@ -242,7 +242,7 @@ def _added(buffer: RawLogBuffer, data: bytes, summary: Summary) -> bool:
     return True
 
 
-def _decoded(name: str, data: bytes) -> pa.Table | None:
+def _decode(name: str, data: bytes) -> pa.Table | None:
     """A file's rows, or None if it is damaged, as an unreadable file must not be deleted."""
     tables = [RAW.empty()]
     try:

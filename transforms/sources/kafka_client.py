@@ -97,16 +97,16 @@ class KafkaCluster:
             InputError: Access to the topic or the login is refused.
             OptionError: See `client`.
         """
-        said: list[KafkaError] = []
+        errors: list[KafkaError] = []
         # Only a consumer's request does not make brokers create the topic. Its log would repeat what is raised.
-        asker = self.client(Consumer, {"group.id": "clickstream", "error_cb": said.append}, _SILENT)
+        consumer = self.client(Consumer, {"group.id": "clickstream", "error_cb": errors.append}, _SILENT)
         try:
-            metadata = asker.list_topics(name, timeout=timeout)
+            metadata = consumer.list_topics(name, timeout=timeout)
         except KafkaException as error:
-            asker.poll(0)
-            raise unreachable(self.servers, _most_telling([*said, error.args[0]])) from error
+            consumer.poll(0)
+            raise unreachable(self.servers, _most_informative([*errors, error.args[0]])) from error
         finally:
-            asker.close()
+            consumer.close()
         return known_topic(metadata, name, self.servers)
 
 
@@ -135,7 +135,7 @@ def unreachable(servers: str, error: KafkaError) -> InputError:
     return BrokerUnreachableError(f"Kafka at {servers} cannot be reached: {error.str()}")
 
 
-def _most_telling(errors: list[KafkaError]) -> KafkaError:
+def _most_informative(errors: list[KafkaError]) -> KafkaError:
     """The most informative error: a refused login, else the first that is not just `ALL_BROKERS_DOWN`."""
     login = [error for error in errors if error.code() == KafkaError._AUTHENTICATION]
     others = [error for error in errors if error.code() != KafkaError._ALL_BROKERS_DOWN]

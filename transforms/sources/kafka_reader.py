@@ -44,7 +44,7 @@ _CONSUMER = {
     "queued.max.messages.kbytes": 32_768,
     "fetch.queue.backoff.ms": 20,
 }
-_GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+_OFFSET_LOST = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 _REFUSED = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -100,10 +100,10 @@ class TopicReader:
     def __init__(self, share: TopicShare) -> None:
         self._share = share
         self._login_error: KafkaError | None = None
-        settings = {**_CONSUMER, "group.id": share.group or "clickstream", "error_cb": self._heed}
+        settings = {**_CONSUMER, "group.id": share.group or "clickstream", "error_cb": self._on_error}
         self._consumer = share.cluster.client(Consumer, settings)
         self._spans: dict[int, Span] = {}
-        self._asked: dict[int, tuple[float, int, bool]] = {}
+        self._end_checks: dict[int, tuple[float, int, bool]] = {}
 
     def resolve(self) -> Positions:
         """Look up the first offset to read of every partition, and the end offset if the read is bounded.
@@ -120,11 +120,11 @@ class TopicReader:
                 f"topic {share.topic} has {_listed(self._all_partitions)}"
             )
         try:
-            logs = {p: self._log(p, _REQUEST_SECONDS) for p in partitions}
+            logs = {p: self._log_range(p, _REQUEST_SECONDS) for p in partitions}
             firsts = self._offsets(share.start, logs)
             ends = None if share.until is None else self._offsets(share.until, logs)
         except KafkaException as error:
-            raise self._failed(error) from error
+            raise self._request_error(error) from error
         if ends is None:
             return Positions(bounded=False, spans={p: Span(firsts[p]) for p in partitions})
         return Positions(bounded=True, spans={p: Span(min(firsts[p], ends[p]), ends[p]) for p in partitions})
@@ -133,8 +133,8 @@ class TopicReader:
         """Continue from these positions. Costs nothing if the reader is already there, as from bundle to bundle."""
         spans = dict(positions.known)
         if spans != self._spans:
-            self._consumer.assign([self._at(p, spans[p].next) for p in positions.unfinished])
-            self._spans, self._asked = spans, {}
+            self._consumer.assign([self._topic_partition(p, spans[p].next) for p in positions.unfinished])
+            self._spans, self._end_checks = spans, {}
 
     def new_partitions(self) -> dict[int, Span]:
         """Find the partitions added to the topic since `seek`, each read from its beginning; none if no broker answers.
@@ -144,11 +144,11 @@ class TopicReader:
         """
         try:
             partitions = self._partitions(_ASK_SECONDS)
-            found = {p: Span(self._log(p, _ASK_SECONDS)[0]) for p in partitions if p not in self._spans}
+            found = {p: Span(self._log_range(p, _ASK_SECONDS)[0]) for p in partitions if p not in self._spans}
         except (KafkaException, BrokerUnreachableError):
             return {}
         if found:
-            self._consumer.incremental_assign([self._at(p, span.next) for p, span in found.items()])
+            self._consumer.incremental_assign([self._topic_partition(p, span.next) for p, span in found.items()])
             self._spans |= found
         return found
 
@@ -167,7 +167,7 @@ class TopicReader:
         if any(map(Message.error, messages)):
             for message in messages:
                 if (error := message.error()) is not None:
-                    self._judge(error, cast(int, message.partition()), cast(int, message.offset()), offsets)
+                    self._check_error(error, cast(int, message.partition()), cast(int, message.offset()), offsets)
             messages = [message for message in messages if not message.error()]
         polled = self._read(messages, offsets)
         for partition, offset in offsets.items():
@@ -182,13 +182,13 @@ class TopicReader:
         ended, answers = set(), True
         for partition in partitions:
             offset = self._spans[partition].next
-            at, asked_at, is_end = self._asked.get(partition, (-_ASK_AGAIN_SECONDS, -1, False))
+            at, asked_at, is_end = self._end_checks.get(partition, (-_ASK_AGAIN_SECONDS, -1, False))
             if answers and (asked_at != offset or time.monotonic() - at >= _ASK_AGAIN_SECONDS):
                 try:
-                    is_end = self._log(partition, _ASK_SECONDS)[1] <= offset
+                    is_end = self._log_range(partition, _ASK_SECONDS)[1] <= offset
                 except KafkaException:
                     is_end = answers = False
-                self._asked[partition] = (time.monotonic(), offset, is_end)
+                self._end_checks[partition] = (time.monotonic(), offset, is_end)
             elif asked_at != offset:
                 is_end = False
             if is_end:
@@ -200,7 +200,7 @@ class TopicReader:
         """Number of records in the partitions that are not read yet, as of the last fetch."""
         total = 0
         for partition, span in self._spans.items():
-            _, end = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
+            _, end = self._consumer.get_watermark_offsets(self._topic_partition(partition), cached=True)
             total += max(end - span.next, 0)
         return total
 
@@ -213,15 +213,15 @@ class TopicReader:
         """Close the connections."""
         self._consumer.close()
 
-    def _heed(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTHENTICATION:
             self._login_error = error
 
-    def _failed(self, error: KafkaException) -> InputError:
+    def _request_error(self, error: KafkaException) -> InputError:
         self._consumer.poll(0)  # lets the client call `error_cb` with the reason
         return unreachable(self._share.cluster.servers, self._login_error or error.args[0])
 
-    def _at(self, partition: int, offset: int = -1) -> TopicPartition:
+    def _topic_partition(self, partition: int, offset: int = -1) -> TopicPartition:
         return TopicPartition(self._share.topic, partition, offset)
 
     def _partitions(self, seconds: float) -> list[int]:
@@ -230,13 +230,13 @@ class TopicReader:
         try:
             metadata = self._consumer.list_topics(share.topic, timeout=seconds)
         except KafkaException as error:
-            raise self._failed(error) from error
+            raise self._request_error(error) from error
         self._all_partitions = sorted(known_topic(metadata, share.topic, share.cluster.servers).partitions)
         return [p for p in self._all_partitions if p % share.readers == share.reader]
 
-    def _log(self, partition: int, seconds: float) -> tuple[int, int]:
+    def _log_range(self, partition: int, seconds: float) -> tuple[int, int]:
         """The first offset in a partition's log, and the offset after its last record."""
-        answer = self._consumer.get_watermark_offsets(self._at(partition), timeout=seconds, cached=False)
+        answer = self._consumer.get_watermark_offsets(self._topic_partition(partition), timeout=seconds, cached=False)
         if answer is None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         first, end = answer
@@ -249,7 +249,7 @@ class TopicReader:
         if isinstance(place, datetime):
             # rounded up, because a record's time is in milliseconds
             millis = -((_EPOCH - place) // timedelta(milliseconds=1))
-            asked = [self._at(p, millis) for p in logs]
+            asked = [self._topic_partition(p, millis) for p in logs]
             found = self._consumer.offsets_for_times(asked, timeout=_REQUEST_SECONDS) if asked else []
             for answer in found:
                 if answer.error:
@@ -258,21 +258,21 @@ class TopicReader:
             return {a.partition: a.offset if a.offset >= 0 else logs[a.partition][1] for a in found}
         return {p: first if place == "earliest" else end for p, (first, end) in logs.items()}
 
-    def _judge(self, error: KafkaError, partition: int, offset: int, offsets: dict[int, int]) -> None:
+    def _check_error(self, error: KafkaError, partition: int, offset: int, offsets: dict[int, int]) -> None:
         """Note a partition's end, and raise errors that a retry does not fix; the client handles the others."""
         if error.code() == KafkaError._PARTITION_EOF:
             span = self._spans[partition]
             offsets[partition] = max(span.next, offset if span.end is None else min(offset, span.end))
-        elif error.code() in _GONE:
-            raise self._gap(partition)
+        elif error.code() in _OFFSET_LOST:
+            raise self._offset_error(partition)
         elif error.code() in _REFUSED:
             raise InputError(f"topic {self._share.topic}, partition {partition} cannot be read: {error.str()}")
 
-    def _gap(self, partition: int) -> InputError:
+    def _offset_error(self, partition: int) -> InputError:
         wanted = self._spans[partition].next
         where = f"topic {self._share.topic}, partition {partition}"
         try:
-            first, end = self._log(partition, _REQUEST_SECONDS)
+            first, end = self._log_range(partition, _REQUEST_SECONDS)
         except KafkaException:
             return InputError(f"{where}: offset {wanted} is not in the log")
         if wanted < first:

@@ -90,17 +90,17 @@ class WatermarkPolicy:
         known = EventTimeProgress(newest, heard, progress.watermark)
         silent = self.silent(known, owned, now)
         idle = at_end(silent) if silent else set()
-        reached = self._reached(known, [p for p in owned if p not in idle], now)
+        reached = self._watermark_of(known, [p for p in owned if p not in idle], now)
         if reached is None or (progress.watermark is not None and reached <= progress.watermark):
             return known
         return EventTimeProgress(newest, heard, reached)
 
-    def _reached(self, known: EventTimeProgress, active: list[int], now: int) -> int | None:
+    def _watermark_of(self, known: EventTimeProgress, active: list[int], now: int) -> int | None:
         """The watermark over the active partitions; None if one of them has no event time yet."""
         if active:
             times = [known.newest.get(p) for p in active]
-            vouched = [time for time in times if time is not None]
-            return min(vouched) - self.max_disorder if len(vouched) == len(times) else None
+            known_times = [time for time in times if time is not None]
+            return min(known_times) - self.max_disorder if len(known_times) == len(times) else None
         if not known.heard:
             return None
         if not self.alone:

@@ -74,7 +74,7 @@ def _matching(path: str, folder: bool) -> dict[str, int]:
     if os.path.isfile(path):
         return {path: os.path.getsize(path)}
     if os.path.isdir(path):
-        return {below: os.path.getsize(below) for below in _below(path)}
+        return {below: os.path.getsize(below) for below in _walk(path)}
     fixed = path.rstrip("/") if folder else _GLOB_CHARACTER.split(path)[0].rpartition("/")[0]
     check_reachable(fixed)
     # Beam cannot escape a glob character: ? matches any in its place, and the filter below drops wrong matches
@@ -84,7 +84,7 @@ def _matching(path: str, folder: bool) -> dict[str, int]:
     return {file.path: file.size_in_bytes for file in below}
 
 
-def _below(folder: str) -> Iterator[str]:
+def _walk(folder: str) -> Iterator[str]:
     """The input files below a local folder. Links are followed; as they may form cycles, each folder is read once."""
 
     def refuse(error: OSError) -> None:

@@ -123,7 +123,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
         self._endless = source.until is None
         self._discovery_seconds = source.discovery_interval / SECOND
         self._readers: dict[int, TopicReader] = {}
-        self._looked_at: dict[int, float] = {}
+        self._discovered_at: dict[int, float] = {}
 
     def initial_restriction(self, element: int) -> Positions:  # noqa: ARG002
         return Positions(bounded=not self._endless)
@@ -152,18 +152,18 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
 
     def read(self, number: int, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
         """Read one bundle of one reader: a part of an unbounded read, or a bounded read as a whole."""
-        while (begun := self._begin(number, tracker.current_restriction())) is None:
+        while (opened := self._open(number, tracker.current_restriction())) is None:
             if self._endless:
                 tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
                 return
             time.sleep(_RETRY_SECONDS)
-        reader, positions = begun
+        reader, positions = opened
         if not tracker.try_claim(positions):
             return
-        began = time.monotonic()
+        started = time.monotonic()
         while not positions.is_done:
             behind = reader.lag >= self._batch_rows
-            left = began + self._bundle_seconds * (_BEHIND_BUNDLES if behind else 1) - time.monotonic()
+            left = started + self._bundle_seconds * (_BEHIND_BUNDLES if behind else 1) - time.monotonic()
             if self._endless and left <= 0:
                 tracker.defer_remainder()
                 break
@@ -188,7 +188,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             finalizer.register(_Commit(reader, {p: span.next for p, span in positions.known.items()}))
         _report(reader, estimator.get_estimator_state())
 
-    def _begin(self, number: int, positions: Positions) -> tuple[TopicReader, Positions] | None:
+    def _open(self, number: int, positions: Positions) -> tuple[TopicReader, Positions] | None:
         """Open the reader at these positions, resolving them if needed; None if no broker answers."""
         try:
             reader = self._reader(number)
@@ -203,14 +203,14 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
     def _reader(self, number: int) -> TopicReader:
         if number not in self._readers:
             self._readers[number] = TopicReader(replace(self._share, reader=number))
-            self._looked_at[number] = time.monotonic()
+            self._discovered_at[number] = time.monotonic()
         return self._readers[number]
 
     def _discover(self, number: int, reader: TopicReader) -> dict[int, Span]:
         now = time.monotonic()
-        if not self._endless or now - self._looked_at[number] < self._discovery_seconds:
+        if not self._endless or now - self._discovered_at[number] < self._discovery_seconds:
             return {}
-        self._looked_at[number] = now
+        self._discovered_at[number] = now
         found = reader.new_partitions()
         if found:
             LOGGER.info("new partitions of %s: %s", self._share.topic, ", ".join(map(str, found)))
