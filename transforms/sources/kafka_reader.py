@@ -39,7 +39,7 @@ _CONSUMER = {
     # hundreds of small responses a second would cost the broker and this process more than the records in them
     "fetch.min.bytes": 256_000,
     "fetch.wait.max.ms": 100,
-    # bounds the prefetch queue, and refills it at once instead of a second after it was full
+    # bounds the prefetch queue, and refills a full queue at once instead of a second later
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 32_768,
     "fetch.queue.backoff.ms": 20,
