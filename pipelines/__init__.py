@@ -1,1 +1,1 @@
-"""What a user starts."""
+"""The command line and the pipelines that it starts."""

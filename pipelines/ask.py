@@ -1,4 +1,4 @@
-"""Print what a query over the lake gives: as a table, JSON or CSV."""
+"""Prints the rows of a query over the lake as a table, JSON or CSV."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ from schemas.errors import InputError
 from stores.lake_sql import query
 
 _SHOWN = 1_000
-"""Rows that a table shows; JSON and CSV give all."""
+"""Most rows that a table shows; JSON and CSV print all rows."""
 
 _GAP = 2
-"""Blanks between two columns; one where the table would else not fit."""
+"""Spaces between two columns; one space if the table would not fit otherwise."""
 
 
 def show_query(lake: str, sql: str, form: str, console: Console) -> None:
@@ -31,8 +31,8 @@ def show_query(lake: str, sql: str, form: str, console: Console) -> None:
     Args:
         lake: The lake's URI.
         sql: One SELECT.
-        form: As of `show_rows`.
-        console: As of `show_rows`.
+        form: See `show_rows`.
+        console: See `show_rows`.
 
     Raises:
         InputError: The query cannot be run, or its rows cannot be JSON objects.
@@ -48,7 +48,7 @@ def show_rows(reader: pa.RecordBatchReader, form: str, console: Console) -> None
     Args:
         reader: The rows.
         form: ``table``, ``json`` (an array of objects) or ``csv``.
-        console: Where a table goes; JSON and CSV go to standard output as they come.
+        console: Where to print a table; JSON and CSV are streamed to standard output.
 
     Raises:
         InputError: The rows cannot be JSON objects.
@@ -72,7 +72,7 @@ def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[object, ...]]:
 
 
 def _values(column: pa.Array) -> list[object]:
-    """A column's values: a length of time as DuckDB writes it, a time to the microsecond."""
+    """A column's values, with intervals as DuckDB writes them and timestamps in microseconds."""
     if pa.types.is_interval(column.type):
         return [None if value is None else _interval(*value) for value in column.to_pylist()]
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
@@ -81,7 +81,7 @@ def _values(column: pa.Array) -> list[object]:
 
 
 def _interval(months: int, days: int, nanoseconds: int) -> str:
-    """A length of time as text.
+    """An interval as text, as DuckDB writes it.
 
     >>> _interval(1, -2, 3_723_500_000_000)
     '1 months -2 days 01:02:03.5'
@@ -94,7 +94,7 @@ def _interval(months: int, days: int, nanoseconds: int) -> str:
 
 
 def _finite(value: object) -> object:
-    """The value; null for NaN and the infinities, which JSON does not have."""
+    """The value, or None for NaN and infinities, which JSON cannot represent."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -111,7 +111,7 @@ def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
     names = [verbatim(name) for name in reader.schema.names]
     cells = [[verbatim(_short(value)) for value in row] for row in rows[:_SHOWN]]
     widest = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
-    # A name, a number or a time is read in one piece; a text may go on below
+    # Names, numbers and times are not wrapped; texts may be
     least = [
         name.cell_len if _is_text(field.type) else width
         for field, name, width in zip(reader.schema, names, widest, strict=True)
@@ -127,7 +127,7 @@ def _print_table(reader: pa.RecordBatchReader, console: Console) -> None:
             table.add_row(*row)
         print_table(table, console)
     else:
-        # More columns than stand side by side: a line each
+        # The columns do not fit side by side: one line per column
         for number, row in enumerate(cells, start=1):
             console.print(f"row {number}", style="bold", highlight=False)
             table = Table(box=None, pad_edge=False, show_header=False)
@@ -150,14 +150,14 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _short(value: object) -> object:
-    """A value as a person reads it: a fraction by four digits."""
+    """A value for display: fractions are rounded to four digits."""
     if isinstance(value, float) and math.isfinite(value):
         return round(value, 4) if abs(value) >= 1 else float(f"{value:.4g}")
     return _plain(value)
 
 
 def _plain(value: object) -> object:
-    """A value as other programs read it: RFC 3339 times, true and false, bytes as UTF-8 where they are."""
+    """A value for other programs: RFC 3339 times, true and false, bytes decoded as UTF-8 with invalid ones escaped."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""Lines that no event can be read from, one kind for each way of being broken, and the reason to expect."""
+"""Generates broken lines of every kind, each with the dead-letter reason to expect."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Envelope = dict[str, Any]
 
 
 class BrokenLine(NamedTuple):
-    """A line without its end; None stands for a message without a payload."""
+    """A line without its line end, and its expected reason and field. A payload of None is a message without one."""
 
     payload: bytes | None
     reason: Reason
@@ -24,12 +24,12 @@ class _Kind(NamedTuple):
 
 
 def broken_line(nth: int, envelope: Envelope, *, from_bus: bool) -> BrokenLine:
-    """Break an event in the nth way; the ways take turns.
+    """Break an event in one of the ways, which take turns.
 
     Args:
-        nth: Which way, counted on and on.
-        envelope: A good event, which has a device_id and a user_id on top, properties and a context.
-        from_bus: Whether to include what a bus can deliver and a file of lines cannot: nothing, in two ways.
+        nth: Running number that selects the way.
+        envelope: A valid event, with device_id and user_id at the top level, properties and a context.
+        from_bus: Whether to include null and empty payloads, which a bus can deliver and a file of lines cannot.
     """
     kinds = _KINDS + _BUS_KINDS if from_bus else _KINDS
     kind = kinds[nth % len(kinds)]

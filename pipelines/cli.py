@@ -1,4 +1,4 @@
-"""The command line: the commands put together, and how an error ends one."""
+"""The command line: registers the commands, and turns errors into messages and exit statuses."""
 
 import gc
 import os
@@ -67,7 +67,7 @@ app.add_typer(services, name="services", rich_help_panel="Try it out")
 
 
 def main() -> NoReturn:
-    """Run a command, and end the process with its exit status."""
+    """Run a command and exit with its status."""
     status: str | int | None = None
     try:
         run_command()
@@ -75,21 +75,21 @@ def main() -> NoReturn:
         status = ended.code
     sys.stdout.flush()
     sys.stderr.flush()
-    # At once: what is in memory goes with the process, and to take it apart first, object by object, takes 0.4 s
+    # Exits at once, because freeing all objects at interpreter shutdown takes 0.4 s
     os._exit(status if isinstance(status, int) else bool(status))
 
 
 def run_command() -> None:
-    """Run the command that the arguments say.
+    """Run the command given by the arguments.
 
-    Exit status: 0 done, 1 failed, 2 wrong options; an error is one line (or one a wrong option).
+    Exit status: 0 success, 1 failure, 2 invalid options. An error is printed in one line, or one per invalid option.
     """
-    # An import makes many objects and no garbage: to look for some after every 700 of them takes a fifth of a second
+    # Imports create many objects and no garbage; collecting after every 700 of them would take a fifth of a second
     gc.set_threshold(50_000)
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
-        # of a command that is not named there is no message: its help is printed already
+        # without a command there is no message, as the help has been printed already
         if message := " ".join(error.format_message().split()):
             print_error(f"{message.removesuffix('.')} (--help shows what there is)")
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The main job: raw events in, the lake and the device store kept. Batch and live differ in the source alone."""
+"""The main job: loads raw events into the lake and the device store. Batch and live differ only in the source."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ from transforms.workers import in_worker
 
 
 def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions) -> None:
-    """Compose the graph of docs/design.md on a pipeline; `source` gives `RawInput`."""
+    """Compose the graph of docs/design.md on a pipeline; `source` produces `RawInput`."""
     policy, mode, pages = options.policy, WriteMode(options.write_mode), PageRules.load()
     into_lake: dict[str, Any] = {
         "lake": options.lake,
@@ -39,14 +39,14 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         "onto_existing": options.onto_existing,
         "stable_input": options.stable_input,
     }
-    # Steps before the first shuffle have a worker of their own: with one interpreter lock for all a processor is idle
+    # Steps before the first shuffle get a worker of their own: a single interpreter lock would leave a core idle
     reading = "reading" if options.two_workers else None
     raw: RawInput = pipeline | "Read" >> in_worker(source, reading)
     if options.archive:
-        # Before any step can reject a payload: whatever goes wrong later, everything can be derived again
+        # Before any step can reject a payload, so that everything can be derived again whatever goes wrong later
         _ = raw.batches | "Archive" >> in_worker(Archive(options.archive), reading)
     decoded = raw.batches | "Decode" >> in_worker(Decode(options.secret, options.started_at), reading)
-    # Before anything is counted or stored: a copy must not lengthen a session, nor be twice in a store
+    # Before anything is counted or stored: a duplicate must neither lengthen a session nor be stored twice
     unique = decoded.events | "Deduplicate" >> Deduplicate(
         options.shards,
         policy.gap,
@@ -58,7 +58,7 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
     )
     dead_letters = [raw.dead_letters, decoded.dead_letters]
     if options.catalogue:
-        # After Deduplicate, like every step that counts; an event that it refuses stays in fact_events
+        # After Deduplicate, like every step that counts; an event that it rejects stays in fact_events
         layers = unique | "Layers" >> WriteLayers(options.catalogue, options.started_at.date(), **into_lake)
         dead_letters.append(layers.dead_letters)
     all_letters: Any = dead_letters | "AllDeadLetters" >> beam.Flatten()
@@ -79,18 +79,18 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         panes = unique | "Sessionize" >> Sessionize(policy, options.shards)
     in_devices = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
     if continues:
-        # The lake goes last: if the run dies, the same run again finds by what the lake lacks what the devices lack
+        # The lake is written last: if the run dies, a rerun computes what the lake lacks, and so what the devices lack
         panes, into_lake = panes | "AfterDevices" >> WaitOn(in_devices), into_lake | {"mode": WriteMode.MERGE}
     sessions = panes | "SessionsToLake" >> WriteSessions(**into_lake)
     if options.catalogue:
         rules = MetricRules.of(options.catalogue, pages)
-        # From the tables and not from the events in flight: late events, merges and corrections are in them, once
+        # From the tables rather than the stream: they include late events, merges and corrections exactly once
         facts = (stored, sessions) | "FactCommits" >> beam.Flatten()
         _ = facts | "DailyMetrics" >> WriteDailyMetrics(options.lake, rules)
 
 
 def _may_continue_sessions(options: RunOptions) -> bool:
-    """Whether a session may have other events that an earlier run brought: it is then computed from the lake."""
+    """Whether sessions may have events from an earlier run; they are then computed from the lake's events."""
     if options.session_engine != "columnar" or options.write_mode == WriteMode.APPEND:
         return False
     return has_rows(options.lake, FACT_EVENT)

@@ -1,4 +1,4 @@
-"""Fewer, larger files in the lake and the raw log, beside whatever writes and reads them."""
+"""Compacts the lake and the raw log into fewer, larger files, while other jobs write and read them."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,13 +19,13 @@ from transforms.sources.compact_archive import compact_archive
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a pass did.
+    """The result of a pass.
 
     Attributes:
-        tables: Files that were merged, and what they became, by table of the lake.
-        deleted: Files of the lake that were deleted: no version that is kept names them.
-        busy: Tables that a run changed meanwhile; the next pass finds them again.
-        archive: What became of the raw log's files; None where none was named.
+        tables: Number of files merged and of files written, by table of the lake.
+        deleted: Number of unreferenced files of the lake that were deleted.
+        busy: Tables skipped because a run changed them meanwhile; the next pass compacts them.
+        archive: Counts of the raw log's files; None if no raw log was given.
     """
 
     tables: dict[str, dict[str, int]]
@@ -34,12 +34,12 @@ class CompactReport:
     archive: dict[str, int] | None
 
     def as_json(self) -> dict[str, object]:
-        """The same for a program."""
+        """The report as JSON values."""
         return asdict(self)
 
 
 def _records(lake_uri: str) -> Iterator[Record]:
-    """Those of the tables that are there; the silver ones whatever catalogue they are of."""
+    """The records of the lake's existing tables, including silver tables of any catalogue."""
     declared = {record.name: record for record in (*TABLES, *SESSION_DIMENSION, USER_STREAM)}
     for name in table_names(lake_uri):
         if name in declared:
@@ -51,12 +51,12 @@ def _records(lake_uri: str) -> Iterator[Record]:
 
 
 def compact_stores(lake_uri: str, archive_uri: str | None, keep: int) -> CompactReport:
-    """One pass over all tables, and over the raw log if one is named.
+    """Compact all tables once, and the raw log if one is given.
 
     Args:
         lake_uri: The lake's root.
         archive_uri: The raw log's root, or None.
-        keep: How long files stay that are no longer in a table, microseconds; whole hours.
+        keep: How long to keep files that no table references, microseconds; whole hours.
 
     Raises:
         StoreError: There is no lake, or a table or the raw log cannot be read or written.

@@ -1,4 +1,4 @@
-"""Generated events on their way: late, twice, and broken ones among them, in order of arrival."""
+"""Generated events in order of arrival, with late, duplicate and broken ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,29 +18,29 @@ from schemas.records import TIMESTAMP
 
 @dataclass
 class Deliveries:
-    """Events on their way; an event that is delivered twice is here twice."""
+    """Deliveries of events; an event that is delivered twice occurs twice."""
 
     events: Events
     nth: Ints
 
     @classmethod
     def none(cls) -> Self:
-        """Nothing."""
+        """No deliveries."""
         nothing = np.zeros(0, np.int64)
         return cls(Events(*(nothing,) * 10), nothing)
 
     @classmethod
     def of(cls, traffic: Traffic, events: Events) -> Self:
-        """Events, and those of them again that are delivered twice."""
+        """The first deliveries of events, and their repeated deliveries."""
         repeats, nth = traffic.repeats(events)
         return cls(Events.concat([events, repeats]), np.concatenate([np.zeros(len(events), np.int64), nth]))
 
     def plus(self, other: Self) -> Self:
-        """These and others."""
+        """These deliveries and others."""
         return type(self)(Events.concat([self.events, other.events]), np.concatenate([self.nth, other.nth]))
 
     def until(self, horizon: int) -> tuple[Self, Self]:
-        """Those that arrive before the horizon, in order of arrival, and the rest."""
+        """Split into deliveries that arrive before the horizon, in order of arrival, and the rest."""
         arrives = self.events.arrival < horizon
         rest = np.flatnonzero(~arrives)
         due = np.flatnonzero(arrives)
@@ -52,10 +52,11 @@ class Deliveries:
 
 
 def deliveries(traffic: Traffic, rows: int) -> Iterator[tuple[Events, Deliveries, int]]:
-    """Slices of the traffic's events in order of time, of some rows each.
+    """Slices of the traffic's events in order of time, of about `rows` events each.
 
     Returns:
-        With each slice what arrives before its horizon, in order of arrival, and the horizon.
+        For each slice: its events; all deliveries not yet returned that arrive before its horizon, in order of arrival;
+        and the horizon.
     """
     waiting = Deliveries.none()
     for sessions, horizon in traffic.slices(rows):
@@ -75,7 +76,7 @@ class Broken:
 
     @classmethod
     def make(cls, traffic: Traffic, envelopes: Envelopes, share: float, from_bus: bool) -> Self:
-        """As many as a share of the events; from a bus also such as no line can hold."""
+        """Make as many broken lines as a share of the events; from a bus also null and empty payloads."""
         numbers = np.arange(round(traffic.events * share))
         arrivals = traffic.start + np.sort(traffic.dice.below("broken arrival", numbers, traffic.days * DAY))
         devices = traffic.dice.below("broken device", numbers, traffic.devices)
@@ -88,7 +89,7 @@ class Broken:
         return cls(lines, arrivals, devices)
 
     def between(self, envelopes: Envelopes, due: Deliveries, horizon: int) -> tuple[pl.Series, Ints, Ints]:
-        """The due events as lines, and the broken lines that arrive among them; arrivals; devices."""
+        """The due events and the broken lines that arrive between them: lines, arrival times and devices."""
         good = envelopes.lines(due.events, due.nth)
         end = int(np.searchsorted(self.arrivals, horizon))
         mine = slice(self.written, end)
@@ -103,7 +104,7 @@ class Broken:
         )
 
     def truth(self) -> pa.Table:
-        """What becomes of each: payload, reason, field, arrival_time."""
+        """The expected dead letters: payload, reason, field, arrival_time."""
         return pa.table({
             "payload": pa.array([line.payload for line in self.lines], pa.large_binary()),
             "reason": pa.array([line.reason.value for line in self.lines], pa.string()),
@@ -113,7 +114,7 @@ class Broken:
 
 
 def envelope_to_break(number: int, device_id: str, micros: int) -> dict[str, object]:
-    """A good event to be broken; its id and place in the shop name it."""
+    """A valid event to be broken; its number is in its id and page URL."""
     stamp = datetime.fromtimestamp(micros // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "event_id": f"broken-{number}", "event_type": "page_view", "timestamp": stamp, "device_id": device_id,

@@ -1,7 +1,7 @@
-"""The text of simulated events: the envelope as trackers send it, with the trackers' differences.
+"""The text of simulated events: envelopes as different trackers send them.
 
-Trackers differ by device: where they put the device and the user, how they write a time, what they use as an
-id. Text is put together from look-up tables, so that an event costs a few gathers and one concatenation.
+Trackers differ by device: where they put the device and the user, how they write a time, and what they use as an
+id. Text is assembled from lookup tables, so that an event costs a few gathers and one concatenation.
 """
 
 import json
@@ -55,7 +55,7 @@ _TYPE_TEXTS = pl.Series([f'","event_type":"{name}","timestamp":' for name in EVE
 
 
 class Envelopes:
-    """Writes the events of a `Traffic` as JSON texts, and as the rows that they mean."""
+    """Writes the events of a `Traffic` as JSON texts, and as the rows that they should become."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._dice = traffic.dice
@@ -88,12 +88,12 @@ class Envelopes:
         """The events as JSON lines.
 
         Args:
-            events: What to write, one line each.
-            delivery: 0 where the line is the first delivery of its event. A tenth of the later ones are
-                written with other white space, as a second serialiser would; what they say is the same.
+            events: The events to write, one line each.
+            delivery: 0 for the first delivery of an event. A tenth of the later deliveries have different white space,
+                as another serialiser would write; their content is the same.
 
         Returns:
-            Binary, each with its line's end.
+            Binary, each with its line end.
         """
         number, device = events.number, events.device
         respaced = ((delivery > 0) & (number % 10 == 0)).astype(np.int64)
@@ -124,7 +124,7 @@ class Envelopes:
         return parts.select(line.cast(pl.Binary)).to_series()
 
     def truth(self, events: Events) -> pa.Table:
-        """What the lines of these events say, one row an event; columns as in fact_events, and copies."""
+        """The content of these events' lines, one row per event, with columns as in fact_events and `copies`."""
         which = events.type * self._details + events.detail
         user = np.where(events.user == ANONYMOUS, self._anonymous, events.user)
         frame = pl.DataFrame({
@@ -140,7 +140,7 @@ class Envelopes:
         return table.add_column(6, "revenue", self._revenues.take(pa.array(which)))
 
     def _event_ids(self, events: Events) -> pl.Series:
-        """UUIDs; from the few trackers that only count, ids that other devices use too."""
+        """Event ids: UUIDs, or from a few trackers counters, which other devices use too."""
         number = events.number
         uuids = _uuids(self._dice.bits("id, left half", number), self._dice.bits("id, right half", number))
         frame = pl.DataFrame({"uuid": uuids, "nth": events.nth, "counts": self._counts_ids[events.device]})
@@ -163,9 +163,10 @@ class Envelopes:
 
 
 def _context_texts() -> pl.Series:
-    """The rest of each context, without its opening: by kind of device, country and version, three of each.
+    """The contexts without their opening brace: three for each kind of device, country and version.
 
-    As usual; with gaps; and as after a journey and an update. The last country is the unknown one.
+    The three are: the usual context; one with nulls; and one after a move to another country and an app update. The
+    last country is null.
     """
     texts = []
     for kind, system in _DEVICE_KINDS:
@@ -183,7 +184,7 @@ def _context_texts() -> pl.Series:
 
 
 def _user_texts(users: list[str]) -> tuple[pl.Series, pl.Series]:
-    """For each place of the user, each user and then nobody: the text on top, and in the context."""
+    """The texts at the top level and in the context, for each place of the user, each user, and then no user."""
     on_top = [f',"user_id":"{u}","entity_id":"{u}","entity_type":"user"' for u in users]
     on_top += [',"user_id":null']
     on_top += [',"user_id":null,"entity_id":"shop-7","entity_type":"shop"'] * (len(users) + 1)
@@ -194,14 +195,14 @@ def _user_texts(users: list[str]) -> tuple[pl.Series, pl.Series]:
 
 
 def _property_texts(details: int) -> tuple[pl.Series, pl.Series, pa.Array]:
-    """For each event type and each of its variants: the properties as JSON, the page, and the revenue."""
+    """The properties as JSON, the page and the revenue of each variant of each event type."""
     texts: list[str] = []
     pages: list[str | None] = []
     revenues: list[Decimal | None] = []
     for kind in range(len(EVENT_TYPES)):
         for n in range(details):
             values, revenue = _properties(kind, n)
-            # half of the trackers escape what is not ASCII
+            # half of the variants escape non-ASCII characters
             texts.append(_compact(values, escaped=n % 2 == 0))
             pages.append(cast(str | None, values.get("page_url")))
             revenues.append(revenue)
@@ -209,7 +210,7 @@ def _property_texts(details: int) -> tuple[pl.Series, pl.Series, pa.Array]:
 
 
 def _properties(kind: int, n: int) -> tuple[dict[str, object], Decimal | None]:
-    """Properties of the n-th variant of an event type, and the revenue that they mean."""
+    """Properties of the n-th variant of an event type, and the resulting revenue."""
     if kind == PURCHASE:
         return _order(n)
     product = f"{_SHOP}/product/{n}"
@@ -227,7 +228,7 @@ def _properties(kind: int, n: int) -> tuple[dict[str, object], Decimal | None]:
 
 
 def _order(n: int) -> tuple[dict[str, object], Decimal | None]:
-    """Properties of a purchase: most have a revenue, some an amount instead, some both, a few neither."""
+    """Properties of a purchase: most have a revenue, some an amount instead, some both, and a few neither."""
     price = _price(n)
     order: dict[str, object] = {"page_url": f"{_SHOP}/checkout", "order_id": f"o-{n}", "items": 1 + n % 5}
     if n % 50 == 0:
@@ -244,7 +245,7 @@ def _price(n: int) -> Decimal:
 
 
 def _uuids(left: np.ndarray, right: np.ndarray) -> pl.Series:
-    """128 bits as the 36 characters of a UUID."""
+    """UUID texts of 36 characters from 128 bits each."""
     count = len(left)
     octets = np.stack([left, right], axis=1).astype(">u8").view(np.uint8).reshape(count, 16)
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)

@@ -1,4 +1,4 @@
-"""A funnel as a picture: a bar a step, or a bar a step and group."""
+"""Draws a funnel: one bar per step, or one per step and group."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +16,10 @@ _BAR, _TEXT = "#3b6ea5", "#333333"
 
 
 def check_picture(path: Path) -> None:
-    """Find out before a query whether its picture can be drawn.
+    """Check before a query whether its picture can be drawn.
 
     Raises:
-        OptionError: matplotlib is not installed, or the file's name says no format that is drawn.
+        OptionError: matplotlib is not installed, or the file's suffix is not a supported format.
     """
     if find_spec("matplotlib") is None:
         raise OptionError("a picture needs matplotlib: pip install 'clickstream[plot]'")
@@ -31,9 +31,9 @@ def draw_funnel(table: pa.Table, funnel: Funnel, path: Path) -> None:
     """Draw the rows of a funnel.
 
     Args:
-        table: What `Funnel.sql` gives.
-        funnel: The question.
-        path: The file; its suffix says the format.
+        table: The result of `Funnel.sql`.
+        funnel: The funnel.
+        path: The file; its suffix selects the format.
 
     Raises:
         StoreError: The file cannot be written.
@@ -48,7 +48,7 @@ def draw_funnel(table: pa.Table, funnel: Funnel, path: Path) -> None:
         _draw_steps(axes, rows)
     else:
         _draw_groups(axes, rows, funnel.by, groups)
-    # dollar signs would begin mathematics
+    # matplotlib would take text between dollar signs as mathematics
     axes.set_yticks(range(len(funnel.steps)), [step.replace("$", r"\$") for step in funnel.steps])
     axes.invert_yaxis()
     axes.set_title(_title(funnel, groups), loc="left", color=_TEXT)

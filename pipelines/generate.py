@@ -1,4 +1,4 @@
-"""Write a shop's click events to files as they would arrive, and beside them the truth about them."""
+"""Writes a shop's click events to files in order of arrival, together with the expected results."""
 
 import gzip
 import time
@@ -25,7 +25,7 @@ from schemas.records import TIMESTAMP
 FORMATS = ("jsonl", "jsonl.gz", "avro")
 TRUTH_FOLDER = "_truth"
 PARTITIONS = 4
-"""Of the simulated bus, in the Avro format."""
+"""Partitions of the simulated bus, for the Avro format."""
 _SLICE = 100_000
 
 
@@ -34,20 +34,20 @@ class GenerateOptions:
     """What to generate.
 
     Attributes:
-        events: Good events, each counted once; repeats and broken lines come on top.
-        out: Folder to write to; made if it is not there, refused if it holds anything.
-        devices: Devices that may visit; None for one in sixty events, or what the days can hold.
+        events: Valid events, each counted once; repeats and broken lines are written in addition.
+        out: Folder to write to; created if missing, rejected if not empty.
+        devices: Devices that may visit; None for one per sixty events, or more if the days could not hold the events.
         days: Length of the period.
-        start: Its begin; a time without a zone is UTC.
+        start: Start of the period; a time without a zone is UTC.
         late_share: Share of events that arrive one minute to six hours after they happened.
         duplicate_share: Share of events that arrive more than once.
         broken_share: Broken lines to write, as a share of `events`.
         seed: The same seed and options give the same bytes.
         format: `jsonl`, `jsonl.gz`, or `avro`, the raw log's format with arrival times.
-        events_per_file: Lines in each file but the last.
+        events_per_file: Lines in each file except the last.
 
     Raises:
-        OptionError: With every problem, not only the first.
+        OptionError: Options are invalid; the message lists all problems.
     """
 
     events: int
@@ -88,19 +88,19 @@ class GenerateOptions:
 
     @property
     def device_count(self) -> int:
-        """The devices that may visit."""
+        """The number of devices that may visit."""
         if self.devices is not None:
             return self.devices
         return max(1, self.events // 60, -(-self.events // (max(self.days, 1) * EVENTS_PER_DEVICE_DAY)))
 
     @property
     def start_micros(self) -> int:
-        """The begin of the period, microseconds since 1970 UTC."""
+        """The start of the period, microseconds since 1970 UTC."""
         start = self.start if self.start.tzinfo else self.start.replace(tzinfo=UTC)
         return int(start.timestamp()) * SECOND
 
     def traffic(self) -> Traffic:
-        """The plan of the visits."""
+        """The traffic to generate."""
         return Traffic(
             events=self.events, devices=self.device_count, days=self.days, start=self.start_micros,
             late_share=self.late_share, duplicate_share=self.duplicate_share, seed=self.seed,
@@ -112,16 +112,16 @@ class GenerateSummary:
     """What was generated.
 
     Attributes:
-        events: Good events, each counted once.
+        events: Valid events, each counted once.
         lines: Lines (or records) in all files.
         repeats: Lines that repeat an event.
-        broken: Lines that are no event.
+        broken: Broken lines.
         devices: Devices that visited.
         sessions: Sessions under the default rules.
         files: The files of events, in order of arrival.
         truth: The folder with events.parquet, sessions.parquet and dead_letters.parquet.
         size: Bytes of the files of events.
-        seconds: Wall time it took.
+        seconds: Wall time.
     """
 
     events: int
@@ -137,13 +137,13 @@ class GenerateSummary:
 
 
 def generate(options: GenerateOptions) -> GenerateSummary:
-    """Generate events and the truth about them.
+    """Generate events and their expected results.
 
-    Events are made in slices of time and written in order of arrival, so memory does not grow with their
-    number; the plan takes about 100 bytes a session.
+    Events are made in slices of time and written in order of arrival, so that memory does not grow with their
+    number. The plan takes about 100 bytes a session.
 
     Raises:
-        OptionError: The folder cannot be made, or is not empty.
+        OptionError: The folder cannot be created, or is not empty.
     """
     began = time.monotonic()
     try:
@@ -183,7 +183,7 @@ def generate(options: GenerateOptions) -> GenerateSummary:
 
 
 class _EventTruth:
-    """events.parquet, written as the events are made; in order of session, not of arrival."""
+    """Writes events.parquet as the events are made, in order of sessions rather than of arrival."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -215,7 +215,7 @@ class _Files(ABC):
         return self
 
     def write(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
-        """Append lines, each with its end, to the files."""
+        """Append lines, each with its line end, to the files."""
         begin = 0
         while begin < len(lines):
             if self._room == 0:
@@ -237,11 +237,11 @@ class _Files(ABC):
 
     @abstractmethod
     def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:
-        """Append to the file that was started last."""
+        """Append to the current file."""
 
     @abstractmethod
     def close(self) -> None:
-        """Finish the file that was started last, if any."""
+        """Finish the current file, if any."""
 
 
 class _LineFiles(_Files):
@@ -250,14 +250,14 @@ class _LineFiles(_Files):
     _file: BinaryIO | None = None
 
     def open(self, path: Path) -> None:
-        # no time of day in the header: the same seed gives the same bytes
+        # no timestamp in the gzip header, so that the same seed gives the same bytes
         zipped = self._options.format.endswith(".gz")
         opened = gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) if zipped else path.open("wb")
         self._file = cast(BinaryIO, opened)
 
     def append(self, lines: pl.Series, arrivals: Ints, devices: Ints) -> None:  # noqa: ARG002
         assert self._file is not None
-        # the lines carry their ends: their joint buffer is the text of the file
+        # the lines include their line ends, so their buffer is the text of the file
         array = lines.to_arrow(compat_level=pl.CompatLevel.oldest())
         offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
         self._file.write(memoryview(array.buffers()[2])[offsets[0] : offsets[-1]])
@@ -268,7 +268,7 @@ class _LineFiles(_Files):
 
 
 class _AvroFiles(_Files):
-    """The raw log's format: records with their place on a bus and their arrival."""
+    """The raw log's format: records with partition, offset and arrival time."""
 
     _writer: "fastavro.write.Writer | None" = None
 
@@ -278,7 +278,7 @@ class _AvroFiles(_Files):
 
     def open(self, path: Path) -> None:
         self._file = path.open("wb")
-        # the marker between blocks is random unless given
+        # fastavro's sync marker is random unless given
         marker = len(self.paths).to_bytes(16, "big")
         self._writer = fastavro.write.Writer(self._file, RAW_LOG_AVRO, codec=RAW_LOG_CODEC, sync_marker=marker)
 

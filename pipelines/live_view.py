@@ -1,4 +1,4 @@
-"""What a run that follows a topic is doing, on a terminal: one table, renewed as the job counts."""
+"""Live view of a run that follows a topic: a table on the terminal, refreshed from the job's counters."""
 
 import time
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ Counters = dict[str, int]
 
 
 class Rates(NamedTuple):
-    """Counters now, and the seconds and counters before them."""
+    """The current counters, the previous ones, and the seconds between them."""
 
     now: Counters
     before: Counters
     seconds: float
 
     def per_second(self, name: str) -> float:
-        """How fast a counter grows; 0 where it starts anew with the job."""
+        """A counter's growth per second; 0 if it restarted with the job."""
         return max(self.now.get(name, 0) - self.before.get(name, 0), 0) / self.seconds if self.seconds else 0.0
 
 
 @contextmanager
 def follow(runner: FlinkRunner, console: Console) -> Iterator[None]:
-    """Show what a runner's job has counted until the block ends; nothing where `console` is no terminal."""
+    """Show the counters of a runner's job until the block ends; shows nothing if `console` is not a terminal."""
     if not console.is_terminal:
         yield
         return
@@ -57,7 +57,7 @@ def follow(runner: FlinkRunner, console: Console) -> Iterator[None]:
 
 
 def live_table(rates: Rates, page: str) -> Group:
-    """The figures as a person reads them, and the address of Flink's page with more of them."""
+    """The figures as a table, and the address of Flink's web page, which has more of them."""
     now = rates.now
 
     def total(*names: str) -> int:

@@ -1,4 +1,4 @@
-"""Options as a user writes them, checked together before anything starts."""
+"""Parsing of command-line options, which are checked together before anything starts."""
 
 import os
 import tomllib
@@ -25,13 +25,13 @@ CONFIG_FILE = "clickstream.toml"
 
 
 class Problems:
-    """Collects what is wrong with a set of options, so that a user hears of all of it at once."""
+    """Collects all problems of a set of options, to report them at once."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     def attempt(self, option: str, parse: Callable[[], T]) -> T | None:
-        """The result of `parse`; or None, with its error noted under the option's name."""
+        """The result of `parse`, or None if it fails; its error is noted under the option's name."""
         try:
             return parse()
         except (ClickstreamError, ValueError) as error:
@@ -44,34 +44,34 @@ class Problems:
             self.found.append(message)
 
     def raise_any(self) -> None:
-        """Raise one OptionError, a line each, if anything was noted."""
+        """Raise an OptionError with one line per problem, if there are any."""
         if self.found:
             raise OptionError("\n".join(self.found))
 
 
 def known(value: T | None) -> T:
-    """A value that `Problems` has vouched for: nothing was noted, so it is there."""
+    """Cast away None from a result of `Problems.attempt`, after `raise_any` has passed."""
     return cast(T, value)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the main job's graph needs to know, all of it valid.
+    """The validated options of the main job's graph.
 
     Attributes:
         lake: URI of the lake.
         devices: URI of the device store.
         policy: The session rules.
-        shards: Keys over which devices are spread.
+        shards: Number of keys over which devices are spread.
         session_engine: ``columnar`` or ``beam``.
         write_mode: ``merge``, ``overwrite`` or ``append``.
-        secret: Where the secret of user_key is.
-        started_at: Stands for an event's arrival where the input does not say it.
-        archive: URI of the raw log that a bus is kept in; None for none.
-        onto_existing: Whether a fresh start on an endless input may add to the rows of another run.
-        stable_input: Whether the runner has to be asked that a commit's input survives a retry.
-        two_workers: Whether what reads and what keeps the stores are to have a worker each; see `transforms.workers`.
-        catalogue: The event types that silver and the activity stream are made of; None where neither is.
+        secret: Source of the secret for user_key.
+        started_at: Arrival time of events for which the input has none.
+        archive: URI of the raw log to archive a bus in; None for no archive.
+        onto_existing: Whether a fresh run on an endless input may add to the rows of another run.
+        stable_input: Whether to request stable input from the runner for commits.
+        two_workers: Whether reading and writing the stores get a worker each; see `transforms.workers`.
+        catalogue: The event types of the silver tables and the activity stream; None to write neither.
     """
 
     lake: str
@@ -91,7 +91,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Stores:
-    """Where the two stores and the event catalogue are: from an option, else the environment, else the config file."""
+    """Locations of both stores and the event catalogue, from options, then the environment, then the config file."""
 
     lake: str | None
     devices: str | None
@@ -104,7 +104,7 @@ class Stores:
         """Look the stores up in order of precedence.
 
         Raises:
-            OptionError: The config file cannot be read or holds a key that is none of its own.
+            OptionError: The config file cannot be read or has an unknown key.
         """
         settings = read_config(config)
         return cls(
@@ -117,7 +117,7 @@ class Stores:
         """The lake's URI.
 
         Raises:
-            OptionError: Nothing names it.
+            OptionError: No source names the lake.
         """
         return _named(self.lake, "lake")
 
@@ -125,7 +125,7 @@ class Stores:
         """The device store's URI.
 
         Raises:
-            OptionError: Nothing names it.
+            OptionError: No source names the device store.
         """
         return _named(self.devices, "devices")
 
@@ -137,7 +137,7 @@ def _named(value: str | None, name: str) -> str:
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
-    """Settings of a config file: the one given, else CLICKSTREAM_CONFIG, else ./clickstream.toml if it is there.
+    """Settings of a config file: the given one, or else CLICKSTREAM_CONFIG, or else ./clickstream.toml if it exists.
 
     Raises:
         OptionError: The file cannot be read, is not TOML, or holds an unknown key.
@@ -160,10 +160,10 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 
 def parse_count(text: str) -> int:
-    """A whole number of at least one, with ``_`` between digits or k, M and G behind them allowed.
+    """Parse an integer of at least one; ``_`` between digits and a suffix k, M or G are allowed.
 
     Raises:
-        OptionError: It is not one.
+        OptionError: The text is not such a number.
 
     >>> parse_count("5M")
     5000000
@@ -176,10 +176,10 @@ def parse_count(text: str) -> int:
 
 
 def parse_share(text: str) -> float:
-    """A share from 0 to 1, or a percentage.
+    """Parse a share from 0 to 1, or a percentage.
 
     Raises:
-        OptionError: It is not one.
+        OptionError: The text is not a share.
 
     >>> parse_share("2%")
     0.02
@@ -194,10 +194,10 @@ def parse_share(text: str) -> float:
 
 
 def parse_date(text: str) -> date:
-    """A date as RFC 3339 writes it.
+    """Parse a date in RFC 3339 form.
 
     Raises:
-        OptionError: It is none.
+        OptionError: The text is not a date.
 
     >>> parse_date("2026-04-12")
     datetime.date(2026, 4, 12)
@@ -209,7 +209,7 @@ def parse_date(text: str) -> date:
 
 
 def parse_policy(problems: Problems, gap: str, cap: str, lateness: str, early: str) -> SessionPolicy | None:
-    """The session rules, unless anything is wrong so far; what is wrong with them is noted."""
+    """Parse the session rules and note their problems; None if there are problems, these or earlier ones."""
     parsed = (
         problems.attempt("--session-gap", lambda: parse_duration(gap)),
         problems.attempt("--max-session", lambda: parse_optional_duration(cap)),
@@ -227,10 +227,10 @@ def parse_policy(problems: Problems, gap: str, cap: str, lateness: str, early: s
 
 
 def parse_choice(text: str, choices: tuple[str, ...]) -> str:
-    """One of a few words.
+    """Check that a word is one of the choices, and return it.
 
     Raises:
-        OptionError: It is another.
+        OptionError: The word is not one of them.
     """
     if text not in choices:
         raise OptionError(f"{text!r} is none of {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""A command's work once, or again and again until Ctrl-C."""
+"""Runs a command's work once, or repeatedly until Ctrl-C."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from schemas.errors import StoreBusyError
 
 
 def repeat(work: Callable[[], None], every: int | None) -> None:
-    """Do the work once, or, given a pause in microseconds, again after each pause.
+    """Do the work once, or repeatedly with a pause of `every` microseconds.
 
-    With a pause a pass that another run kept from committing is passed over: the next makes up for it.
+    When repeating, a pass that conflicts with another run's commit is skipped; the next pass makes up for it.
 
     Raises:
-        StoreBusyError: The only pass was kept from committing.
+        StoreBusyError: A single pass conflicted with another run's commit.
     """
     with suppress(KeyboardInterrupt):
         if every is None:

@@ -1,4 +1,4 @@
-"""Put events onto a topic of Kafka: as fast as it takes them, at a rate, or at the pace at which they happened."""
+"""Sends events to a Kafka topic: as fast as possible, at a fixed rate, or at the pace at which they happened."""
 
 import signal
 import threading
@@ -22,12 +22,12 @@ from transforms.sources.kafka_times import NO_TIME, event_times, trusted_times
 
 Seconds = NDArray[np.float64]
 Schedule = Callable[[pa.Array], Seconds | None]
-"""When each payload is due, in seconds since the start; never earlier than the one before. None for at once."""
+"""Returns when each payload is due, in seconds since the start and never decreasing; None to send at once."""
 
 DEFAULT_PARTITIONS = 4
 
 _PRODUCER = {
-    # no copy and no reordering when a request is repeated; large batches are what makes it fast
+    # idempotence prevents duplicates and reordering on retries; large batches make it fast
     "enable.idempotence": True,
     "compression.type": "lz4",
     "linger.ms": 20,
@@ -35,7 +35,7 @@ _PRODUCER = {
     "queue.buffering.max.messages": 200_000,
     "queue.buffering.max.kbytes": 131_072,
     "message.max.bytes": 2_000_000,
-    # as Java's clients place a key, so that all producers of a device use one partition
+    # the partitioner of Java clients, so that all producers send a device's events to one partition
     "partitioner": "murmur2_random",
     "delivery.timeout.ms": 60_000,
     "delivery.report.only.error": True,
@@ -47,15 +47,15 @@ _TOPIC_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class ProduceSummary:
-    """What was put onto the topic.
+    """What was sent to the topic.
 
     Attributes:
-        topic: Its name.
-        partitions: How many it has.
-        events: Records that are there now.
+        topic: The topic's name.
+        partitions: The topic's number of partitions.
+        events: Records sent.
         bytes: Bytes of their payloads.
-        seconds: Wall time from the first to the last acknowledgement.
-        interrupted: Whether it was ended before all had been sent.
+        seconds: Wall time from the first send to the last acknowledgement.
+        interrupted: Whether sending was interrupted before the end.
     """
 
     topic: str
@@ -67,7 +67,7 @@ class ProduceSummary:
 
 
 def at_rate(events_per_second: float) -> Schedule:
-    """A steady rate.
+    """Send at a fixed rate.
 
     >>> at_rate(10)(pa.array([b"", b"", b""])).tolist()
     [0.0, 0.1, 0.2]
@@ -84,12 +84,12 @@ def at_rate(events_per_second: float) -> Schedule:
 
 
 def at_pace(factor: float) -> Schedule:
-    """As they happened, `factor` times as fast: an event is due when the newest before it is, or at its own time."""
+    """Send at `factor` times the original pace. An event is due at its own time, or with a newer event before it."""
     first = newest = NO_TIME
 
     def due(payloads: pa.Array) -> Seconds:
         nonlocal first, newest
-        # a broken event of the year 2999 is not to be waited for
+        # ignores untrusted times, so that a broken event of the year 2999 is not waited for
         times = trusted_times(event_times(payloads), np.array(int(time.time() * SECOND)))
         times = np.maximum.accumulate(np.concatenate([[newest], times]))[1:]
         if first == NO_TIME:
@@ -101,12 +101,12 @@ def at_pace(factor: float) -> Schedule:
 
 
 def at_once(payloads: pa.Array) -> None:
-    """As fast as the brokers take them."""
+    """Send as fast as the brokers accept."""
     del payloads
 
 
 def device_keys(payloads: pa.Array) -> list[bytes | None]:
-    """The first device_id in each payload, by a cheap look without decoding; None where there is none.
+    """The first device_id in each payload, found by a cheap regular expression without decoding; None if missing.
 
     >>> device_keys(pa.array([b'{"device_id":"d1"}', b"{}", None]))
     [b'd1', None, None]
@@ -115,16 +115,16 @@ def device_keys(payloads: pa.Array) -> list[bytes | None]:
 
 
 def ensure_topic(cluster: KafkaCluster, topic: str, partitions: int | None = None) -> int:
-    """Create the topic unless it is there; returns the number of its partitions.
+    """Create the topic unless it exists; returns its number of partitions.
 
     Args:
-        cluster: Where.
-        topic: Its name.
-        partitions: How many it is to have; None for any number, and `DEFAULT_PARTITIONS` where it is created.
+        cluster: The Kafka cluster.
+        topic: The topic's name.
+        partitions: Required number of partitions; None accepts any, and creates a topic with `DEFAULT_PARTITIONS`.
 
     Raises:
-        OptionError: It is there with another number of partitions.
-        ClickstreamError: The cluster cannot be reached, or refuses.
+        OptionError: The topic exists with another number of partitions.
+        ClickstreamError: The cluster cannot be reached, or refuses to create the topic.
     """
     try:
         found = len(cluster.topic(topic).partitions)
@@ -136,7 +136,7 @@ def ensure_topic(cluster: KafkaCluster, topic: str, partitions: int | None = Non
 
 
 def _create_topic(cluster: KafkaCluster, topic: str, partitions: int) -> int:
-    """Create a topic and wait until it can be written to; returns the number of its partitions."""
+    """Create a topic and wait until it is writable; returns its number of partitions."""
     admin = cluster.client(AdminClient, {})
     try:
         admin.create_topics([NewTopic(topic, partitions)])[topic].result(timeout=_TOPIC_SECONDS)
@@ -147,7 +147,7 @@ def _create_topic(cluster: KafkaCluster, topic: str, partitions: int) -> int:
     while True:
         try:
             return len(cluster.topic(topic).partitions)
-        except (NoSuchTopicError, BrokerUnreachableError):  # its leader is being chosen
+        except (NoSuchTopicError, BrokerUnreachableError):  # leader election is still in progress
             if time.monotonic() > deadline:
                 raise
 
@@ -159,28 +159,28 @@ def produce(
     schedule: Schedule = at_once,
     partitions: int | None = None,
 ) -> ProduceSummary:
-    """Put payloads onto a topic, byte for byte and in their order, keyed by device.
+    """Send payloads to a topic, byte for byte and in order, keyed by device.
 
-    Two events of a device stay in order, as they go to one partition. Ctrl-C ends it: what has been sent is still
-    acknowledged, and counted.
+    The events of a device stay in order, because they go to one partition. Ctrl-C stops sending; records already sent
+    are still awaited and counted.
 
     Args:
-        cluster: Where the topic is.
-        topic: Its name; created where it is missing.
-        batches: Payloads: binary, null for a tombstone. A batch is asked for when the one before it has been sent.
+        cluster: The Kafka cluster.
+        topic: The topic's name; created if missing.
+        batches: Payloads: binary, null for a tombstone. The next batch is requested once the previous one is sent.
         schedule: When each payload is due.
-        partitions: As `ensure_topic` takes them.
+        partitions: See `ensure_topic`.
 
     Raises:
-        OptionError: The client properties cannot be used, or the partitions are not the topic's.
-        ClickstreamError: The cluster cannot be reached, or has not taken an event.
+        OptionError: The client properties are invalid, or the topic has another number of partitions.
+        ClickstreamError: The cluster cannot be reached, or did not accept an event.
     """
     found = ensure_topic(cluster, topic, partitions)
     began: float | None = None
     with _interruption() as interrupted:
         sender = _Sender(cluster, topic, interrupted)
         for payloads in batches:
-            # the first batch may have taken long to make, and nothing is to be made up for by a rush
+            # starts the clock only now: making the first batch may have taken long, and must not cause a burst
             began = began or time.monotonic()
             sender.send(payloads, schedule(payloads), began)
             if interrupted.is_set():
@@ -192,7 +192,7 @@ def produce(
 
 @contextmanager
 def _interruption() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, which then comes between no event and its count; only the main thread can be told of it."""
+    """An event that Ctrl-C sets, so that it cannot interrupt between a send and its count. For the main thread only."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
@@ -205,7 +205,7 @@ def _interruption() -> Iterator[threading.Event]:
 
 
 class _Sender:
-    """Hands payloads to the client when they are due, and raises what becomes of those that are not taken."""
+    """Hands payloads to the client when they are due, and raises an error if one is not accepted."""
 
     def __init__(self, cluster: KafkaCluster, topic: str, interrupted: threading.Event) -> None:
         self._topic, self._interrupted = topic, interrupted
@@ -215,7 +215,7 @@ class _Sender:
         self.events = self.bytes = 0
 
     def send(self, payloads: pa.Array, due: Seconds | None, began: float) -> None:
-        """Send a batch; waits until its last payload is due, or all is interrupted."""
+        """Send a batch; returns once its last payload is sent, or sending is interrupted."""
         keys, values = device_keys(payloads), payloads.to_pylist()
         sent = 0
         while sent < len(values) and not self._interrupted.is_set():
@@ -232,7 +232,7 @@ class _Sender:
             self._poll(0)
 
     def finish(self) -> None:
-        """Wait until all is acknowledged or refused."""
+        """Wait until every record is acknowledged or rejected."""
         while len(self._producer):
             self._producer.flush(_LONGEST_WAIT)
             self._raise_failure()
@@ -245,7 +245,7 @@ class _Sender:
                 self.events += 1
                 self.bytes += len(value or b"")
                 break
-            except BufferError:  # as much is under way as may be
+            except BufferError:  # the client's queue is full
                 self._poll(_LEAST_WAIT)
             except KafkaException as error:
                 raise ClickstreamError(f"topic {self._topic} does not take an event: {error.args[0].str()}") from error

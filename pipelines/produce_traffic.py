@@ -1,4 +1,4 @@
-"""What `produce` sends: files as they are, generated traffic, or such traffic as if it happened now."""
+"""The payloads that `produce` sends: from files, generated traffic, or generated traffic with current times."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,12 +27,15 @@ Clock = Callable[[], float]
 
 
 def file_payloads(files: Mapping[str, int]) -> Iterator[pa.Array]:
-    """The payloads of files of events by path and size, JSON lines or raw logs, file after file; null for a tombstone.
+    """The payloads of files of events (JSON lines or raw logs), file by file; null for a tombstone.
+
+    Args:
+        files: Sizes of the files by path.
 
     Raises:
-        InputError: A file is damaged. What stands before the damage has been given.
+        InputError: A file is damaged. The payloads before the damage have been yielded.
     """
-    # Beam's file systems, and with them Beam, are needed by no other source
+    # Imported here, because no other source needs Beam
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
@@ -49,7 +52,7 @@ def file_payloads(files: Mapping[str, int]) -> Iterator[pa.Array]:
 
 
 def generated_payloads(events: int, seed: int) -> Iterator[pa.Array]:
-    """The events that `clickstream generate --format avro` writes, in order of arrival, broken ones and all."""
+    """The events that `clickstream generate --format avro` writes, in order of arrival, including broken ones."""
     plan = _Plan(events, seed)
     broken = Broken.make(plan.traffic, plan.envelopes, plan.options.broken_share, from_bus=True)
     for _, due, horizon in deliveries(plan.traffic, BATCH_ROWS):
@@ -59,14 +62,14 @@ def generated_payloads(events: int, seed: int) -> Iterator[pa.Array]:
 
 
 def live_payloads(events: int, seed: int, rate: float | None, clock: Clock = time.time) -> Iterator[pa.Array]:
-    """Traffic that happens now: each event is stamped with the time it is sent, less the delay that it has had.
+    """Generated traffic with current times: an event's time is the time of sending minus its generated delay.
 
-    Delays are those of the generator: about a second, and for a few of them hours. Devices come and go.
+    Delays are about a second, and for a few events up to hours.
 
     Args:
-        events: Good events; repeats and broken ones come on top.
-        seed: Names the traffic, but for its times.
-        rate: Payloads per second that are taken; None for as fast as can be.
+        events: Valid events; repeats and broken ones are sent in addition.
+        seed: Determines the traffic except its times.
+        rate: Payloads that are consumed per second; None for as fast as possible.
         clock: Seconds since 1970.
     """
     rows = BATCH_ROWS if rate is None else max(1, min(BATCH_ROWS, round(rate * _LIVE_SECONDS)))
@@ -75,7 +78,7 @@ def live_payloads(events: int, seed: int, rate: float | None, clock: Clock = tim
     for plan, due in _rounds(events, seed, rows):
         now = clock()
         started = now if started is None else started
-        # a batch is asked for when the one before has been sent, and takes its time to be sent itself
+        # a batch is requested once the previous one is sent; stamps its events with the times they will be sent at
         offsets = np.zeros(len(due.nth)) if rate is None else np.arange(sent, sent + len(due.nth)) / rate
         stamps = (np.maximum(started + offsets, now) * SECOND).astype(np.int64)
         lines = plan.envelopes.lines(replace(due.events, time=plan.times(due, stamps), arrival=stamps), due.nth)
@@ -89,7 +92,7 @@ def live_payloads(events: int, seed: int, rate: float | None, clock: Clock = tim
 
 
 class _Plan:
-    """Traffic as `generate` would write it by default, in the raw log's format."""
+    """Traffic as `generate` writes it by default in the raw log's format."""
 
     def __init__(self, events: int, seed: int) -> None:
         self.options = GenerateOptions(events=events, out=Path(), seed=seed, format="avro")
@@ -98,14 +101,14 @@ class _Plan:
         self._times = np.zeros(events, np.int64)
 
     def times(self, due: Deliveries, stamps: Ints) -> Ints:
-        """When these events happened if they are sent at `stamps`; a repeat says what its first delivery said."""
+        """The events' times if they are sent at `stamps`; a repeat keeps the time of its first delivery."""
         first = due.nth == 0
         delays = due.events.arrival - due.events.time
         self._times[due.events.number[first]] = (stamps - delays)[first]
         return self._times[due.events.number]
 
     def broken(self, number: int, micros: int) -> bytes | None:
-        """The broken event of this number, sent at this time."""
+        """The payload of a broken event, by its number and time of sending."""
         devices = self.envelopes.device_ids
         return broken_line(
             number, envelope_to_break(number, devices[number % len(devices)], micros), from_bus=True
@@ -113,7 +116,7 @@ class _Plan:
 
 
 def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[_Plan, Deliveries]]:
-    """Traffic without end in memory that is bounded: round after round of it, each planned while the last is sent."""
+    """Traffic in rounds, which bounds memory; each round is planned while the previous one is sent."""
     sizes = [_ROUND_EVENTS] * (events // _ROUND_EVENTS) + [events % _ROUND_EVENTS]
     with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
         plans = (planner.submit(_Plan, size, seed + number) for number, size in enumerate(sizes) if size)
@@ -128,5 +131,5 @@ def _rounds(events: int, seed: int, rows: int) -> Iterator[tuple[_Plan, Deliveri
 
 
 def _payloads(lines: pl.Series) -> pa.Array:
-    """Lines without their ends."""
+    """Lines without their line ends."""
     return pc.binary_slice(lines.to_arrow(compat_level=pl.CompatLevel.oldest()), 0, -1).cast(pa.binary())

@@ -1,4 +1,4 @@
-"""Sessions of past dates made right by the events that the lake holds of them, those included that came too late."""
+"""Recomputes the sessions of past dates from the lake's events, including events that were too late for a live run."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -28,15 +28,15 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class RebuildOptions:
-    """What is asked of a rebuild.
+    """The options of a rebuild.
 
     Attributes:
         lake: The lake's URI.
         devices: The device store's URI.
-        policy: The session rules: those of the runs that the lake is of.
-        first: The first date; None for the first that the lake has.
-        last: The last date; None for the last that the lake has.
-        now: The present time: sessions that a live run may still change are left to it.
+        policy: The session rules, the same as in the runs that wrote the lake.
+        first: The first date; None for the first in the lake.
+        last: The last date; None for the last in the lake.
+        now: The current time: sessions that a live run may still change are left to that run.
     """
 
     lake: str
@@ -48,26 +48,26 @@ class RebuildOptions:
 
     @property
     def settled_before(self) -> int:
-        """A session whose last event is as old as this is in no live run's state; microseconds since 1970.
+        """Sessions whose last event is before this time are in no live run's state any more; microseconds since 1970.
 
-        One gap more than the state keeps it, for the watermark's delay.
+        This is one session gap more than the state's retention, to allow for the watermark's delay.
         """
         return micros_of(self.now) - self.policy.retention - self.policy.gap
 
 
 @dataclass(frozen=True)
 class RebuildReport:
-    """What a rebuild did.
+    """The result of a rebuild.
 
     Attributes:
-        first_date: The first date that had events or sessions; None where none had.
-        last_date: The last one.
-        sessions: Sessions that the events of the dates make.
-        added: Of these, sessions that were not there.
-        replaced: Of these, sessions that were there and other.
-        withdrawn: Sessions that were there and are no more.
+        first_date: The first date with events or sessions; None if there is none.
+        last_date: The last such date.
+        sessions: Sessions computed from the events of the dates.
+        added: Computed sessions that the lake lacked.
+        replaced: Computed sessions that differed in the lake.
+        withdrawn: Sessions in the lake that no longer exist.
         committed: Whether fact_sessions has a new version.
-        seconds: How long it took.
+        seconds: Duration.
     """
 
     first_date: str | None = None
@@ -80,15 +80,15 @@ class RebuildReport:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, object]:
-        """The same for a program."""
+        """The report as JSON values."""
         return asdict(self)
 
 
 def rebuild(options: RebuildOptions) -> RebuildReport:
-    """Compute the sessions of some dates from their events, and commit what differs, in one transaction.
+    """Compute the sessions of some dates from their events, and commit the differences in one transaction.
 
-    The devices are told first. A rebuild that dies, or is refused because another run commits to the same dates, leaves
-    the lake as it was; the next one tells the devices the same.
+    The device store is written first. A rebuild that dies, or that conflicts with another run's commit to the same
+    dates, leaves the lake as it was; the next rebuild writes the same rows to the device store again.
 
     Raises:
         StoreBusyError: Another process has the device store open, or other runs kept committing: run again.
@@ -99,7 +99,7 @@ def rebuild(options: RebuildOptions) -> RebuildReport:
     if not dates:
         return RebuildReport(seconds=time.monotonic() - began)
     create_tables(options.lake, [FACT_SESSION])
-    # one that is there: of a store that is made here the devices would know the changed sessions alone
+    # read-only first, so that a missing store is an error: a new store would hold only the changed sessions
     for read_only in (True, False):
         open_device_store(options.devices, read_only).close()
     for attempt in range(1, ATTEMPTS + 1):
@@ -122,7 +122,7 @@ def rebuild(options: RebuildOptions) -> RebuildReport:
 
 
 def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions) -> None:
-    """The graph: what differs, first to the devices, then to the lake."""
+    """Compose the graph: compute the differences, write them to the device store, and then to the lake."""
     plans = pipeline | "Plan" >> beam.Create([plan], reshuffle=False).with_output_types(RevisionPlan)
     no_events = pipeline | "NoEvents" >> beam.Create([], reshuffle=False).with_output_types(ShardedTable)
     panes = plans | "Revise" >> ReviseSessions(no_events, options.policy, shards_for(plan.rows), changes_only=True)
@@ -136,7 +136,7 @@ def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:
 
 
 def _dates(options: RebuildOptions) -> list[date]:
-    """The dates asked for that the lake has events or sessions of, in order."""
+    """The requested dates that have events or sessions in the lake, in order."""
     if find_table(options.lake, FACT_EVENT.name) is None:
         raise StoreError(f"{FACT_EVENT.name}: there is no such table in {options.lake}")
     tables = (find_files(options.lake, record.name) for record in (FACT_EVENT, FACT_SESSION))

@@ -1,4 +1,4 @@
-"""What an engineer on call asks: one device, its latest events and sessions."""
+"""Prints the latest events and sessions of one device, for an engineer on call."""
 
 import json
 from datetime import datetime
@@ -16,13 +16,13 @@ Row = dict[str, object]
 _JSON_COLUMNS = ("properties", "context", "extra_properties")
 _LONGEST_DETAIL = 120
 _USER_DIGITS = 8
-"""Enough of a user key to tell a device's users apart; --json has all of it."""
+"""Digits of a user key to show, enough to tell a device's users apart; --json prints the whole key."""
 
 
 def show_recent(
     uri: str, device: str, since: datetime | None, until: datetime | None, limit: int, as_json: bool, console: Console
 ) -> None:
-    """Print a device's events with since <= event_time < until, newest first, and the sessions that began then.
+    """Print a device's events with since <= event_time < until, newest first, and the sessions that started then.
 
     Raises:
         StoreError: The store cannot be read.
@@ -41,7 +41,7 @@ def show_recent(
 
 
 def _plain(rows: pa.Table) -> list[dict[str, object]]:
-    """Rows for a program: nulls left out, times in RFC 3339, JSON text as the JSON it is."""
+    """Rows as JSON values: without nulls, with times in RFC 3339, and JSON texts parsed."""
     found = []
     for row in rows.to_pylist():
         plain: dict[str, object] = {}
@@ -82,10 +82,10 @@ def _print(device: str, events: list[Row], sessions: list[Row], limit: int, cons
 
 
 def _print_by_date(times: list[object], columns: dict[str, list[object]], console: Console) -> None:
-    """A table with a line for each new date, so that the time of day is all that a row repeats."""
+    """Print a table with a line for each date, so that rows need only the time of day."""
     if not times:
         return
-    # What no row has takes no room
+    # Columns without values are not shown
     shown = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     table = Table(box=None, pad_edge=False)
     table.add_column("time (UTC)", no_wrap=True)
@@ -108,13 +108,13 @@ def _are_numbers(values: list[object]) -> bool:
 
 
 def _counted(rows: list[Row], what: str, limit: int) -> str:
-    """How many there are, and whether there may be more."""
+    """The number of rows in words, and whether there may be more."""
     newest = "the newest " if len(rows) == limit else ""
     return f"{newest}{len(rows):,} {what}{'' if len(rows) == 1 else 's'}"
 
 
 def _detail(event: Row) -> object:
-    """The page, without https:// for room; the properties of an event that names none."""
+    """The page without https://, to save space; for an event without a page, its properties."""
     if event["page_url"] is not None:
         return str(event["page_url"]).removeprefix("https://")
     text = str(event["properties"] or "")

@@ -1,4 +1,4 @@
-"""What a run did: for a person as a table, for a program as JSON."""
+"""The report of a run, as a table or as JSON."""
 
 from dataclasses import asdict, dataclass
 
@@ -15,16 +15,16 @@ class RunReport:
     Attributes:
         events_read: Payloads read, good or bad.
         events_unique: Events after deduplication.
-        duplicates: Copies dropped.
+        duplicates: Duplicates dropped.
         dead_letters: Dead letters by reason code.
-        sessions: Sessions that the input makes.
-        panes: Panes fired by timing; retractions beside them.
-        late_events: Events that came behind the watermark and were taken in.
-        too_late_events: Events beyond the allowed lateness: they are stored, and change no session.
-        already_stored: Rows that the lake held already, by table.
+        sessions: Sessions computed from the input.
+        panes: Panes fired, by timing, and retractions.
+        late_events: Events that were behind the watermark and within the allowed lateness.
+        too_late_events: Events beyond the allowed lateness: they are stored but change no session.
+        already_stored: Rows that the lake already had, by table.
         lake_rows: Rows written, by table.
         lake_files: Files written to the lake.
-        lake_bytes: Their size.
+        lake_bytes: Bytes of these files.
         device_rows: Rows written to the device store.
         input_bytes: Bytes of the payloads.
         seconds: Wall time from the first check to the last commit.
@@ -48,7 +48,7 @@ class RunReport:
 
     @classmethod
     def of(cls, counters: dict[str, int], tables: list[str], seconds: float) -> "RunReport":
-        """Read the report off the job's counters."""
+        """Build the report from the job's counters."""
 
         def total(*names: str) -> int:
             return sum(counters.get(name, 0) for name in names)
@@ -67,7 +67,7 @@ class RunReport:
                 for name, count in sorted(counters.items())
                 if name.startswith("dead_")
             },
-            # Over a lake with events a rewritten file holds sessions beside those of the input
+            # If the lake had events, rewritten files also hold sessions that are not of this input
             sessions=total("sessions_examined") or total("lake_fact_sessions_rows", "lake_fact_sessions_skipped"),
             panes=panes | {"RETRACTION": total("retractions")},
             late_events=total("events_late"),
@@ -82,7 +82,7 @@ class RunReport:
         )
 
     def as_json(self) -> dict[str, object]:
-        """The same for a program."""
+        """The report as JSON values."""
         return asdict(self) | {"events_per_second": round(self.events_read / self.seconds) if self.seconds else 0}
 
     def show(self, console: Console) -> None:
@@ -114,7 +114,7 @@ class RunReport:
 
 
 def _by_folder(tables: dict[str, int]) -> dict[str, int]:
-    """The tables of a folder as one."""
+    """The counts of tables, summed by top-level folder."""
     folders: dict[str, int] = {}
     for name, count in tables.items():
         folder = name.partition("/")[0]
@@ -127,7 +127,7 @@ def _listed(parts: dict[str, int]) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """A size for a person.
+    """A size in bytes with a readable unit.
 
     >>> format_bytes(45_300_000)
     '45.3 MB'

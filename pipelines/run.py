@@ -1,4 +1,4 @@
-"""Start the main job and see it through: checks first, then the run, then its report."""
+"""Runs the main job: checks the stores, runs the graph, and reports."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _LEAST_SHARDS = 4
 
 
 def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object]]:
-    """Checks that both stores can be written as the run is going to, each to be called before anything starts."""
+    """Checks that the run can write both stores; call each before anything starts."""
     tables = tables_of(options.catalogue)
     checks: list[Callable[[], object]] = [
         lambda: check_lake(options.lake, tables),
@@ -40,7 +40,7 @@ def check_stores(options: RunOptions, endless: bool) -> list[Callable[[], object
 
 
 def unseen(_: PipelineRunner) -> AbstractContextManager[None]:
-    """Shows nothing while a job runs."""
+    """A `Follow` that shows nothing while a job runs."""
     return nullcontext()
 
 
@@ -51,26 +51,26 @@ def run(
     open_runner: OpenRunner,
     follow: Follow = unseen,
 ) -> RunReport:
-    """Run the main job until its input ends, or it is interrupted.
+    """Run the main job until its input ends or it is interrupted.
 
     Args:
-        options: Of the graph.
-        source: Gives `RawInput`.
-        beam_options: Beam's and the runner's.
-        open_runner: Makes the runner ready, and cleans up after it.
-        follow: Shows what the runner's job does while it runs.
+        options: The graph's options.
+        source: Produces `RawInput`.
+        beam_options: Options of Beam and the runner.
+        open_runner: Opens the runner, and cleans up after it.
+        follow: Shows the progress of the runner's job.
 
     Raises:
-        ClickstreamError: An input, a store or the runner failed; the message is one line. Nothing of a bounded run is
-            visible in the lake unless its commit had been made, and the same run again ends in the same stores.
+        ClickstreamError: An input, a store or the runner failed; the message is one line. Rows of a bounded run are
+            visible in the lake only if their commit was made, and running it again leads to the same stores.
     """
     began = time.monotonic()
-    # Also a table that gets no row this time is there to be asked
+    # Creates all tables, so that those without rows can be queried too
     create_tables(options.lake, tables_of(options.catalogue))
     with scratch(), open_runner(beam_options) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, source, options)
-        # A runner in this process counts here as it works
+        # A runner in this process updates its counters here while it runs
         read_live = getattr(runner, "live_metrics", lambda: dict(SEEN_HERE))
         try:
             result = pipeline.run()
@@ -78,15 +78,15 @@ def run(
                 result.wait_until_finish()
             counters = read_counters(result.metrics())
         except KeyboardInterrupt:
-            # An endless input ends like this; the job is cancelled when the runner's context ends
+            # The usual end of an endless run; the job is cancelled when the runner's context ends
             counters = read_live()
-        except Exception as error:  # a runner wraps what a step raises as it likes
+        except Exception as error:  # each runner wraps a step's error differently
             raise first_cause(error) from error
     return RunReport.of(counters, [record.name for record in tables_of(options.catalogue)], time.monotonic() - began)
 
 
 def run_here(compose: Callable[[beam.Pipeline], None]) -> dict[str, int]:
-    """Run a bounded graph in this process until it ends; returns its counters.
+    """Run a bounded graph in this process to its end; returns its counters.
 
     Args:
         compose: Adds the graph's steps to a pipeline.
@@ -101,21 +101,21 @@ def run_here(compose: Callable[[beam.Pipeline], None]) -> dict[str, int]:
         try:
             result = pipeline.run()
             result.wait_until_finish()
-        except Exception as error:  # the runner wraps what a step raises
+        except Exception as error:  # the runner wraps a step's error
             raise first_cause(error) from error
     return read_counters(result.metrics())
 
 
 def shards_for(rows: int) -> int:
-    """How many shards a graph that is run here has for so many rows: those of a shard are in memory at once."""
+    """The number of shards for a graph run in this process over `rows` rows; all rows of a shard are held in memory."""
     return max(_LEAST_SHARDS, -(-rows // _ROWS_A_SHARD))
 
 
 def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineOptions, open_runner: OpenRunner) -> str:
-    """Hand the main job to a service that runs it without this process; returns the job's id.
+    """Submit the main job to a service that runs it independently of this process; returns the job's id.
 
     Raises:
-        ClickstreamError: The options, a store or the service refuse it.
+        ClickstreamError: The options are invalid, or a store or the service fails.
     """
     create_tables(options.lake, tables_of(options.catalogue))
     with scratch(), open_runner(beam_options) as runner:
@@ -125,7 +125,7 @@ def submit(options: RunOptions, source: beam.PTransform, beam_options: PipelineO
 
 
 def first_cause(error: Exception) -> Exception:
-    """The error of ours that a runner has wrapped or annotated, if there is one; else the error itself."""
+    """The ClickstreamError that a runner has wrapped or annotated, or else the error itself."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ClickstreamError):

@@ -1,4 +1,4 @@
-"""The session dimension of a lake: the graph, the run, its report."""
+"""Computes the session dimension of a lake: the graph, the run and its report."""
 
 import time
 from collections.abc import Iterable
@@ -22,22 +22,22 @@ from transforms.session_dimension.write_stamps import StampEvents
 from transforms.sinks.overwrite_partitions import OverwritePartitions
 
 _ROWS_AT_ONCE = 250_000
-"""Rows of small files that one worker reads one after the other."""
+"""Rows in a group of files that one worker reads sequentially."""
 
 
 @dataclass(frozen=True)
 class SessionsDimReport:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
-        first_date: The first start date computed; None where there was nothing to compute.
-        last_date: The last one.
-        events: Events on them.
-        sessions: Sessions on them.
-        dates_changed: Dates whose sessions became others, and were replaced.
+        first_date: The first start date computed; None if there was nothing to compute.
+        last_date: The last start date computed.
+        events: Events on these dates.
+        sessions: Sessions on these dates.
+        dates_changed: Dates that were replaced because their sessions changed.
         files_read: Files of events and dimensions that were read.
-        bytes_read: Their size; of a file only some columns are read.
-        seconds: How long it took.
+        bytes_read: Total size of these files, of which only some columns are read.
+        seconds: Duration.
     """
 
     first_date: str | None = None
@@ -50,12 +50,12 @@ class SessionsDimReport:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, object]:
-        """The same for a program."""
+        """The report as JSON values."""
         return asdict(self)
 
 
 def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
-    """The graph: compute, write the dates that became others, commit."""
+    """Compose the graph: compute the sessions, write the dates that changed, commit."""
     rows = sum(file.rows for files in plan.events.values() for file in files)
     built = pipeline | "Build" >> BuildSessionDimension(
         plan.dates,
@@ -81,11 +81,11 @@ def compose(pipeline: beam.Pipeline, plan: SessionsDimPlan) -> None:
 
 
 def run_sessions_dim(options: SessionsDimOptions) -> SessionsDimReport:
-    """Compute the last start dates again, and replace those whose sessions have become others.
+    """Recompute the last start dates, and replace those whose sessions changed.
 
     Raises:
         ClickstreamError: As `plan_sessions_dim`; or a file cannot be read or written, or another run committed at
-            the same time. The same run again mends what one that died has left.
+            the same time. Running it again repairs what a run that died has left.
     """
     began = time.monotonic()
     plan = plan_sessions_dim(options)
@@ -105,7 +105,7 @@ def run_sessions_dim(options: SessionsDimOptions) -> SessionsDimReport:
 
 
 def _before(plan: SessionsDimPlan) -> Iterable[Counted]:
-    """What the users had before the dates: the bridge, and the dates between them and it, added or taken off."""
+    """The users' session counts before the dates: the bridge, plus or minus the sessions between it and the dates."""
     if plan.continues:
         for group in _groups(plan.lake, SESSION_BRIDGE, plan.bridge):
             yield Counted(group, 1)
@@ -114,7 +114,7 @@ def _before(plan: SessionsDimPlan) -> Iterable[Counted]:
 
 
 def _groups(lake: str, record: Record, live: Live) -> Iterable[Files]:
-    """The files in groups of one partition each, small ones together."""
+    """Groups of files, each of one partition, with small files grouped together."""
     for partition, files in live.items():
         place = Place(table_uri(lake, record.name), record, partition)
         paths: list[str] = []

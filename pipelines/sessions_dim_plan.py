@@ -1,4 +1,4 @@
-"""What a run of the session dimension has to read and to replace: worked out from the tables' logs alone."""
+"""Plans a run of the session dimension: the files to read and to replace, from the tables' logs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ Live = dict[Partition, list[LiveFile]]
 
 @dataclass(frozen=True)
 class SessionsDimOptions:
-    """What is asked of a run.
+    """The options of a run.
 
     Attributes:
         lake: The lake's URI.
         zone: The reporting time zone.
-        days: How many start dates up to `as_of` to compute again; None for all.
+        days: Number of start dates up to `as_of` to recompute; None for all.
         as_of: The last start date; None for the last that has ended in the zone.
-        now: The present time: a date that it lies on is not closed.
+        now: The current time; its date has not ended.
     """
 
     lake: str
@@ -38,10 +38,10 @@ class SessionsDimOptions:
 
     @property
     def last_date(self) -> date:
-        """The last start date asked for.
+        """The last start date to compute.
 
         Raises:
-            OptionError: It has not ended.
+            OptionError: The requested date has not ended.
         """
         closed = closed_date(self.now, self.zone)
         if self.as_of is not None and self.as_of > closed:
@@ -55,16 +55,16 @@ class SessionsDimPlan:
 
     Attributes:
         lake: The lake's URI.
-        dates: The start dates that it computes.
-        sessions: The files of dim_sessions to be replaced: those of the dates that have events or sessions.
-        places: Those of event_sessions.
-        events: The files that hold the events of the dates, of fact_events.
-        stamped: Those of fact_events that may hold an event whose session becomes another, or none.
+        dates: The start dates to compute.
+        sessions: The files of dim_sessions to replace, of those dates that have events or sessions.
+        places: The files of event_sessions to replace.
+        events: The files of fact_events with the events of the dates.
+        stamped: The files of fact_events that may hold an event whose session changes or is removed.
         devices: The files of dim_devices.
-        bridge: All files of the bridge; none while nobody had sessions before the dates of the last run.
-        continues: Whether users may have sessions before the dates: else the numbers begin at 1.
+        bridge: All files of the bridge; empty if no user had sessions before the dates of the last run.
+        continues: Whether users may have sessions before the dates; otherwise numbering starts at 1.
         counted: Files of dim_sessions between the bridge's date and the first of the dates, by start date.
-        sign: What those add to the bridge's numbers: 1, or -1 where its date is the later.
+        sign: Sign with which `counted` is added to the bridge's numbers: 1, or -1 if the bridge's date is later.
     """
 
     lake: str
@@ -81,27 +81,27 @@ class SessionsDimPlan:
 
     @property
     def moves_bridge(self) -> bool:
-        """Whether the bridge is of another date than the first of the dates."""
+        """Whether the bridge has to move to the first of the dates."""
         if not self.continues:
             return bool(self.bridge)
         return bool(self.counted) or any(key != partition_of(self.dates.first) for key in self.bridge)
 
     @property
     def read_files(self) -> list[LiveFile]:
-        """The files that the run computes from, those of the dates that it replaces aside."""
+        """The files that the run reads, apart from those of the dates that it replaces."""
         before = (self.bridge, self.counted) if self.continues else ()
         return [file for live in (self.events, self.devices, *before) for files in live.values() for file in files]
 
 
 def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
-    """Find out what a run has to do; reads the tables' logs, and one value of one file.
+    """Plan a run. Reads the tables' logs and one column of one file.
 
     Returns:
-        The plan; None where the lake has no events that could lie on the dates.
+        The plan; None if the lake has no events that could be on the dates.
 
     Raises:
-        OptionError: The last date asked for has not ended, or the table is of another time zone.
-        StoreError: There are no events in the lake, or a table cannot be read or made.
+        OptionError: The last requested date has not ended, or the table is of another time zone.
+        StoreError: There are no events in the lake, or a table cannot be read or created.
     """
     lake, last_date = options.lake, options.last_date
     if find_table(lake, FACT_EVENT.name) is None:
@@ -137,7 +137,7 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
         sessions={key: sessions.get(key, []) for key in with_rows},
         places={key: places.get(key, []) for key in with_rows},
         events=read,
-        # made anew in another time zone, the dates may end earlier than they did
+        # when recomputed in another time zone, the dates may end earlier than before
         stamped=read
         if continues
         else {key: files for key, files in events.items() if key <= partition_of(last_utc + timedelta(days=1))},
@@ -150,9 +150,9 @@ def plan_sessions_dim(options: SessionsDimOptions) -> SessionsDimPlan | None:
 
 
 def _start_dates(dates: StartDates, days: Iterable[date]) -> list[Partition]:
-    """The start dates that rows may be of or have been: of an event of a UTC date that is the one beside it, too.
+    """The start dates that rows may have or may have had: those of the given UTC dates and of the days next to them.
 
-    One event of the year 1970 must not make a partition of every day since.
+    Not every date in between: one event of the year 1970 must not create a partition for every day since.
     """
     near = {day.toordinal() + beside for day in days for beside in (-1, 0, 1)}
     inside = range(dates.first.toordinal(), dates.last.toordinal() + 1)
@@ -164,14 +164,14 @@ def _dates(live: Live) -> list[date]:
 
 
 def _bridge_date(bridge: Live) -> date:
-    """The date that the bridge is of. Without a row it is of the beginning, when nobody had a session."""
+    """The bridge's date. An empty bridge is of the earliest date, when nobody had a session."""
     if len(bridge) > 1:
         raise StoreError(f"{SESSION_BRIDGE.name}: it is of {len(bridge)} dates; --days all makes it anew")
     return next(iter(_dates(bridge)), date.min)
 
 
 def _check_zone(lake: str, sessions: Live, zone: ZoneInfo) -> None:
-    """The zone of the table's dates, which one row of it tells."""
+    """Check that the table's time zone, read from one of its files, is this zone."""
     for partition, files in sessions.items():
         place = Place(table_uri(lake, DIM_SESSIONS.name), DIM_SESSIONS, partition)
         (there,) = read_files(place, [files[0].path], ["time_zone"]).column(0).unique().to_pylist()

@@ -1,4 +1,4 @@
-"""Give past sessions to the users that devices are now known to belong to: what changed, and no more."""
+"""Attributes past sessions to the users that devices now belong to, rewriting only what changed."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,20 +31,20 @@ from transforms.identity.stitching import (
 )
 
 SESSIONS_ID, DEVICES_ID = f"{FACT_SESSION.name}:stitch", f"{DEVICE.record.name}:stitch"
-"""Application ids of a stitch's commits of the two tables. The version is that of the table up to which all files have
-been looked at, so that the next stitch need not look again."""
+"""Application ids of a stitch's commits to the two tables. The recorded version is the table version up to which all
+files have been examined, so that the next stitch need not examine them again."""
 
 
 @dataclass(frozen=True)
 class StitchReport:
-    """What a stitch did.
+    """The result of a stitch.
 
     Attributes:
-        devices_changed: Devices whose user, reach or person is another than at the last stitch.
-        files_read: Files of fact_sessions that were looked at.
-        dates_changed: Start dates with a session that changed, in order.
-        stream_dates_changed: Dates of user_stream with an activity that changed, in order.
-        committed: Tables with rows that changed.
+        devices_changed: Devices whose user, reach or person changed since the last stitch.
+        files_read: Files of fact_sessions that were examined.
+        dates_changed: Start dates with a changed session, in order.
+        stream_dates_changed: Dates of user_stream with a changed activity, in order.
+        committed: Tables with changed rows.
     """
 
     devices_changed: int
@@ -54,19 +54,20 @@ class StitchReport:
     committed: list[str]
 
     def as_json(self) -> dict[str, object]:
-        """The same for a program."""
+        """The report as JSON values."""
         return asdict(self)
 
 
 def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
-    """Propagate what dim_devices says to fact_sessions and from there to user_stream, and note it on the devices.
+    """Propagate users from dim_devices to fact_sessions and on to user_stream, and record the result in dim_devices.
 
-    Each table in a transaction. A stitch that dies between two is done again by the next, which finds the rows of the
-    first as they are to be.
+    Each table is committed in its own transaction. If a stitch dies between two of them, the next stitch repeats it,
+    and finds the rows already committed up to date.
 
     Args:
         lake_uri: The lake's root.
-        lookback: How long before a device's first login its anonymous sessions reach, microseconds; None for any time.
+        lookback: How long before a device's first login its anonymous sessions may have started, microseconds; None
+            for any time.
 
     Raises:
         StoreBusyError: Other runs kept committing: run again.
@@ -77,7 +78,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
     before = _read_devices(lake_uri, devices)
     after = stitched_devices(before, lookback)
     changed = after.filter(changes_of(before, after))
-    # another person is a change of the device alone: its sessions stay whose they are
+    # a changed person affects only the device's row: its sessions keep their users
     other_rule = changes_of(before, after, RULE)
     reach = _Reach.of(pa.concat_tables([before.filter(other_rule), after.filter(other_rule)]))
     looked_at: list[int] = []
@@ -93,7 +94,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
         looked_at[:] = [sum(map(len, files.values()))]
         dates[:] = sorted(str(write.partition[0]) for write in writes)
         any_new = any(rows is None for looked in files.values() for rows in looked.values())
-        # the version that this commit will make: no other can come between
+        # the version that this commit will create: no other commit can come in between
         return Planned(table.version() + 1, writes, even_empty=any_new)
 
     def plan_devices(table: DeltaTable, _: int) -> Planned:
@@ -112,7 +113,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
 
 @dataclass(frozen=True)
 class _Reach:
-    """Devices whose sessions go to others than before, and the dates between which each may have one."""
+    """Devices whose sessions change users, each with the range of dates on which it may have sessions."""
 
     devices: pa.Array
     earliest: npt.NDArray[np.datetime64]
@@ -120,8 +121,8 @@ class _Reach:
 
     @classmethod
     def of(cls, rows: pa.Table) -> "_Reach":
-        """The reach of the devices as they were and as they are to be."""
-        # where all its sessions are reached, the device's first event is the bound
+        """The reach of devices, from their rows before and after the stitch."""
+        # if a device has no lower bound, its first event is the bound
         earliest = np.fmax(_dates(rows["first_seen_at"]), _dates(rows["stitched_from"]))
         return cls(rows["device_id"].combine_chunks(), earliest, _dates(rows["last_seen_at"]))
 
@@ -132,7 +133,7 @@ class _Reach:
 
 
 def _candidates(partition: Partition, files: list[LiveFile], known: set[str], reach: _Reach) -> Candidates:
-    """All of the files that came after the last stitch; of the others the sessions of devices that changed."""
+    """Files added since the last stitch, in full; in other files, the sessions of devices that changed."""
     devices = reach.on(partition)
     of_devices = pc.field("device_id").isin(devices) if len(devices) else None
     looked = {file: None if file.path not in known else of_devices for file in files}
@@ -140,7 +141,7 @@ def _candidates(partition: Partition, files: list[LiveFile], known: set[str], re
 
 
 def _read_devices(lake_uri: str, table: DeltaTable) -> pa.Table:
-    """The devices that a user is known of, or was."""
+    """The devices that have a known user, or had one."""
     record = DEVICE.record
     paths = [file.path for files in live_files(table).values() for file in files]
     rows = read_files(_place(lake_uri, record, ()), paths, DEVICE_COLUMNS)
@@ -148,7 +149,7 @@ def _read_devices(lake_uri: str, table: DeltaTable) -> pa.Table:
 
 
 def paths_of(table: DeltaTable, version: int) -> set[str]:
-    """The files of an earlier version; none where its log is cleaned up, and all is looked at again."""
+    """The files of an earlier version; empty if its log has been cleaned up, so that all files are examined again."""
     if version == 0:
         return set()
     try:

@@ -1,4 +1,4 @@
-"""Give past activities to the customers that their sessions were found to be of, after the sessions themselves."""
+"""Attributes past activities to the customers of their sessions, once the sessions have been stitched."""
 
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -19,26 +19,26 @@ from stores.lake_rewrite import rewrite_changed
 from transforms.identity.stitching import ACTIVITY_COLUMNS, OWNER_COLUMNS, stitched_activities
 
 STREAM_ID, OWNERS_ID = f"{USER_STREAM.name}:stitch", f"{USER_STREAM.name}:stitch:{FACT_SESSION.name}"
-"""Application ids of a stitch's commits. The versions are those of the stream up to which all files have been looked
-at, and of the sessions that their customers were taken from."""
+"""Application ids of a stitch's commits. The recorded versions are the version of user_stream up to which all files
+have been examined, and the version of fact_sessions that customers were taken from."""
 
 
 class StitchedStream(NamedTuple):
-    """What became of user_stream: the dates with an activity that changed, and the commit."""
+    """The result for user_stream: the dates with a changed activity, and the commit."""
 
     dates: list[str]
     commit: CommitResult
 
 
 def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]) -> StitchedStream | None:
-    """Fill in whose anonymous activities were; None where the lake has no stream.
+    """Fill in the customers of anonymous activities; None if the lake has no user_stream.
 
-    An activity's customer follows from its session, so dates are looked at whose sessions are others than at the last
-    stitch, and those near activities that came since: a login among them makes the whole of its session known.
+    An activity's customer follows from its session. So this examines dates whose sessions changed since the last
+    stitch, and dates near activities added since: a login among them identifies its whole session.
 
     Args:
         lake_uri: The lake's root.
-        paths_of: The files of an earlier version of a table.
+        paths_of: Returns the files of an earlier version of a table.
 
     Raises:
         StoreBusyError: Other runs kept committing: run again.
@@ -84,7 +84,7 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
 
 
 def _beside(day: date, *steps: int) -> Iterator[date]:
-    """The dates so many days from a date, as far as the calendar goes: an event's time may be of its first day."""
+    """The dates at the given numbers of days from a date, within the calendar: an event may be on its first day."""
     for number in (day.toordinal() + step for step in steps):
         if date.min.toordinal() <= number <= date.max.toordinal():
             yield date.fromordinal(number)

@@ -1,15 +1,15 @@
-"""The snapshot of an interactive story with a column a decision, whose names come from the lake."""
+"""SQL of an interactive story's snapshot, with one column per decision found in the lake."""
 
 from stores.lake_sql import LakeConnection
 from stores.sql_text import literal, quoted
 
 
 def snapshot_sql(lake: LakeConnection, episode: str | None) -> str:
-    """One SELECT over the view story_episodes: a row a viewer, session and episode, a column a decision.
+    """A SELECT over the view story_episodes: one row per viewer, session and episode, one column per decision.
 
     Args:
-        lake: The lake, which says what decisions there are.
-        episode: The episode whose rows and decisions are wanted; None for all.
+        lake: The lake, from which the decisions are read.
+        episode: The episode to select; None for all.
 
     Raises:
         InputError: The lake has no user_stream.

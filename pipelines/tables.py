@@ -1,4 +1,4 @@
-"""The tables of the lake: those of the main job in the order they are made in, and those of `sessions-dim`."""
+"""The tables of the lake: those of the main job, in the order of their creation, and those of `sessions-dim`."""
 
 from schemas.daily_metrics import DAILY_METRICS
 from schemas.dead_letters import DEAD_LETTER
@@ -16,5 +16,5 @@ SESSION_DIMENSION = (DIM_SESSIONS, EVENT_SESSIONS, SESSION_BRIDGE)
 
 
 def tables_of(catalogue: Catalogue | None) -> tuple[Record, ...]:
-    """The tables that the main job writes: with a catalogue the layers too."""
+    """The tables that the main job writes; with a catalogue, also those of the layers."""
     return TABLES if catalogue is None else (*TABLES, USER_STREAM, *silver_records(catalogue), DAILY_METRICS)

@@ -18,7 +18,7 @@ _LONGEST_LINE = 1 << 30
 
 
 def verbatim(value: object) -> Text:
-    r"""A value as it is: nothing in it is taken for markup or, being from anywhere, can command the terminal.
+    r"""A value as literal text: nothing in it acts as markup or, as it may be untrusted, as a terminal control code.
 
     >>> verbatim("[red]\x1b[2J").plain
     '[red]\\x1b[2J'
@@ -29,13 +29,13 @@ def verbatim(value: object) -> Text:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table: within the width of a terminal; for what reads lines, a row a line."""
+    """Print a table within the terminal's width; if the output is not a terminal, print one row per line."""
     into = console if console.is_terminal else Console(file=console.file, width=_LONGEST_LINE)
     into.print(table)
 
 
 def print_error(error: object) -> None:
-    """Print an error on standard error, a line for each of its lines."""
+    """Print an error on standard error, with a prefix on each of its lines."""
     for line in str(error).split("\n"):
         ERR.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True, highlight=False)
 
@@ -46,13 +46,13 @@ def print_warning(text: str) -> None:
 
 
 def configure_logging(verbose: bool) -> None:
-    """Send logs to standard error; without `verbose` only what a user can act on.
+    """Send logs to standard error; without `verbose`, only errors that a user can act on.
 
-    Called before Beam is imported, which logs while it is.
+    Call it before Beam is imported, because the import logs.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     if not verbose:
-        # An error that ends the run is printed once, as one line, by main()
+        # main() prints an error that ends the run, once and in one line
         for library in ("apache_beam", "cassandra"):
             logging.getLogger(library).setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
@@ -60,7 +60,7 @@ def configure_logging(verbose: bool) -> None:
 
 @contextmanager
 def renewed(show: Callable[[], None], seconds: float, name: str) -> Iterator[None]:
-    """Call `show` every so many seconds, in a thread of this name beside the block, until it ends."""
+    """Call `show` every `seconds` seconds in a thread of the given name, until the block ends."""
     ended = threading.Event()
 
     def go_on() -> None:

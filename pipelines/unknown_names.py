@@ -1,4 +1,4 @@
-"""Names that a user wrote and a lake does not have: an answer about them is empty, and does not say why."""
+"""Warnings about names that a lake does not have: a query for them is empty without saying why."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,7 +9,7 @@ from stores.lake_sql import LakeConnection
 
 
 def warn_of_unknown_activities(lake: LakeConnection, names: Iterable[str]) -> None:
-    """Warn of each name that no activity in the lake has, in one line with the names near it.
+    """Warn of each name that no activity in the lake has, in one line with similar names.
 
     Raises:
         InputError: The lake has no user_stream.
@@ -18,13 +18,13 @@ def warn_of_unknown_activities(lake: LakeConnection, names: Iterable[str]) -> No
 
 
 def warn_of_unknown(lake: LakeConnection, kind: str, names: Iterable[str], there: str) -> None:
-    """Warn of each name that the lake does not have, in one line with the names near it.
+    """Warn of each name that the lake does not have, in one line with similar names.
 
     Args:
         lake: The lake.
-        kind: What the names are of, in the singular.
-        names: As the user wrote them.
-        there: A SELECT of one column, the names that there are.
+        kind: The kind of thing that the names stand for, in the singular.
+        names: The names that the user wrote.
+        there: A SELECT of one column, the existing names.
 
     Raises:
         InputError: The SELECT cannot be run.

@@ -1,4 +1,4 @@
-"""A progress bar beside a run in this process."""
+"""A progress bar for a run in this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from transforms.metrics import SEEN_HERE
 
 REFRESH_SECONDS = 0.2
 _READING = 0.45
-"""Share of the time that goes by until all is read and decoded; the rest is the stores'."""
+"""Share of the time until all input is read and decoded; the rest is for the stores."""
 
 
 @contextmanager
 def watch(total_bytes: int | None, console: Console, enabled: bool) -> Iterator[None]:
-    """Show events read, events/s and the time left until the block ends; nothing where `console` is no terminal."""
+    """Show events read, events/s and the time left until the block ends; nothing if `console` is not a terminal."""
     if total_bytes is None or not (enabled and console.is_terminal):
         yield
         return

@@ -1,1 +1,1 @@
-"""Where it runs."""
+"""Beam runners and their options: direct, Flink and Dataflow."""

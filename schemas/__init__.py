@@ -1,1 +1,1 @@
-"""What the data is."""
+"""The declarations of records, from which all schemas are derived."""

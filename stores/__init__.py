@@ -1,1 +1,1 @@
-"""Where data rests."""
+"""The lake, the device stores and the raw log."""

@@ -1,1 +1,1 @@
-"""Questions that the source documents ask of sessions and activities, each a SELECT in a file of its name."""
+"""Named questions about sessions and activities, each a SELECT in a file of its name."""

@@ -1,4 +1,4 @@
-"""The questions by name, and their SQL for some dates."""
+"""Finds questions by name, and their SQL for a range of dates."""
 
 import re
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _ROWS = {DIM_SESSIONS.name: "numbered sessions", USER_STREAM.name: "activities"}
 
 @dataclass(frozen=True)
 class Question:
-    """A SELECT over the lake, for dates yet to be said.
+    """A SELECT over the lake with a range of dates as parameters.
 
     Attributes:
-        name: Its file's name.
-        summary: Its first line: what it answers.
-        table: The table whose dates it is asked for, which a line ``-- dates: TABLE`` names; else dim_sessions.
-        text: The SQL, with ``$since`` and ``$until`` where the first and the last date go.
+        name: The file's name.
+        summary: The file's first line: what the question answers.
+        table: The table whose dates the range refers to, from a line ``-- dates: TABLE``; by default dim_sessions.
+        text: The SQL, with ``$since`` and ``$until`` for the first and the last date.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Question:
     text: str
 
     def sql(self, since: date, until: date) -> str:
-        """The SQL for these dates, both included."""
+        """The SQL for a range of dates, both inclusive."""
         return Template(self.text).substitute(since=since.isoformat(), until=until.isoformat())
 
 
 def questions() -> dict[str, Question]:
-    """All questions by name, in order of their names."""
+    """All questions by name, in alphabetical order."""
     return {path.stem: _read(path) for path in sorted(_FOLDER.glob("*.sql"))}
 
 
@@ -47,7 +47,7 @@ def find_question(name: str) -> Question:
     """A question by its name.
 
     Raises:
-        OptionError: There is none of that name.
+        OptionError: There is no question of that name.
     """
     found = questions()
     if name not in found:
@@ -56,17 +56,17 @@ def find_question(name: str) -> Question:
 
 
 def dates_asked(lake: str, table: str, days: int, as_of: date | None) -> tuple[date, date]:
-    """The first and the last of so many dates of a table.
+    """The first and the last of the `days` dates of a table up to `as_of`.
 
     Args:
         lake: The lake's URI.
-        table: The table's name; it is partitioned by the date.
-        days: Their number.
-        as_of: The last; None for the last that has rows.
+        table: The table's name; it is partitioned by date.
+        days: The number of dates.
+        as_of: The last date; None for the last that has rows.
 
     Raises:
         StoreError: The table has no rows in the lake.
-        OptionError: They would begin before the year 1.
+        OptionError: The dates would begin before the year 1.
     """
     built = sorted(map(date_of, find_files(lake, table)))
     if not built:
