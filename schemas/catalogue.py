@@ -1,6 +1,6 @@
-"""Reading the event catalogue: TOML in, event types out, every mistake told with its line.
+"""Reads the event catalogue from TOML into event types, and reports every mistake with its line.
 
-docs/layers.md tells a reader how to write one; schemas/catalogue.toml is the one that comes with the program.
+docs/layers.md describes how to write a catalogue; schemas/catalogue.toml is the built-in one.
 """
 
 import os
@@ -19,7 +19,7 @@ from schemas.toml_lines import Path as Keys
 CATALOGUE_VARIABLE = "CLICKSTREAM_CATALOGUE"
 SEGMENTS = ("country", "device_type", "os", "app_version")
 METRICS = ("watch_time",)
-"""Metrics of daily_metrics that a property feeds; each counts seconds."""
+"""Metrics of daily_metrics that are computed from a property; each is in seconds."""
 
 _SHIPPED = files(__package__) / "catalogue.toml"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -37,15 +37,15 @@ _TYPE_NAMES = {bool: "true or false", dict: "a table", str: "text", list: "a lis
 
 
 class CatalogueError(OptionError):
-    """A catalogue has mistakes: a line each, which begins with the file and the number of its line."""
+    """A catalogue has mistakes: one line each, prefixed with the file and the line number."""
 
 
 def load_catalogue(named: str | os.PathLike[str] | None = None) -> Catalogue:
-    """The catalogue of a file, else of the one that CLICKSTREAM_CATALOGUE names, else the shipped one.
+    """Load the named catalogue, or else the one that CLICKSTREAM_CATALOGUE names, or else the built-in one.
 
     Raises:
         CatalogueError: The file has mistakes.
-        OptionError: It cannot be read.
+        OptionError: The file cannot be read.
     """
     found = named or os.environ.get(CATALOGUE_VARIABLE)
     if not found:
@@ -58,21 +58,21 @@ def load_catalogue(named: str | os.PathLike[str] | None = None) -> Catalogue:
 
 
 def shipped_catalogue() -> Catalogue:
-    """The catalogue that comes with the program."""
+    """The built-in catalogue."""
     return parse_catalogue(_SHIPPED.read_text(encoding="utf-8"), str(_SHIPPED), extend=False)
 
 
 def parse_catalogue(text: str, source: str, *, extend: bool = True) -> Catalogue:
-    """Read a catalogue.
+    """Parse a catalogue.
 
     Args:
         text: TOML, as docs/layers.md describes it.
-        source: What the file is called in an error.
-        extend: Whether the event types of the shipped catalogue that it does not name are declared too, unless it
-            says ``extends = false``.
+        source: The file's name for error messages.
+        extend: Whether to add the event types of the built-in catalogue that it does not declare, unless it sets
+            ``extends = false``.
 
     Raises:
-        CatalogueError: It has mistakes; all of them are told.
+        CatalogueError: The catalogue has mistakes; the error lists all of them.
     """
     reader = _Reader(read_toml(text))
     found = reader.catalogue(shipped_catalogue() if extend else None)
@@ -83,7 +83,7 @@ def parse_catalogue(text: str, source: str, *, extend: bool = True) -> Catalogue
 
 
 class _Reader:
-    """Turns a document into event types, and notes what is wrong on the way; a default stands for what is."""
+    """Converts a document to event types. Notes mistakes on the way and goes on with a default for each."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -177,7 +177,7 @@ class _Reader:
         types: dict[str, PropertyType],
         only: tuple[PropertyType, ...] | None,
     ) -> bool:
-        """Whether a setting names a declared property of a fitting type."""
+        """Whether a setting names a declared property of a suitable type."""
         if name not in types:
             self._note(path, f"{what} names {name}, which is none of the event's properties")
             return False
@@ -187,7 +187,7 @@ class _Reader:
         return True
 
     def _identifier(self, path: Keys, name: str, given: str | None, setting: str) -> str:
-        """The name of a table or column: the one that is given, else that of the declaration."""
+        """The name of a table or column: the given one, or else the name of the event type or property."""
         chosen = name if given is None else given
         if not _IDENTIFIER.fullmatch(chosen):
             where = path if given is None else (*path, setting)
@@ -198,7 +198,7 @@ class _Reader:
         return chosen
 
     def _check_columns(self, path: Keys, properties: tuple[Property, ...]) -> None:
-        """Columns are told apart without regard to case, as SQL does."""
+        """Check that columns are unique, regardless of case, as in SQL."""
         seen: dict[str, str] = {}
         for declared in properties:
             column, where = declared.column.casefold(), (*path, "properties", declared.name)
@@ -224,7 +224,7 @@ class _Reader:
             seen.setdefault(table, f"event {name}")
 
     def _table(self, path: Keys, values: dict[str, Any], keys: Mapping[str, type]) -> dict[str, Any]:
-        """The settings of a table that are known and of their types."""
+        """The settings of a table that are known and have the right type."""
         taken: dict[str, Any] = {}
         for name, value in values.items():
             if name not in keys:

@@ -1,4 +1,4 @@
-"""Arrow tables: a column as one array, a table without some of its rows, and as a Polars frame."""
+"""Conversions of Arrow tables and columns: to a single array, without some rows, and to a Polars frame."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array, dictionaries unified; the chunk itself where there is one, which Arrow would copy.
+    """The column as one array, with dictionaries unified. A single chunk is returned as it is; Arrow would copy it.
 
     >>> whole(pa.chunked_array([["a"], ["b"]])).to_pylist()
     ['a', 'b']
@@ -18,7 +18,7 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def without_rows(table: pa.Table, rows: Sequence[int] | npt.NDArray[np.integer]) -> pa.Table:
-    """A copy of the table without the rows of some numbers.
+    """A copy of the table without the rows of the given numbers.
 
     >>> without_rows(pa.table({"n": [0, 1, 2]}), [1])["n"].to_pylist()
     [0, 2]
@@ -29,5 +29,8 @@ def without_rows(table: pa.Table, rows: Sequence[int] | npt.NDArray[np.integer])
 
 
 def to_polars(table: pa.Table) -> pl.DataFrame:
-    """The table as a frame, without a copy where Polars has the types; to Polars' types a table may be a series too."""
+    """The table as a Polars frame, without a copy where Polars has the types.
+
+    `pl.from_arrow` is annotated to return a series as well.
+    """
     return pl.DataFrame(pl.from_arrow(table))

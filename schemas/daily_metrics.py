@@ -1,11 +1,11 @@
-"""Daily facts: what happened on a date, by segment of users, category of content and type of event."""
+"""Daily facts: metrics per date, user segment, content category and event type."""
 
 import pyarrow as pa
 
 from schemas.records import MONEY, Field, Record
 
 UNKNOWN = "unknown"
-"""Segment or category of an event that does not say it."""
+"""Segment or category of an event that has none."""
 
 SECONDS = pa.decimal128(18, 3)
 

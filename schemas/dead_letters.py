@@ -1,4 +1,4 @@
-"""What becomes of an event that cannot be decoded: the exact bytes, where they came from, and why."""
+"""Dead letters: events that cannot be decoded, with their exact bytes, their origin and the reason."""
 
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from schemas.records import TIMESTAMP, Field, Record
 
 
 class Reason(StrEnum):
-    """Why an event was set aside. The codes are a contract: dashboards and replays select by them."""
+    """Why an event became a dead letter. The codes are a contract: dashboards and replays select by them."""
 
     NULL_PAYLOAD = "null_payload"
     EMPTY_PAYLOAD = "empty_payload"

@@ -1,4 +1,4 @@
-"""The data dictionary: what docs/data-dictionary.md says of the tables, written from their declarations."""
+"""Generates the data dictionary, docs/data-dictionary.md, from the declarations of the tables."""
 
 import sys
 from collections.abc import Iterable
@@ -34,12 +34,12 @@ _TYPES = {pa.string(): "text", pa.binary(): "bytes", pa.bool_(): "boolean", pa.d
 
 
 def data_dictionary() -> str:
-    """The document in Markdown: a section a table, a line a column."""
+    """The document in Markdown, with a section per table and a line per column."""
     return "\n".join([_INTRODUCTION, *map(_section, TABLES), silver_dictionary(shipped_catalogue())])
 
 
 def silver_dictionary(catalogue: Catalogue) -> str:
-    """What is said of the silver tables: the columns that all have, then those of each event type."""
+    """The section on the silver tables: the common columns, then those of each event type."""
     other = other_record()
     lines = [
         f"## {FOLDER}/…",
@@ -55,7 +55,7 @@ def silver_dictionary(catalogue: Catalogue) -> str:
 
 
 def event_dictionary(event: EventType) -> str:
-    """What is said of an event type: its columns in silver, and what becomes of them."""
+    """The section on an event type: its silver columns, and how its properties are used."""
     record = silver_record(event)
     lines = [f"### {record.name}", "", f"`{event.name}`: {event.description}. {_uses(event)}".rstrip()]
     properties = record.fields[len(COMMON) : -1]
@@ -75,7 +75,7 @@ def _uses(event: EventType) -> str:
 
 
 def type_name(kind: pa.DataType) -> str:
-    """An Arrow type in a reader's words.
+    """A readable name of an Arrow type.
 
     >>> type_name(pa.decimal128(18, 4)), type_name(pa.timestamp("us", tz="UTC")), type_name(pa.int64())
     ('decimal(18, 4)', 'timestamp, microseconds', 'int64')

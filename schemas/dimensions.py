@@ -1,7 +1,7 @@
-"""The dimensions that both facts share: devices, users, pages. A row sums up events; rows of a key merge in any order.
+"""The dimensions that both facts share: devices, users, pages. A row summarises events; rows merge by key in any order.
 
-A value that one event decides (the first country, the user of the last login) is kept with that event's time and id, so
-that two summaries come to the same whichever came first and however often.
+A value that a single event decides (the first country, the user of the last login) is stored with that event's time and
+id, so that merging rows is commutative and idempotent.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ import pyarrow as pa
 from schemas.records import TIMESTAMP, Field, Record
 
 KEYS_KEPT = 100
-"""Users of a device, and devices of a user, that are told apart; a count of so many means so many or more."""
+"""Most users of a device, and devices of a user, that are counted; a count of this number means this many or more."""
 
 PUBLIC_DEVICE_USERS = 10
-"""A device on which more users than these have logged in is nobody's: a kiosk, a till, a test rig."""
+"""A device with logins of more users than this belongs to nobody: a kiosk, a till, a test rig."""
 
 
 class ResolutionReason(StrEnum):
-    """Why a device's anonymous sessions are given to a user, or to nobody though users have logged in."""
+    """Why a device's anonymous sessions are attributed to a user, or to nobody although users have logged in."""
 
     ONE_USER = "one_user"
     LAST_LOGIN = "last_login"
@@ -28,7 +28,7 @@ class ResolutionReason(StrEnum):
 
 
 class IdentityReason(StrEnum):
-    """What became of the users whom logins on the same devices connect."""
+    """Whether users who are linked by logins on the same devices were joined to one person, and why not."""
 
     SHARED_DEVICES = "shared_devices"
     TOO_MANY_USERS = "too_many_users"
@@ -36,15 +36,15 @@ class IdentityReason(StrEnum):
 
 
 class Observed(NamedTuple):
-    """A column that one event decides.
+    """A column whose value a single event decides.
 
     Attributes:
         name: The column.
         source: The event's column.
-        keep: ``first`` or ``last``: which non-null value, in order of (event_time, event_id).
-        at: The column that says when it was seen.
-        event: The column that says in which event.
-        brief: Whether `at` and `event` are null where that is the row's own first (last) event, as it nearly always is.
+        keep: ``first`` or ``last``: which non-null value to keep, in order of (event_time, event_id).
+        at: The column with the deciding event's time.
+        event: The column with the deciding event's id.
+        brief: Whether `at` and `event` are null if the row's own first (last) event decides, as it nearly always does.
     """
 
     name: str
@@ -59,8 +59,8 @@ class Keys(NamedTuple):
     """A set of keys in a row.
 
     Attributes:
-        name: The column that holds them: the `KEYS_KEPT` least in order, comma between them.
-        number: The column of how many they are.
+        name: The column with the `KEYS_KEPT` smallest keys in order, separated by commas.
+        number: The column with the number of keys.
     """
 
     name: str
@@ -68,16 +68,17 @@ class Keys(NamedTuple):
 
 
 class Dimension(NamedTuple):
-    """A record, and how rows of a key merge.
+    """A record, and how rows of the same key merge.
 
-    The row's own first and last event are in `first_seen_at`, `first_event_id`, `last_seen_at`, `last_event_id`.
+    The columns `first_seen_at`, `first_event_id`, `last_seen_at` and `last_event_id` hold the row's own first and last
+    event.
 
     Attributes:
         record: The record.
-        observed: Columns that one event decides.
-        least: Columns of which the least counts.
-        keys: A set of keys.
-        given: Columns that at most one of the rows has, or all the same.
+        observed: Columns whose value a single event decides.
+        least: Columns of which the minimum is kept.
+        keys: A set of keys, merged by union.
+        given: Columns of which at most one row has a value, or all rows the same.
     """
 
     record: Record
@@ -200,4 +201,4 @@ PAGE = Record(
 )
 
 EVENT_COLUMNS = ("event_id", "event_time", "device_id", "user_id", "user_key", "page_url", *_ATTRIBUTES)
-"""The columns of an event batch that the dimensions are made of."""
+"""The columns of an event batch that the dimensions are computed from."""

@@ -1,4 +1,4 @@
-"""Durations and times as a person writes them, parsed once at the edge into integer microseconds."""
+"""Parsing and formatting of durations and times. They are parsed once, at the edge, into integer microseconds."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,16 +21,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_duration(text: str) -> int:
-    """Read a duration such as ``30m`` or ``1h30m``.
+    """Parse a duration such as ``30m`` or ``1h30m``.
 
     Args:
         text: One or more ``<integer><unit>`` parts; units are us, ms, s, m, h, d.
 
     Returns:
-        Microseconds, more than zero, at most a hundred years.
+        Microseconds, more than zero and at most a hundred years.
 
     Raises:
-        OptionError: The text is not a duration, or is zero or longer.
+        OptionError: The text is not a duration, or the duration is zero or too long.
 
     >>> parse_duration("30m")
     1800000000
@@ -49,7 +49,7 @@ def parse_duration(text: str) -> int:
 
 
 def parse_optional_duration(text: str) -> int | None:
-    """Read a duration, or ``off`` or zero for a rule that is switched off.
+    """Parse a duration; ``off`` or zero, for a disabled rule, gives None.
 
     >>> parse_optional_duration("off") is None
     True
@@ -58,7 +58,7 @@ def parse_optional_duration(text: str) -> int | None:
 
 
 def format_duration(micros: int | None) -> str:
-    """Write microseconds the way `parse_duration` reads them.
+    """Format microseconds in the form that `parse_duration` parses.
 
     >>> format_duration(90 * MINUTE)
     '1h30m'
@@ -76,10 +76,10 @@ def format_duration(micros: int | None) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """Read an RFC 3339 time, or a bare date as its midnight, in UTC unless it says otherwise.
+    """Parse an RFC 3339 time, or a date as its midnight. A time without an offset is in UTC.
 
     Raises:
-        OptionError: The text is not a time, or one before the year 1 or after 9999 in UTC.
+        OptionError: The text is not a time, or the time is before the year 1 or after 9999 in UTC.
 
     >>> parse_time("2026-04-12T02:00:00+02:00").isoformat()
     '2026-04-12T00:00:00+00:00'
@@ -92,7 +92,7 @@ def parse_time(text: str) -> datetime:
 
 
 def format_time(value: datetime) -> str:
-    """Write a time as RFC 3339 does, UTC with a Z.
+    """Format a time as RFC 3339, with Z for UTC.
 
     >>> format_time(parse_time("2026-04-12T02:00:00+02:00"))
     '2026-04-12T00:00:00Z'
@@ -101,7 +101,7 @@ def format_time(value: datetime) -> str:
 
 
 def micros_of(time: datetime) -> int:
-    """Microseconds from 1970, UTC, to a time: exact, where `datetime.timestamp` is a double.
+    """Microseconds of a time since 1970, UTC. Exact, unlike `datetime.timestamp`, which is a double.
 
     >>> micros_of(parse_time("0001-01-01T00:00:00.000001Z"))
     -62135596799999999

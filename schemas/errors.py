@@ -1,8 +1,8 @@
-"""The exception tree. Every error that a user can cause or mend derives from `ClickstreamError`."""
+"""The exception tree. Every error that a user can cause or fix derives from `ClickstreamError`."""
 
 
 class ClickstreamError(Exception):
-    """An error whose message is written for the user: one line, what is wrong and what would mend it."""
+    """An error whose message is for the user: one line with what is wrong and how to fix it."""
 
 
 class OptionError(ClickstreamError):
@@ -26,15 +26,15 @@ class StoreBusyError(StoreError):
 
 
 class BrokenStreamError(StoreError):
-    """What an endless run is to commit does not follow on what its table has: waiting does not mend it."""
+    """An endless run's commit does not continue from the table's state. Retrying does not help."""
 
 
 class ServiceError(ClickstreamError):
-    """A service beside the pipeline (a broker, a cluster, a job server) cannot be started, or has gone."""
+    """A service of the pipeline (a broker, a cluster, a job server) cannot be started, or has stopped."""
 
 
 def first_line(error: Exception) -> str:
-    r"""What a library says went wrong, without the trace that some append; the error's kind where it says nothing.
+    r"""The first line of a library's error message, without the trace that some append; the error's type if empty.
 
     >>> first_line(ValueError("no such bucket\nat line 7"))
     'no such bucket'

@@ -1,4 +1,4 @@
-"""What an event type is declared to be: its properties, and what becomes of them."""
+"""Declarations of event types: their properties, and how these are used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from functools import cached_property
 
 
 class PropertyType(StrEnum):
-    """What values a property has. docs/layers.md says which JSON values each takes."""
+    """The type of a property's values. docs/layers.md lists the JSON values that each type accepts."""
 
     STRING = "string"
     INTEGER = "integer"
@@ -23,12 +23,12 @@ class Property:
     """A property of an event type.
 
     Attributes:
-        name: Its key in the envelope's properties.
-        type: Its values.
-        description: What it means.
-        column: Its column in the type's silver table.
-        unit: What it is counted in; None where that says nothing.
-        required: Whether an event without it is refused.
+        name: The key in the envelope's properties.
+        type: The type of its values.
+        description: What the property means.
+        column: The column in the event type's silver table.
+        unit: The unit of its values; None without one.
+        required: Whether an event without the property is rejected.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Property:
 
 @dataclass(frozen=True)
 class EventType:
-    """What an event of one type is.
+    """The declaration of an event type.
 
     Attributes:
         name: The envelope's event_type.
-        table: Its silver table, without the folder.
+        table: The silver table's name, without the folder.
         description: What happened.
-        properties: In the order of their declaration.
+        properties: The properties, in the order of their declaration.
         features: Names of the properties that become feature_1, feature_2 and feature_3.
-        revenue: Names of the decimal properties of which the first that is there is the revenue.
+        revenue: Names of decimal properties; the first one that an event has is its revenue.
         link: Name of the property that becomes link.
-        category: Name of the property that daily_metrics has as category; None for the category of the page.
-        metrics: Name of the property that feeds each metric, such as watch_time.
+        category: Name of the property that is the category in daily_metrics; None for the category of the page.
+        metrics: Name of the property that each metric, such as watch_time, is computed from.
     """
 
     name: str
@@ -66,7 +66,7 @@ class EventType:
     metrics: Mapping[str, str] = field(default_factory=dict)
 
     def property(self, name: str) -> Property:
-        """The property of a name."""
+        """The property with the given name."""
         return next(declared for declared in self.properties if declared.name == name)
 
 
@@ -75,8 +75,8 @@ class Catalogue:
     """All declared event types.
 
     Attributes:
-        events: In the order of their declaration.
-        segment: The column of fact_events that daily_metrics splits users by.
+        events: The event types, in the order of their declaration.
+        segment: The column of fact_events by which daily_metrics segments users.
     """
 
     events: tuple[EventType, ...]

@@ -1,4 +1,4 @@
-"""Raw events as they arrive, and events once decoded (grain of the first source document: one click)."""
+"""Records of raw events as they arrive, and of decoded events (grain of the first source document: one click)."""
 
 from dataclasses import replace
 
@@ -74,10 +74,10 @@ FACT_EVENT = replace(
         Field("session_position", pa.int64(), "1, 2, 3 … in that session, by (event_time, event_id, device_id)"),
     ),
 )
-"""The row of the lake's table: an event and what is worked out from it, never at ingest but for the page's key."""
+"""The row of the lake's table: an event and columns derived from it, of which only page_key is computed at ingest."""
 
 POSITION = tuple(field for field in RAW if field.name in ("source", "partition", "offset"))
-"""Where a row came from. Kept while in flight (it orders duplicates), not in fact_events."""
+"""The origin of a row. It orders duplicates while events are in flight, and is not stored in fact_events."""
 
 EVENT_BATCH = Record(
     name="event_batch",
@@ -88,7 +88,7 @@ EVENT_BATCH = Record(
 """Rows that flow between Decode and the sinks: EVENT's columns, then source, partition, offset."""
 
 DEDUPLICATION_ORDER = ("arrival_time", "source", "partition", "offset")
-"""Of two copies the one that sorts first wins; a null arrival_time sorts last."""
+"""Of several copies of an event, the one that sorts first is kept; a null arrival_time sorts last."""
 
 REPEATED = (
     "event_type",
@@ -107,5 +107,5 @@ REPEATED = (
     "extra_properties",
     "source",
 )
-"""Texts of EVENT_BATCH that repeat from event to event: dictionary-encoded in the batches of a bounded input once they
-are deduplicated, for every step after it then handles numbers."""
+"""Text columns of EVENT_BATCH whose values repeat. After deduplication, batches of a bounded input have them
+dictionary-encoded, so that later steps handle numbers."""

@@ -1,7 +1,7 @@
 """Identifiers derived from content, so that a replay derives the same ones.
 
-They are stable across processes, machines and versions, unlike Python's hash(): plain arithmetic for a shard, MD5 for
-an id, HMAC-SHA-256 where the input must stay secret.
+Unlike Python's hash(), they are stable across processes, machines and versions. A shard is computed by plain
+arithmetic, an id by MD5, and by HMAC-SHA-256 if the input must stay secret.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ _MURMUR3 = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 
 
 def session_id_sql(device_id: str, session_start_us: str) -> str:
-    """SQL for a session's id: 32 hexadecimal digits, from the device and the start in microseconds."""
+    """A SQL expression for a session's id: 32 hexadecimal digits, from the device and the start in microseconds."""
     return f"md5(concat({device_id}, chr(0), CAST({session_start_us} AS VARCHAR)))"
 
 
 def shards_of(device_ids: pa.Array | pa.ChunkedArray, shards: int) -> np.ndarray:
-    """Shard of each device: integers from 0 to shards − 1.
+    """The shard of each device: integers from 0 to shards − 1.
 
-    Multiplies the id's little-endian 8-byte words into a hash one after the other, over all rows at once, and mixes it
-    with the finaliser of MurmurHash3 so that every bit of every byte counts.
+    Combines the id's little-endian 8-byte words into a hash word by word, vectorised over all rows, and mixes it with
+    the finaliser of MurmurHash3 so that every bit of every byte has an effect.
 
     >>> shards_of(pa.array(["device-1", "device-2", "device-1"]), 16).tolist()
     [14, 6, 14]
@@ -61,14 +61,14 @@ _SESSION_IDS = TableQuery(f"SELECT {session_id_sql('device_id', 'start')} FROM g
 
 
 def session_ids(device_ids: pa.Array | pa.ChunkedArray, starts: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Session id of each (device, start) pair; starts are timestamps in microseconds, UTC."""
+    """The session id of each (device, start) pair; starts are timestamps in microseconds, UTC."""
     table = pa.table({"device_id": device_ids, "start": pc.cast(starts, TIMESTAMP).cast(pa.int64())})
     return whole(_SESSION_IDS.run(table).column(0))
 
 
 @lru_cache(_USERS_KNOWN)
 def user_key(user_id: str, secret: str) -> str:
-    """Keyed hash of a user id: the first 128 bits of HMAC-SHA-256, 32 hexadecimal digits.
+    """The keyed hash of a user id: the first 128 bits of HMAC-SHA-256, as 32 hexadecimal digits.
 
     >>> user_key("user-1", "k") == user_key("user-1", "k") != user_key("user-1", "another")
     True
@@ -86,7 +86,7 @@ def user_keys(user_ids: pa.Array, secret: str) -> pa.Array:
 
 
 def stable_digest(parts: Iterable[str]) -> str:
-    """Hash of a few strings, unambiguous in their lengths: 32 hexadecimal digits."""
+    """A hash of several strings as 32 hexadecimal digits; it includes their lengths, so the parts are unambiguous."""
     digest = hashlib.md5(usedforsecurity=False)
     for part in parts:
         data = part.encode()

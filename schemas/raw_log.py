@@ -1,4 +1,4 @@
-"""The raw log: payloads as they arrived, in Avro files, so that everything can be derived again."""
+"""The raw log's schema: payloads as they arrived, in Avro files from which everything can be derived again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from schemas.events import RAW
 from schemas.records import TIMESTAMP, Record
 
 RAW_LOG_CODEC = "deflate"
-"""Read by every Avro library without an extra package."""
+"""The codec that every Avro library reads without an extra package."""
 
 _AVRO_TYPES: dict[pa.DataType, Any] = {
     pa.binary(): "bytes",
@@ -20,7 +20,7 @@ _AVRO_TYPES: dict[pa.DataType, Any] = {
 
 
 def avro_schema(record: Record) -> dict[str, Any]:
-    """The Avro schema of a record: field by field, each with its meaning.
+    """The Avro schema of a record, with each field's description.
 
     Raises:
         KeyError: A field's type is not one that raw records use.

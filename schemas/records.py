@@ -1,4 +1,4 @@
-"""One declaration a record; the Arrow, Avro and Delta schemas and the data dictionary derive from it."""
+"""Declarations of records, from which the Arrow, Avro and Delta schemas and the data dictionary are derived."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 MONEY = pa.decimal128(18, 4)
-"""Major currency units. ISO 4217 knows no currency with more than four decimals."""
+"""Major currency units. No currency in ISO 4217 has more than four decimals."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Record:
 
     Attributes:
         name: The table's name.
-        grain: What one row is.
-        fields: The columns in order.
-        partition_by: The columns that the lake partitions by.
-        sort_by: The order of rows within one file of the lake.
-        key: The columns that identify a row; a merge replaces by them.
+        grain: What one row represents.
+        fields: The columns, in order.
+        partition_by: The partition columns in the lake.
+        sort_by: The columns by which rows are sorted within a file of the lake.
+        key: The columns that identify a row; merges match rows by them.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Record:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The Arrow schema, with each field's meaning as metadata."""
+        """The Arrow schema, with each field's description as metadata."""
         return pa.schema([pa.field(f.name, f.type, nullable=f.nullable, metadata={"doc": f.doc}) for f in self.fields])
 
     def empty(self) -> pa.Table:

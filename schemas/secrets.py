@@ -1,4 +1,4 @@
-"""Secrets by reference: what travels through a job is where a secret is, never the secret."""
+"""Secrets by reference: a job's options hold the location of a secret, never the secret."""
 
 import os
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ _DEVELOPMENT_SECRET = "clickstream-development"  # noqa: S105  (said to be no se
 
 @dataclass(frozen=True)
 class UserKeySecret:
-    """Where the secret of user_key's keyed hash is: a file, else the environment, else the development default.
+    """The source of the secret for user_key's keyed hash: a file, the environment, or else the development default.
 
     Attributes:
-        file: A file whose content, less white space around it, is the secret; None for the environment.
+        file: A file whose content, without surrounding white space, is the secret; None for the environment.
     """
 
     file: Path | None = None
 
     @property
     def is_default(self) -> bool:
-        """Whether nobody has set a secret, so that anyone can compute the keys."""
+        """Whether no secret is set, so that anyone can compute the keys."""
         return self.file is None and not os.environ.get(USER_KEY_VARIABLE)
 
     def read(self) -> str:
         """The secret.
 
         Raises:
-            OptionError: The file cannot be read, or holds nothing.
+            OptionError: The file cannot be read or is empty.
         """
         if self.file is None:
             return os.environ.get(USER_KEY_VARIABLE) or _DEVELOPMENT_SECRET

@@ -1,4 +1,4 @@
-"""Sessions of users: the numbered dimension, the bridge that its numbers continue from, and each event's session."""
+"""Numbered sessions of users: the dimension, the bridge from which numbering continues, and each event's session."""
 
 import pyarrow as pa
 
@@ -6,7 +6,7 @@ from schemas.records import Field, Record
 from schemas.sessions import SESSION
 
 ANONYMOUS_PREFIX = "device:"
-"""Of a device that no user is known of: it is a user of its own, `device:` and its id."""
+"""Prefix of the user_key of a device without a known user: such a device counts as a user, `device:` and its id."""
 
 _USER = Field(
     "user_key",
@@ -23,7 +23,7 @@ _AS_OF_A_DEVICE = (
     "session_start", "session_end", "duration_secs", "event_count", "page_view_count", "had_purchase", "revenue",
     "entry_page", "exit_page", "country", "device_type", "os", "app_version",
 )  # fmt: skip
-"""Columns that mean the same of a user's session as of a device's."""
+"""Columns that have the same meaning for a user's session as for a device's session."""
 
 DIM_SESSIONS = Record(
     name="dim_sessions",

@@ -1,4 +1,4 @@
-"""Sessions: the row of fact_sessions, and the pane that carries a change of it."""
+"""Records of sessions: the row of fact_sessions, and the pane that carries a change to it."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -9,7 +9,7 @@ from schemas.records import MONEY, TIMESTAMP, Field, Record
 
 
 class PaneTiming(StrEnum):
-    """When a pane fired, in Beam's terms."""
+    """The timing of a pane, in Beam's terms."""
 
     EARLY = "EARLY"
     ON_TIME = "ON_TIME"
@@ -17,7 +17,7 @@ class PaneTiming(StrEnum):
 
 
 class CutReason(StrEnum):
-    """Why a session was ended before its device fell silent."""
+    """Why a session was cut before its device became inactive."""
 
     CAP = "cap"
     MIDNIGHT = "midnight"
@@ -65,7 +65,7 @@ FACT_SESSION = replace(
         Field("exit_page_key", pa.string(), "page_key of exit_page in dim_pages"),
     ),
 )
-"""The row of the lake's table: a session and the keys of its pages."""
+"""The row of the lake's table: a session with the keys of its entry and exit pages."""
 
 SESSION_PANE = Record(
     name="session_panes",

@@ -1,4 +1,4 @@
-"""Silver: a typed table per event type, its columns those of every event and the type's properties."""
+"""The silver layer: a typed table per event type, with common event columns and the type's properties."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from schemas.records import MONEY, TIMESTAMP, Field, Record
 
 FOLDER = "silver"
 OTHER = "other"
-"""Name of the table of the events whose type is not declared."""
+"""Name of the table for events of undeclared types."""
 
 _FROM_EVENT = (
     "event_id", "event_type", "event_time", "event_date", "device_id", "user_key", "tracker_session_id",
     "country", "device_type", "os", "app_version",
 )  # fmt: skip
 COMMON = tuple(field for field in EVENT if field.name in _FROM_EVENT)
-"""The columns that each silver table begins with, as fact_events has them."""
+"""The first columns of every silver table, as in fact_events."""
 
 EXTRA = Field(
     "extra_properties", pa.string(), "the properties that are not declared, JSON text; null where there are none"
@@ -40,16 +40,16 @@ def silver_record(event: EventType) -> Record:
 
 
 def other_record() -> Record:
-    """The silver table of the events whose type is not declared: all their properties are extra ones."""
+    """The silver table for events of undeclared types, all of whose properties are in extra_properties."""
     return _record(OTHER, "one event of a type that the catalogue does not declare", iter(()))
 
 
 def stored_record(name: str, schema: pa.Schema) -> Record | None:
-    """The record of a table that some catalogue made; None where a table of the folder is no silver table.
+    """The record of a stored silver table of any catalogue; None if the table is not a silver table.
 
     Args:
-        name: Its name, the folder included.
-        schema: Its columns.
+        name: The table's name, including the folder.
+        schema: The table's columns.
     """
     names = set(schema.names)
     if not name.startswith(f"{FOLDER}/") or not names >= {field.name for field in (*COMMON, EXTRA)}:
@@ -77,5 +77,5 @@ def _record(table: str, grain: str, properties: Iterator[Field]) -> Record:
 def _properties(event: EventType) -> Iterator[Field]:
     for declared in event.properties:
         unit = f"; {declared.unit}" if declared.unit else ""
-        # a column that is never null could not be added to a table that has rows
+        # nullable even if required: a non-nullable column could not be added to a table that has rows
         yield Field(declared.column, ARROW_TYPES[declared.type], f"{declared.description}{unit}")

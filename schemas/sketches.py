@@ -1,4 +1,4 @@
-"""Sketches of distinct values, by Apache DataSketches: small, mergeable, the same whatever order values come in."""
+"""Sketches of distinct values with Apache DataSketches: small, mergeable, and independent of the values' order."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datasketches import hll_sketch, hll_union, tgt_hll_type
 
 LG_K = 12
-"""Log2 of a sketch's registers: 2 KB at most, a standard error of 1.04 / sqrt(4096) = 1.6%."""
+"""Log2 of a sketch's number of registers: at most 2 KB, with a standard error of 1.04 / sqrt(4096) = 1.6%."""
 
 
 class Sketch:
@@ -29,10 +29,10 @@ class Sketch:
 
 
 def estimate(sketches: Iterable[bytes]) -> int:
-    """About how many distinct texts went into some sketches together.
+    """The estimated number of distinct texts in the union of sketches.
 
     Raises:
-        ValueError: One is no sketch.
+        ValueError: One of them is not a sketch.
     """
     union = hll_union(LG_K)
     for sketch in sketches:

@@ -1,4 +1,4 @@
-"""A DuckDB query over an Arrow table that is planned once: to plan a large one takes as long as it runs for a batch."""
+"""A DuckDB query over Arrow tables, planned once: planning a large query takes as long as running it on a batch."""
 
 import threading
 from typing import Any
@@ -7,22 +7,22 @@ import duckdb
 import pyarrow as pa
 
 _CONFIG = {
-    # each caller is one of several threads already
+    # callers run in several threads already
     "threads": 1,
-    # In the background the allocator gives back what it would else keep for the next query: 100 MB a connection
+    # The allocator's background threads return memory that it would keep for the next query: 100 MB a connection
     "allocator_background_threads": True,
 }
 
 
 class TableQuery(threading.local):
-    """A query, run over one table after the other. Each thread has a connection and a plan of its own.
+    """A query that runs over one table after another. Each thread has its own connection and plan.
 
-    The plan is made for the types of the first table, and anew only where a table has others.
+    The query is planned for the schema of the first table, and again only when a table has another schema.
 
     Args:
         query: The SQL; it reads from ``given`` and may have parameters, ``$1`` …
-        config: Further settings of DuckDB for the connections.
-        macros: SQL that creates the macros which the query calls.
+        config: Further DuckDB settings for the connections.
+        macros: SQL that creates the macros that the query calls.
 
     >>> double = TableQuery("SELECT 2 * n + $1 AS n FROM given")
     >>> double.run(pa.table({"n": [1, 2]}), 5)["n"].to_pylist()
@@ -30,7 +30,7 @@ class TableQuery(threading.local):
     """
 
     def __init__(self, query: str, config: dict[str, Any] | None = None, macros: str = "") -> None:
-        # A thread that meets this object comes by here
+        # threading.local calls this in each thread that uses the object
         self._query = query
         self._macros = macros
         self._config = _CONFIG | (config or {})
@@ -38,7 +38,7 @@ class TableQuery(threading.local):
         self._given: _Given | None = None
 
     def run(self, table: pa.Table, *parameters: int) -> pa.Table:
-        """The query's rows."""
+        """Run the query over a table; returns its rows."""
         if self._connection is None:
             self._connection = duckdb.connect(config=self._config)
             self._connection.execute(f"SET TimeZone = 'UTC'; {self._macros}")
@@ -55,7 +55,7 @@ class TableQuery(threading.local):
 
 
 class _Given:
-    """What the plan reads, whichever table that is at the time."""
+    """The source that the plan reads from: the current table."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.table: pa.Table | None = None

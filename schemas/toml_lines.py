@@ -1,4 +1,4 @@
-"""TOML with the line of each setting, so that a mistake can be shown where it stands; tomllib keeps no lines."""
+"""Parses TOML with the line of each setting, to report a mistake with its line; tomllib does not keep lines."""
 
 import tomllib
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 Path = tuple[str, ...]
 
 _LONGEST = 200
-"""Lines of one setting at most: of a longer one, or one that never ends, its first line is at fault."""
+"""Most lines of one setting; for a longer one, or one without an end, the mistake is reported at its first line."""
 
 
 class Mistake(NamedTuple):
-    """What is wrong in a line, counted from 1."""
+    """A mistake and its line, counted from 1."""
 
     line: int
     message: str
@@ -23,9 +23,9 @@ class Document:
     """A TOML document.
 
     Attributes:
-        values: Tables, and settings in them, as tomllib gives them.
-        lines: The line of each table and setting by its path.
-        mistakes: Lines that are not TOML, and names that stand there twice.
+        values: Tables and settings, as tomllib returns them.
+        lines: The line of each table and setting, by path.
+        mistakes: Lines that are not TOML, and names that are defined twice.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Document:
 
 
 def read_toml(text: str) -> Document:
-    """Read a document statement by statement; one that is wrong is noted, and the others are read all the same.
+    """Parse a document statement by statement; an invalid statement is noted, and the others are still parsed.
 
     >>> document = read_toml('[a]' + chr(10) + 'b = 1' + chr(10) + 'b = 2')
     >>> document.values, document.lines[("a", "b")], document.mistakes[0].line
@@ -60,14 +60,14 @@ def read_toml(text: str) -> Document:
 
 
 class _Statement(NamedTuple):
-    """A table's header, whose value is None, or a setting."""
+    """A table header, with None as its value, or a setting."""
 
     path: Path
     value: Any
 
 
 def _statements(text: str) -> Iterator[tuple[int, _Statement | str]]:
-    """The line and content of each statement, or what is wrong with it."""
+    """The line of each statement, with the statement or an error message."""
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     at = 0
     while at < len(lines):
@@ -80,7 +80,7 @@ def _statements(text: str) -> Iterator[tuple[int, _Statement | str]]:
 
 
 def _statement(lines: list[str]) -> tuple[int, _Statement | str]:
-    """The statement that the lines begin with, and how many of them it takes."""
+    """Parse the first statement of the lines; returns its number of lines, and the statement or an error message."""
     error = ""
     for taken in range(1, len(lines) + 1):
         try:
@@ -98,7 +98,7 @@ def _statement(lines: list[str]) -> tuple[int, _Statement | str]:
 
 
 def _key(line: str) -> dict[str, Any]:
-    """A document of the key alone that a line sets."""
+    """A document with only the key that the line sets."""
     equals = line.find("=")
     while True:
         try:
@@ -108,7 +108,7 @@ def _key(line: str) -> dict[str, Any]:
 
 
 def _path(value: Any) -> Path:
-    """The path of what a document of one key or header holds; an array of tables counts as a name of its own."""
+    """The path in a document of one key or header; an array of tables adds the name ``[]``."""
     path: Path = ()
     while value:
         if isinstance(value, list):
@@ -119,7 +119,7 @@ def _path(value: Any) -> Path:
 
 
 def _add(document: Document, line: int, path: Path, value: Any) -> None:
-    """Set a value, or declare a table, unless that was done before."""
+    """Set a value or declare a table; note a mistake if it is already defined."""
     table = document.values
     for name in path[:-1]:
         inner = table.setdefault(name, {})

@@ -1,4 +1,4 @@
-"""The activity stream: one narrow table of all that customers do, after the Activity Schema specification 2.0."""
+"""The activity stream: one narrow table of all customer activities, after the Activity Schema specification 2.0."""
 
 import pyarrow as pa
 
@@ -28,11 +28,11 @@ USER_STREAM = Record(
     sort_by=("customer", "activity", "ts"),
     key=("activity_id",),
 )
-"""What is stored."""
+"""The stored table."""
 
 COMPUTED = (
     Field("activity_occurrence", pa.int64(), "1, 2, 3 … of this activity of the customer", nullable=False),
     Field("activity_repeated_at", TIMESTAMP, "ts of the next one; null: there is none"),
 )
-"""What the view `user_stream` of a query adds. It depends on all of a customer's history: stored, one late event would
-change it in any number of old rows."""
+"""Columns that the view `user_stream` of a query adds. They depend on a customer's whole history: if they were stored,
+one late event could change any number of old rows."""
