@@ -1,11 +1,11 @@
-"""A model of a web shop's visitors: who is on which device when, and what they do there.
+"""A model of a web shop's visitors: who uses which device when, and what they do there.
 
-Only numbers: arrays of integers, no text and no files. Every random number is a hash of the seed, a purpose
-and the row's own number (`Dice`), so what is made does not depend on the pieces it is made in.
+The model consists of integer arrays only, without texts or files. Every random number is a hash of the seed, a purpose
+and the row's number (`Dice`), so the result does not depend on how generation is split into pieces.
 
-Sessions are laid out, not found: inside a session no step is longer than 30 minutes, between two sessions of
-a device lie more than 30 minutes, and no session reaches 4 hours. Under the default rules the layout is the
-answer.
+Sessions are planned rather than detected: inside a session no step is longer than 30 minutes, two sessions of a device
+are more than 30 minutes apart, and no session reaches 4 hours. So under the default session rules the planned sessions
+are the expected result.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ Bools = NDArray[np.bool_]
 
 GAP = 30 * MINUTE
 SILENCE = GAP + MILLISECOND
-"""Least time between two sessions of a device; a whole millisecond over, as Beam codes windows in those."""
+"""Least time between two sessions of a device: a whole millisecond over the gap, as Beam encodes windows in those."""
 LONGEST_SESSION = 230 * MINUTE
 LARGEST_SESSION = 250
 EVENTS_PER_DEVICE_DAY = 150
-"""More than this on average and the sessions of a device might not fit into its days."""
+"""With more events than this on average, the sessions of a device might not fit into the period."""
 
 EVENT_TYPES = ("page_view", "click", "product_view", "search", "add_to_cart", "purchase", "login")
 PAGE_VIEW, CLICK, PRODUCT_VIEW, SEARCH, ADD_TO_CART, PURCHASE, LOGIN = range(7)
 _TYPE_SHARES = (0.42, 0.22, 0.22, 0.08, 0.06)
 
 _HOURLY = np.array([4, 3, 2, 1.5, 1, 1, 2, 3, 4, 5, 6, 6, 6.5, 6, 5.5, 5.5, 6, 7, 8, 9, 10, 9.5, 8, 6])
-"""Relative traffic of each UTC hour; the evening runs on past midnight."""
+"""Relative traffic of each UTC hour; the evening peak extends past midnight."""
 
 ANONYMOUS = -1
 
 
 class Dice:
-    """Random numbers that are hashes: of the seed, a purpose, and the number of the row they are for.
+    """Random numbers that are hashes of the seed, a purpose and a row number.
 
     >>> dice, rows = Dice(seed=1), np.arange(4)
     >>> bool((dice.uniform("delay", rows)[2:] == dice.uniform("delay", rows[2:])).all())
@@ -53,7 +53,7 @@ class Dice:
         self._seed = seed
 
     def bits(self, purpose: str, rows: Ints) -> NDArray[np.uint64]:
-        """64 random bits a row (SplitMix64)."""
+        """64 random bits per row (SplitMix64)."""
         salt = hashlib.blake2b(f"{self._seed}/{purpose}".encode(), digest_size=8).digest()
         mixed = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed += np.uint64(int.from_bytes(salt, "big"))
@@ -65,11 +65,11 @@ class Dice:
         return mixed
 
     def uniform(self, purpose: str, rows: Ints) -> Floats:
-        """A number in [0, 1) a row."""
+        """A number in [0, 1) per row."""
         return (self.bits(purpose, rows) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def below(self, purpose: str, rows: Ints, limit: int | Ints) -> Ints:
-        """An integer in [0, limit) a row."""
+        """An integer in [0, limit) per row."""
         return (self.uniform(purpose, rows) * limit).astype(np.int64)
 
     def chance(self, purpose: str, rows: Ints, share: float) -> Bools:
@@ -77,33 +77,33 @@ class Dice:
         return self.uniform(purpose, rows) < share
 
     def choice(self, purpose: str, rows: Ints, shares: tuple[float, ...]) -> Ints:
-        """An index into `shares` a row, each as often as its share; they add up to 1."""
+        """An index into `shares` per row, drawn with these probabilities, which add up to 1."""
         return np.searchsorted(np.cumsum(shares)[:-1], self.uniform(purpose, rows), side="right")
 
     def skewed(self, purpose: str, rows: Ints, median: float, spread: float) -> Floats:
-        """Log-logistic: many small values, a long tail of large ones."""
+        """Log-logistic values: many small ones and a long tail of large ones."""
         u = self.uniform(purpose, rows) + 2.0**-54
         return median * (u / (1 - u)) ** spread
 
 
 @dataclass
 class Sessions:
-    """The planned sessions, one array a column; times in microseconds since 1970 UTC.
+    """The planned sessions, one array per column; times in microseconds since 1970 UTC.
 
     Attributes:
         device: Number of the device.
         start: Time of the first event.
         end: Time of the last event.
-        size: Events.
-        first: Number of its first event; the others follow. Names the session.
-        earlier: Events of its device before this session.
-        pace: Factor on the steps between events; below 1 where the session would have grown too long.
+        size: Number of events.
+        first: Number of the first event, which identifies the session; the numbers of the others follow.
+        earlier: Number of the device's events before this session.
+        pace: Factor on the steps between events; below 1 if the session would be too long otherwise.
         user: Number of the user who is, or becomes, known.
-        known_from: Position of the first event that carries the user; `size` where nobody logs in.
-        logs_in: Whether the event at `known_from` is a login; else the user was known all along.
+        known_from: Position of the first event with the user; `size` if nobody logs in.
+        logs_in: Whether the event at `known_from` is a login; if not, the user is known from the start.
         guest: Number of the user who takes over at `guest_from`.
         guest_from: Position from which another user of the household is logged in; mostly `size`.
-        buys: Whether it ends with a purchase.
+        buys: Whether the session ends with a purchase.
     """
 
     device: Ints
@@ -130,19 +130,19 @@ class Sessions:
 
 @dataclass
 class Events:
-    """The events of some sessions, session after session; times in microseconds since 1970 UTC.
+    """Events, session by session; times in microseconds since 1970 UTC.
 
     Attributes:
-        number: Number of the event, 0 to the total.
-        session: Number of the session's first event: names the session, whatever the order.
+        number: Number of the event, from 0 to below the total.
+        session: Number of the session's first event, which identifies the session.
         device: Number of the device.
-        nth: How many events of its device came before it.
-        time: When it happened.
-        arrival: When it was received.
+        nth: Number of the device's events before this one.
+        time: Event time.
+        arrival: Arrival time.
         type: Index into `EVENT_TYPES`.
-        detail: Which of the variants of its type, 0 to `Traffic.details`; small ones are popular.
+        detail: Variant of the type, from 0 to below `Traffic.details`; small numbers are popular.
         user: Number of the user, or `ANONYMOUS`.
-        copies: How often it arrives, 1 to 3.
+        copies: How often the event arrives, 1 to 3.
     """
 
     number: Ints
@@ -174,14 +174,14 @@ class Traffic:
     """The shop's traffic over some days.
 
     Attributes:
-        events: Good events, each counted once.
-        devices: Devices that may visit; busy ones come often, many never come.
+        events: Valid events, each counted once.
+        devices: Devices that may visit; some visit often, and many never do.
         days: Length of the period.
-        start: Its begin, microseconds since 1970 UTC.
+        start: Start of the period, microseconds since 1970 UTC.
         late_share: Share of events that arrive minutes to hours after they happened.
         duplicate_share: Share of events that arrive more than once.
-        seed: Names the traffic: the same seed, the same events.
-        details: Variants of each event type.
+        seed: The same seed gives the same events.
+        details: Number of variants of each event type.
     """
 
     events: int
@@ -197,17 +197,17 @@ class Traffic:
         self.dice = Dice(self.seed)
         self.users = max(1, self.devices * 3 // 5)
         numbers = np.arange(self.devices)
-        # a fifth of the trackers stamp whole microseconds, the others milliseconds
+        # a fifth of the trackers have microsecond timestamps, the others milliseconds
         self.fine_clock = self.dice.chance("fine clock", numbers, 0.2)
         self._clock_unit = np.where(self.fine_clock, 1, MILLISECOND)
         self.sessions = self._plan()
-        """Ordered by start."""
+        """The planned sessions, ordered by start."""
 
     def slices(self, events: int) -> Iterator[tuple[Sessions, int]]:
-        """Cut the sessions, in order of start, into pieces of about so many events.
+        """Cut the sessions, in order of start, into slices of about `events` events.
 
         Yields:
-            The sessions, and the time before which no later piece has an arrival.
+            The sessions of a slice, and a time before which no event of a later slice arrives.
         """
         ends = np.cumsum(self.sessions.size)
         marks = np.arange(events, int(ends[-1]) + events, events)
@@ -243,10 +243,10 @@ class Traffic:
         )
 
     def repeats(self, events: Events) -> tuple[Events, Ints]:
-        """The further deliveries of those events that arrive more than once.
+        """The repeated deliveries of events that arrive more than once.
 
         Returns:
-            The events with their later arrival, and which delivery it is: 1 for the second, 2 for the third.
+            The events with their later arrival, and the number of the delivery: 1 for the second, 2 for the third.
         """
         again = np.repeat(np.arange(len(events)), events.copies - 1)
         delivery = np.where(np.diff(again, prepend=-1) == 0, 2, 1)
@@ -256,7 +256,7 @@ class Traffic:
         return repeats, delivery
 
     def _delay(self, number: Ints) -> Ints:
-        """Microseconds on the way: about a second, and minutes to hours for the late share."""
+        """Delays in microseconds: about a second, and minutes to hours for the late share."""
         usual = self.dice.skewed("delay", number, 400 * MILLISECOND, 0.6).clip(max=30 * SECOND)
         late = self.dice.chance("is late", number, self.late_share)
         longest, shortest = np.log(6 * HOUR), np.log(MINUTE)
@@ -274,7 +274,7 @@ class Traffic:
         return np.where(login, LOGIN, types)
 
     def _steps(self, sessions: Sessions) -> tuple[Ints, Ints, Ints, Ints]:
-        """Of each event: number, position in its session, the session's row, time since the one before."""
+        """For each event: its number, position in its session, the session's row, and time since the previous event."""
         owner = np.repeat(np.arange(len(sessions)), sessions.size)
         begin = np.cumsum(sessions.size) - sessions.size
         position = np.arange(len(owner)) - begin[owner]
@@ -284,13 +284,13 @@ class Traffic:
         unit = self._clock_unit[sessions.device][owner]
         steps = (think * sessions.pace[owner]).astype(np.int64)
         steps -= steps % unit
-        # the gap to the very microsecond still continues a session
+        # a step of exactly the gap still continues a session
         steps[self.dice.chance("brink", number, 0.0003) & (sessions.pace[owner] == 1)] = GAP
         steps[position == 0] = 0
         return number, position, owner, steps
 
     def _durations(self, sessions: Sessions) -> Ints:
-        """Time from first to last event, in pieces so that memory stays flat."""
+        """Time from first to last event, computed in pieces to bound memory."""
         totals = np.zeros(len(sessions), np.int64)
         for begin in range(0, len(sessions), 50_000):
             piece = sessions.take(slice(begin, begin + 50_000))
@@ -306,7 +306,7 @@ class Traffic:
             pace=np.ones(len(size)), user=zeros, known_from=zeros, logs_in=zeros > 0, guest=zeros,
             guest_from=zeros, buys=zeros > 0,
         )  # fmt: skip
-        # not yet rounded to the clock of its device, which is less than a millisecond a step away
+        # not rounded to the device's clock yet, which changes each step by less than a millisecond
         roughly = self._durations(sessions)
         sessions.pace = np.minimum(1, LONGEST_SESSION / np.maximum(roughly, 1))
         loads = np.minimum(roughly, LONGEST_SESSION) + SILENCE
@@ -317,7 +317,7 @@ class Traffic:
         return sessions.take(np.lexsort((sessions.first, sessions.start)))
 
     def _sizes(self) -> Ints:
-        """Events of each session: an eighth of one event, a median of five, a long tail."""
+        """Number of events of each session: one for an eighth of them, a median of five, and a long tail."""
         rows = np.arange(self.events // 4 + 10)
         sizes = self.dice.skewed("size", rows, 5.5, 0.55).astype(np.int64).clip(2, LARGEST_SESSION)
         sizes[self.dice.chance("bounce", rows, 0.12)] = 1
@@ -328,7 +328,7 @@ class Traffic:
         return sizes
 
     def _devices_with_room(self, names: Ints, loads: Ints) -> Ints:
-        """A device for each session: a few get many, none more than its days can hold."""
+        """A device for each session: a few devices get many, none more than fit into the period."""
         appetite = np.minimum((1 - self.dice.uniform("appetite", np.arange(self.devices))) ** -0.9, 300)
         bounds = np.cumsum(appetite)
         device = np.searchsorted(bounds, self.dice.uniform("device", names) * bounds[-1], side="right")
@@ -344,17 +344,17 @@ class Traffic:
         raise OptionError("the sessions do not fit: give more devices or more days")
 
     def _place(self, sessions: Sessions, durations: Ints) -> Sessions:
-        """Give the sessions their times; returns them by device and time."""
+        """Assign times to the sessions; returns them by device and time."""
         period = self.days * DAY
         loads = durations + SILENCE
         used = np.bincount(sessions.device, weights=loads, minlength=self.devices).astype(np.int64)
-        # the wishes, squeezed into the time that the device has left, keep their order with the loads between
+        # preferred starts are scaled to the device's free time; adding the sessions before them keeps their order
         slack = (self._wishes(sessions.first) * ((period - used)[sessions.device] / period)).astype(np.int64)
         order = np.lexsort((sessions.first, slack, sessions.device))
         sessions, slack, loads, durations = sessions.take(order), slack[order], loads[order], durations[order]
         slack -= slack % self._clock_unit[sessions.device]
         same = np.diff(sessions.device, prepend=-1) == 0
-        # some come back as early as they can: exactly 30:00.001 after they left
+        # some sessions start as early as possible: exactly 30:00.001 after the previous one
         at_once = self.dice.chance("at once", sessions.first, 0.0025) & same
         slack = slack[np.maximum.accumulate(np.where(at_once, 0, np.arange(len(slack))))]
         sessions.start = self.start + slack + _running_sums(sessions.device, loads)
@@ -363,7 +363,7 @@ class Traffic:
         return sessions
 
     def _wishes(self, names: Ints) -> Floats:
-        """When in the period a session would like to start, microseconds; evenings are popular."""
+        """Preferred starts of sessions within the period, microseconds; evenings are popular."""
         hours = np.concatenate([[0], np.cumsum(_HOURLY / _HOURLY.sum())])
         hour = np.interp(self.dice.uniform("hour", names), hours, np.arange(25))
         return self.dice.below("day", names, self.days) * float(DAY) + hour * HOUR
@@ -382,7 +382,7 @@ class Traffic:
 
 
 def _running_sums(groups: Ints, values: Ints) -> Ints:
-    """Sum of the values before each row within its group; rows of a group stand together."""
+    """Sum of the values before each row within its group; the rows of a group are adjacent."""
     before: Ints = np.cumsum(values) - values
     begins = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
     sizes = np.diff(begins, append=len(groups))

@@ -1,4 +1,4 @@
--- Properties that events have and the catalogue does not declare, the most common first; percent is of the events of their type.
+-- Event properties that the catalogue does not declare, most common first; percent is of the events of their type.
 WITH events AS (
     SELECT event_type, count(*) AS of_type FROM events_wide GROUP BY event_type
 ), extra AS (

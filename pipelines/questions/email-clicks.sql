@@ -1,7 +1,7 @@
 -- Clicked within an hour of opening an e-mail, by day: e-mails opened, how many a click followed, and how soon.
 -- dates: user_stream
--- The click is the customer's first after the opening, by (ts, activity_id). One read of the stream and one window:
--- what `clickstream cohort email_open --append 'first_after click within 1h'` asks, with nothing fetched but the time.
+-- The click is the customer's first after the opening, by (ts, activity_id). This is the question of `clickstream
+-- cohort email_open --append 'first_after click within 1h'`, in one scan and one window, returning only the time.
 WITH moments AS (
     SELECT activity, ts, date, coalesce(customer, anonymous_customer_id) AS customer_key,
         min(ts) FILTER (activity = 'click') OVER (

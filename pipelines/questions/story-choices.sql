@@ -1,7 +1,7 @@
 -- Of those who chose an option at one decision of a story, the share that chose each option at a later one.
 -- dates: user_stream
--- Who chose is a viewing of an episode, what it chose the choices that stand: none that a rewind has left. share is of
--- those who came to both decisions, share_of_all of all who made the first choice.
+-- The unit is a viewing of an episode. Only its valid choices count, not those dropped by a rewind. share is relative to
+-- the viewings that reached both decisions, share_of_all to all that made the first choice.
 WITH chosen AS (
     SELECT device_id, session_start, episode_id, unnest(standing, recursive := true),
         generate_subscripts(standing, 1) AS place
