@@ -91,7 +91,7 @@ def run_command() -> None:
     except typer.TyperException as error:
         # without a command there is no message, as the help has been printed already
         if message := " ".join(error.format_message().split()):
-            print_error(f"{message.removesuffix('.')} (--help shows what there is)")
+            print_error(f"{message.removesuffix('.')} (see --help)")
         sys.exit(2)
     except OptionError as error:
         print_error(error)

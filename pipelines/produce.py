@@ -131,7 +131,7 @@ def ensure_topic(cluster: KafkaCluster, topic: str, partitions: int | None = Non
     except NoSuchTopicError:
         found = _create_topic(cluster, topic, partitions or DEFAULT_PARTITIONS)
     if partitions is not None and partitions != found:
-        raise OptionError(f"topic {topic} is there and has {found} partitions, not {partitions}")
+        raise OptionError(f"topic {topic} exists with {found} partitions, not {partitions}")
     return found
 
 

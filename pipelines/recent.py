@@ -35,7 +35,7 @@ def show_recent(
         found = {"device_id": device, "events": _plain(events), "sessions": _plain(sessions)}
         console.out(json.dumps(found, default=str, ensure_ascii=False), highlight=False)
     elif not len(events) and not len(sessions):
-        console.print(f"no events of device {verbatim(device)} there", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"no events of device {verbatim(device)} found", highlight=False, markup=False, soft_wrap=True)
     else:
         _print(device, events.to_pylist(), sessions.to_pylist(), limit, console)
 

@@ -166,7 +166,7 @@ def _dates(live: Live) -> list[date]:
 def _bridge_date(bridge: Live) -> date:
     """The bridge's date. An empty bridge is of the earliest date, when nobody had a session."""
     if len(bridge) > 1:
-        raise StoreError(f"{SESSION_BRIDGE.name}: it is of {len(bridge)} dates; --days all makes it anew")
+        raise StoreError(f"{SESSION_BRIDGE.name}: it has {len(bridge)} dates instead of one; --days all rebuilds it")
     return next(iter(_dates(bridge)), date.min)
 
 
@@ -176,7 +176,5 @@ def _check_zone(lake: str, sessions: Live, zone: ZoneInfo) -> None:
         place = Place(table_uri(lake, DIM_SESSIONS.name), DIM_SESSIONS, partition)
         (there,) = read_files(place, [files[0].path], ["time_zone"]).column(0).unique().to_pylist()
         if there != zone.key:
-            raise OptionError(
-                f"{DIM_SESSIONS.name} is of the time zone {there}; --days all makes it anew in {zone.key}"
-            )
+            raise OptionError(f"{DIM_SESSIONS.name} is in the time zone {there}; --days all rebuilds it in {zone.key}")
         return

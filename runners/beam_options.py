@@ -59,7 +59,7 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions:
         problems.append(f"no such option: {', '.join(unknown)}")
     if stray:
         first = f"{stray[0]!r}" if len(stray) == 1 else f"{stray[0]!r} and {len(stray) - 1} more"
-        problems.append(f"{first}: of no option; put a glob in quotes, lest the shell expand it")
+        problems.append(f"{first}: unexpected argument; quote a glob so that the shell does not expand it")
     if problems:
         raise OptionError("\n".join(problems))
     return options

@@ -25,9 +25,9 @@ TABLES = (
 _INTRODUCTION = """\
 # Data dictionary
 
-Written from `schemas/` by `make docs`; a test holds the two equal. All times are UTC. In the lake a table is a Delta
-table: Parquet files in a folder for each value of its partition column. `clickstream sql "SHOW TABLES"` and
-`"SHOW TABLES FROM silver"` list what a lake has, views too, and `"DESCRIBE journeys"` the columns of one.
+Generated from `schemas/` by `make docs`; a test checks that it is current. All times are UTC. In the lake, a table is a
+Delta table: Parquet files in one folder per value of its partition column. `clickstream sql "SHOW TABLES"` and
+`"SHOW TABLES FROM silver"` list the tables and views of a lake, and `"DESCRIBE journeys"` lists the columns of one.
 """
 
 _TYPES = {pa.string(): "text", pa.binary(): "bytes", pa.bool_(): "boolean", pa.date32(): "date"}
@@ -45,11 +45,11 @@ def silver_dictionary(catalogue: Catalogue) -> str:
         f"## {FOLDER}/…",
         "",
         f"Grain: one event of a type. Key: {_listed(other.key)}. Partitioned by {_listed(other.partition_by)}; within "
-        f"a file sorted by {_listed(other.sort_by)}. Events of undeclared types are in {other.name}. Columns of each:",
+        f"a file sorted by {_listed(other.sort_by)}. Events of undeclared types are in {other.name}. Common columns:",
         "",
         *_columns((*COMMON, EXTRA)),
         "",
-        "The others are those of the type's properties, as the catalogue declares them (docs/layers.md).",
+        "The other columns are the type's properties, as the catalogue declares them (docs/layers.md).",
     ]
     return "\n".join(lines) + "\n" + "".join(f"\n{event_dictionary(event)}" for event in catalogue.events)
 

@@ -101,9 +101,9 @@ def _values(observed: tuple[Observed, ...]) -> Iterator[Field]:
 
 def _seen(observed: tuple[Observed, ...]) -> Iterator[Field]:
     for column in observed:
-        own = f"null: in the {column.keep} event, or never"
-        yield Field(column.at, TIMESTAMP, f"bookkeeping: event_time that {column.name} was seen at; {own}")
-        yield Field(column.event, pa.string(), f"bookkeeping: event_id that {column.name} was seen in; {own}")
+        own = f"null if that is the {column.keep} event, or there is none"
+        yield Field(column.at, TIMESTAMP, f"bookkeeping: event_time of the event with {column.name}; {own}")
+        yield Field(column.event, pa.string(), f"bookkeeping: event_id of the event with {column.name}; {own}")
 
 
 _ATTRIBUTES = ("country", "device_type", "os", "app_version")
@@ -126,27 +126,21 @@ DEVICE = Dimension(
             Field("first_login_at", TIMESTAMP, "event_time of the first event that carries a user"),
             Field("last_login_at", TIMESTAMP, "event_time of the last event that carries a user"),
             Field("last_login_user_key", pa.string(), "user_key of that event"),
-            Field(
-                "resolved_user_key", pa.string(), "user whom its anonymous sessions belong to: that of the last login"
-            ),
-            Field(
-                "resolution_reason", pa.string(), "one_user, last_login; public_device: more users than are one's own"
-            ),
+            Field("resolved_user_key", pa.string(), "user of its anonymous sessions: the user of the last login"),
+            Field("resolution_reason", pa.string(), "one_user, last_login; public_device: too many users, so nobody"),
             Field(
                 "users_seen",
                 pa.int32(),
-                f"users that have logged in; {KEYS_KEPT} means as many or more",
+                f"number of users that have logged in; {KEYS_KEPT} means {KEYS_KEPT} or more",
                 nullable=False,
             ),
             *_values(_FIRST),
             *_values(_LATEST),
-            Field(
-                "identity_key", pa.string(), "the person, where shared devices make several users one: least user_key"
-            ),
+            Field("identity_key", pa.string(), "person, if shared devices link several users: their smallest user_key"),
             Field("identity_reason", pa.string(), "shared_devices; too_many_users, too_many_devices: users stay apart"),
-            Field("stitched_user_key", pa.string(), "user whom its anonymous sessions were last given to by stitching"),
-            Field("stitched_from", TIMESTAMP, "earliest session_start that was given; null: from the first on"),
-            Field("user_keys", pa.string(), f"the users seen, comma between; the {KEYS_KEPT} least by order"),
+            Field("stitched_user_key", pa.string(), "user whom stitching last gave its anonymous sessions to"),
+            Field("stitched_from", TIMESTAMP, "earliest session_start given to that user; null: no limit"),
+            Field("user_keys", pa.string(), f"users seen, separated by commas; the {KEYS_KEPT} smallest in order"),
             *_OWN_EVENTS,
             Field("last_login_event_id", pa.string(), "bookkeeping: event_id of the last login"),
             *_seen(_FIRST),
@@ -170,9 +164,14 @@ USER = Dimension(
             Field("user_id", pa.string(), "the user's id as the envelope has it"),
             Field("first_seen_at", TIMESTAMP, "event_time of the first event that carries the user", nullable=False),
             Field("last_seen_at", TIMESTAMP, "event_time of the last event that carries the user", nullable=False),
-            Field("devices_seen", pa.int32(), f"devices used; {KEYS_KEPT} means as many or more", nullable=False),
+            Field(
+                "devices_seen",
+                pa.int32(),
+                f"number of devices used; {KEYS_KEPT} means {KEYS_KEPT} or more",
+                nullable=False,
+            ),
             *_values(_OF_USER),
-            Field("device_keys", pa.string(), f"bookkeeping: hashes of the devices; the {KEYS_KEPT} least by order"),
+            Field("device_keys", pa.string(), f"bookkeeping: hashes of devices; the {KEYS_KEPT} smallest in order"),
             *_OWN_EVENTS,
             *_seen(_OF_USER),
         ),
@@ -191,9 +190,9 @@ PAGE = Record(
     fields=(
         Field("page_key", pa.string(), "hash of url, 32 hexadecimal digits", nullable=False),
         Field("url", pa.string(), "host and path", nullable=False),
-        Field("host", pa.string(), "lower case; null where the tracker gave a path alone"),
-        Field("path", pa.string(), "from the first slash, without a slash at its end", nullable=False),
-        Field("category", pa.string(), "the first of the configured rules that its path matches", nullable=False),
+        Field("host", pa.string(), "lower case; null if the tracker gave only a path"),
+        Field("path", pa.string(), "from the first slash, without a trailing slash", nullable=False),
+        Field("category", pa.string(), "category of the first configured rule that matches the path", nullable=False),
         Field("first_seen_at", TIMESTAMP, "event_time of the first event on it", nullable=False),
     ),
     sort_by=("page_key",),

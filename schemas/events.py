@@ -32,7 +32,7 @@ EVENT = Record(
         Field(
             "event_time",
             TIMESTAMP,
-            "when it happened, UTC; a wrong client clock corrected where sent_at allows",
+            "when it happened, UTC; a wrong client clock is corrected if sent_at is given",
             nullable=False,
         ),
         Field("event_date", pa.date32(), "UTC date of event_time", nullable=False),
@@ -55,7 +55,7 @@ EVENT = Record(
         Field("app_version", pa.string(), "context.app_version"),
         Field("properties", pa.string(), "the envelope's properties, JSON text"),
         Field("context", pa.string(), "the envelope's context, JSON text"),
-        Field("extra_properties", pa.string(), "envelope keys that are not of the envelope, JSON text"),
+        Field("extra_properties", pa.string(), "unknown top-level keys of the envelope, JSON text"),
     ),
     partition_by=("event_date",),
     sort_by=("device_id", "event_time", "event_id"),
@@ -68,7 +68,7 @@ FACT_EVENT = replace(
         *EVENT.fields,
         Field("page_key", pa.string(), "page_key of page_url in dim_pages"),
         Field(
-            "session_user_key", pa.string(), "user_key of dim_sessions: whose session it is in; null until sessions-dim"
+            "session_user_key", pa.string(), "user_key of its session in dim_sessions; null until sessions-dim has run"
         ),
         Field("session_id", pa.int64(), "session_id of dim_sessions: 1, 2, 3 … of session_user_key"),
         Field("session_position", pa.int64(), "1, 2, 3 … in that session, by (event_time, event_id, device_id)"),

@@ -20,7 +20,7 @@ COMMON = tuple(field for field in EVENT if field.name in _FROM_EVENT)
 """The first columns of every silver table, as in fact_events."""
 
 EXTRA = Field(
-    "extra_properties", pa.string(), "the properties that are not declared, JSON text; null where there are none"
+    "extra_properties", pa.string(), "the properties that are not declared, JSON text; null if there are none"
 )
 
 ARROW_TYPES = {

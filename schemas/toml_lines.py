@@ -128,7 +128,7 @@ def _add(document: Document, line: int, path: Path, value: Any) -> None:
         table = inner
     if path in document.lines or not isinstance(table.get(path[-1], {}), dict):
         first = document.line(path)
-        document.mistakes.append(Mistake(line, f"{'.'.join(path)} stands there twice, first in line {first}"))
+        document.mistakes.append(Mistake(line, f"{'.'.join(path)} is defined twice, first in line {first}"))
         return
     if isinstance(value, dict):
         table.setdefault(path[-1], {})
@@ -137,7 +137,7 @@ def _add(document: Document, line: int, path: Path, value: Any) -> None:
             _add(document, line, (*path, name), item)
     elif path[-1] in table:
         document.mistakes.append(
-            Mistake(line, f"{'.'.join(path)} stands there twice, first in line {document.line(path)}")
+            Mistake(line, f"{'.'.join(path)} is defined twice, first in line {document.line(path)}")
         )
     else:
         document.lines[path] = line

@@ -44,7 +44,9 @@ def cohort(
 
     problems = Problems()
     problems.require(as_json + as_csv + show_sql <= 1, "give --json, --csv or --sql, one of them")
-    problems.require(show_sql or dialect == "duckdb", "--dialect is for --sql: the lake is asked in DuckDB's")
+    problems.require(
+        show_sql or dialect == "duckdb", "--dialect is for --sql: the lake itself is queried in DuckDB SQL"
+    )
     problems.attempt("--dialect", lambda: parse_choice(dialect, DIALECTS))
     items = [problems.attempt("--append", partial(parse_item, text)) for text in append or ()]
     conditions = [problems.attempt("--where", partial(parse_condition, text)) for text in where or ()]

@@ -120,8 +120,8 @@ def run(
     source.check(problems)
     where.check(problems, source.endless)
     if source.endless:
-        problems.require(runner != "direct", "--runner: direct ends; follow a topic with flink, or say --until now")
-        problems.require(write_mode == "merge", "--write-mode: a topic that is followed is merged")
+        problems.require(runner != "direct", "--runner: direct cannot follow a topic; use flink, or give --until now")
+        problems.require(write_mode == "merge", "--write-mode: an endless input requires merge")
     problems.require(not pubsub or runner == "dataflow", "--pubsub is read on Dataflow: --runner dataflow")
     policy = parse_policy(problems, session_gap, max_session, allowed_lateness, early_firing)
     shard_count = problems.attempt("--shards", lambda: parse_count(shards)) if shards else None

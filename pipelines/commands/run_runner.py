@@ -41,7 +41,7 @@ class RunnerArguments:
             problems.require(not given or self.runner == "flink", f"{option} goes with --runner flink")
         problems.require(self.resume != "latest" or bool(self.checkpoints), "--resume: latest needs --checkpoints")
         resumable = endless or not (self.checkpoints or self.resume)
-        problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay begins anew")
+        problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay starts over")
 
     def open(self, endless: bool, shards: int) -> "OpenRunner":
         """The function that opens the runner. Call it once `check` has found nothing.

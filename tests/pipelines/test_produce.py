@@ -207,7 +207,7 @@ def test_topic_with_other_partitions_is_refused(kafka_service: KafkaService, top
     arguments = ("produce", "--kafka", kafka_service.address, "--topic", topic, "--generate", 10, "--partitions")
     assert command_line(*arguments, 2).code == 0
     ended = command_line(*arguments, 3)
-    assert (ended.code, ended.err) == (2, f"error: topic {topic} is there and has 2 partitions, not 3\n")
+    assert (ended.code, ended.err) == (2, f"error: topic {topic} exists with 2 partitions, not 3\n")
 
 
 def test_event_that_the_brokers_refuse_is_an_error(

@@ -405,7 +405,7 @@ def test_events_of_an_overwritten_date_have_their_sessions_again_after_a_run_tha
 
 
 def test_another_time_zone_is_refused_until_all_days_are_built_in_it(lake: Path) -> None:
-    with pytest.raises(OptionError, match="is of the time zone UTC; --days all makes it anew in Asia/Seoul"):
+    with pytest.raises(OptionError, match="is in the time zone UTC; --days all rebuilds it in Asia/Seoul"):
         run(lake, 7, zone="Asia/Seoul")
     run(lake, None, zone="Asia/Seoul")
     assert documents_columns(rows(lake)) == documents_sessions(EVENTS, "Asia/Seoul", resolved=RESOLVED)

@@ -42,10 +42,10 @@ def test_wrong_value_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["stray"], "'stray': of no option"),
-        (["b.jsonl", "c.jsonl", "--temp_location=/x"], "'b.jsonl' and 1 more: of no option"),
-        (["--temp_location", "/x", "stray"], "'stray': of no option"),
-        (["--bogus=1", "stray"], "no such option: --bogus\n'stray': of no option"),
+        (["stray"], "'stray': unexpected argument"),
+        (["b.jsonl", "c.jsonl", "--temp_location=/x"], "'b.jsonl' and 1 more: unexpected argument"),
+        (["--temp_location", "/x", "stray"], "'stray': unexpected argument"),
+        (["--bogus=1", "stray"], "no such option: --bogus\n'stray': unexpected argument"),
         (["-x"], "no such option: -x"),
     ],
 )

@@ -133,7 +133,7 @@ description = "as a table the same as click"
         (16, "'a.b' cannot name a column"),
         (17, "r is a table"),
         (18, "property s has no description"),
-        (19, "event.x.properties.n stands there twice, first in line 12"),
+        (19, "event.x.properties.n is defined twice, first in line 12"),
         (20, "not TOML"),
         (21, "'a b' cannot name a table"),
         (23, "table other is that of the events of undeclared types already"),

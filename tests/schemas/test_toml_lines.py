@@ -46,11 +46,11 @@ def test_every_mistake_is_told_and_the_rest_is_read(ends: str) -> None:
     lines = ["[a]", "b = 1", "b = 2", "c = = 3", "d = { e = 1 }", "d = 4", "[a]", "f = 5", "[a.b]", "[[a.g]]", "h = 6"]
     document = read_toml("\ufeff" + ends.join(lines))
     assert document.mistakes == [
-        Mistake(3, "a.b stands there twice, first in line 2"),
+        Mistake(3, "a.b is defined twice, first in line 2"),
         Mistake(4, "not TOML: invalid value"),
-        Mistake(6, "a.d stands there twice, first in line 5"),
-        Mistake(7, "a stands there twice, first in line 1"),
-        Mistake(9, "a.b stands there twice, first in line 2"),
+        Mistake(6, "a.d is defined twice, first in line 5"),
+        Mistake(7, "a is defined twice, first in line 1"),
+        Mistake(9, "a.b is defined twice, first in line 2"),
     ]
     assert document.values["a"]["b"] == 1
     assert document.values["a"]["d"] == {"e": 1}
