@@ -33,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Clicks into sessions: one Beam graph keeps a Parquet lake for analysts and a store keyed by device.",
+    help="Turns clicks into sessions: one Beam graph maintains a Parquet lake for analysts and a device-keyed store.",
 )
 
 
@@ -54,13 +54,13 @@ def _options(
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Any other option is passed to Beam, such as --temp_location.",
-    rich_help_panel="Take events in",
+    rich_help_panel="Load events",
 )(run)
-app.add_typer(catalogue, name="catalogue", rich_help_panel="Take events in")
+app.add_typer(catalogue, name="catalogue", rich_help_panel="Load events")
 for question in (sql, recent, ask, cohort, funnel, story):
-    app.command(rich_help_panel="Ask")(question)
+    app.command(rich_help_panel="Query")(question)
 for upkeep in (rebuild, stitch, sessions_dim, metrics, compact):
-    app.command(rich_help_panel="Keep the stores right")(upkeep)
+    app.command(rich_help_panel="Maintain the stores")(upkeep)
 for trial in (generate, produce):
     app.command(rich_help_panel="Try it out")(trial)
 app.add_typer(services, name="services", rich_help_panel="Try it out")

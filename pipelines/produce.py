@@ -210,7 +210,7 @@ class _Sender:
     def __init__(self, cluster: KafkaCluster, topic: str, interrupted: threading.Event) -> None:
         self._topic, self._interrupted = topic, interrupted
         self._failed: list[KafkaError] = []
-        settings = {**_PRODUCER, "on_delivery": self._note, "error_cb": self._heed}
+        settings = {**_PRODUCER, "on_delivery": self._note_failure, "error_cb": self._note_fatal}
         self._producer = cluster.client(Producer, settings)
         self.events = self.bytes = 0
 
@@ -254,12 +254,12 @@ class _Sender:
         self._producer.poll(seconds)
         self._raise_failure()
 
-    def _note(self, error: KafkaError | None, message: Message) -> None:
+    def _note_failure(self, error: KafkaError | None, message: Message) -> None:
         del message
         if error is not None:
             self._failed.append(error)
 
-    def _heed(self, error: KafkaError) -> None:
+    def _note_fatal(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._AUTHENTICATION:
             self._failed.append(error)
 

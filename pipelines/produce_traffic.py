@@ -83,10 +83,10 @@ def live_payloads(events: int, seed: int, rate: float | None, clock: Clock = tim
         stamps = (np.maximum(started + offsets, now) * SECOND).astype(np.int64)
         lines = plan.envelopes.lines(replace(due.events, time=plan.times(due, stamps), arrival=stamps), due.nth)
         good += len(lines)
-        spoilt = range(broken, int(good * plan.options.broken_share))
-        broken += len(spoilt)
-        bad = [plan.broken(number, int(now * SECOND)) for number in spoilt]
-        payloads = pa.concat_arrays([_payloads(lines), pa.array(bad, pa.binary())])
+        broken_numbers = range(broken, int(good * plan.options.broken_share))
+        broken += len(broken_numbers)
+        broken_payloads = [plan.broken(number, int(now * SECOND)) for number in broken_numbers]
+        payloads = pa.concat_arrays([_payloads(lines), pa.array(broken_payloads, pa.binary())])
         sent += len(payloads)
         yield payloads
 

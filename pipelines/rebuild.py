@@ -126,8 +126,8 @@ def compose(pipeline: beam.Pipeline, plan: RevisionPlan, options: RebuildOptions
     plans = pipeline | "Plan" >> beam.Create([plan], reshuffle=False).with_output_types(RevisionPlan)
     no_events = pipeline | "NoEvents" >> beam.Create([], reshuffle=False).with_output_types(ShardedTable)
     panes = plans | "Revise" >> ReviseSessions(no_events, options.policy, shards_for(plan.rows), changes_only=True)
-    told = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
-    _ = panes | "AfterDevices" >> WaitOn(told) | "SessionsToLake" >> WriteSessions(options.lake)
+    in_devices = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
+    _ = panes | "AfterDevices" >> WaitOn(in_devices) | "SessionsToLake" >> WriteSessions(options.lake)
 
 
 def _revise(options: RebuildOptions, dates: list[date]) -> dict[str, int]:

@@ -174,7 +174,9 @@ def _check_zone(lake: str, sessions: Live, zone: ZoneInfo) -> None:
     """Check that the table's time zone, read from one of its files, is this zone."""
     for partition, files in sessions.items():
         place = Place(table_uri(lake, DIM_SESSIONS.name), DIM_SESSIONS, partition)
-        (there,) = read_files(place, [files[0].path], ["time_zone"]).column(0).unique().to_pylist()
-        if there != zone.key:
-            raise OptionError(f"{DIM_SESSIONS.name} is in the time zone {there}; --days all rebuilds it in {zone.key}")
+        (stored_zone,) = read_files(place, [files[0].path], ["time_zone"]).column(0).unique().to_pylist()
+        if stored_zone != zone.key:
+            raise OptionError(
+                f"{DIM_SESSIONS.name} is in the time zone {stored_zone}; --days all rebuilds it in {zone.key}"
+            )
         return

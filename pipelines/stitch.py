@@ -81,7 +81,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
     # a changed person affects only the device's row: its sessions keep their users
     other_rule = changes_of(before, after, RULE)
     reach = _Reach.of(pa.concat_tables([before.filter(other_rule), after.filter(other_rule)]))
-    looked_at: list[int] = []
+    examined_files: list[int] = []
     dates: list[str] = []
 
     def plan_sessions(table: DeltaTable, done: int) -> Planned:
@@ -91,7 +91,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
         }
         writes = [_stitch_partition(lake_uri, partition, found, after) for partition, found in files.items()]
         writes = [write for write in writes if write.removed]
-        looked_at[:] = [sum(map(len, files.values()))]
+        examined_files[:] = [sum(map(len, files.values()))]
         dates[:] = sorted(str(write.partition[0]) for write in writes)
         any_new = any(rows is None for looked in files.values() for rows in looked.values())
         # the version that this commit will create: no other commit can come in between
@@ -108,7 +108,7 @@ def stitch(lake_uri: str, lookback: int | None) -> StitchReport:
     if changed.num_rows:
         results.append(commit_planned(lake_uri, DEVICE.record, WriteMode.MERGE, DEVICES_ID, plan_devices))
     committed = [result.table for result in results if result.files_written]
-    return StitchReport(changed.num_rows, looked_at[0], dates, stream.dates if stream else [], committed)
+    return StitchReport(changed.num_rows, examined_files[0], dates, stream.dates if stream else [], committed)
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
     def plan(table: DeltaTable, done: int) -> Planned:
         files = live_files(table)
         new, new_owners = (
-            {date_of(partition) for partition, found in there.items() if any(file.path not in known for file in found)}
-            for there, known in (
+            {date_of(partition) for partition, found in live.items() if any(file.path not in known for file in found)}
+            for live, known in (
                 (files, paths_of(table, done)),
                 (sessions, paths_of(facts, table.transaction_version(OWNERS_ID) or 0)),
             )
@@ -77,8 +77,8 @@ def stitch_stream(lake_uri: str, paths_of: Callable[[DeltaTable, int], set[str]]
                 writes.append(rewrite_changed(place, dict.fromkeys(found), ACTIVITY_COLUMNS, change))
         writes = [write for write in writes if write.removed]
         dates[:] = sorted(str(write.partition[0]) for write in writes)
-        looked_at = Transaction(OWNERS_ID, facts.version())
-        return Planned(table.version() + 1, writes, even_empty=bool(near), also=(looked_at,))
+        examined = Transaction(OWNERS_ID, facts.version())
+        return Planned(table.version() + 1, writes, even_empty=bool(near), also=(examined,))
 
     return StitchedStream(dates, commit_planned(lake_uri, USER_STREAM, WriteMode.MERGE, STREAM_ID, plan))
 

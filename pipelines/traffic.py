@@ -349,7 +349,7 @@ class Traffic:
         loads = durations + SILENCE
         used = np.bincount(sessions.device, weights=loads, minlength=self.devices).astype(np.int64)
         # preferred starts are scaled to the device's free time; adding the sessions before them keeps their order
-        slack = (self._wishes(sessions.first) * ((period - used)[sessions.device] / period)).astype(np.int64)
+        slack = (self._preferred_starts(sessions.first) * ((period - used)[sessions.device] / period)).astype(np.int64)
         order = np.lexsort((sessions.first, slack, sessions.device))
         sessions, slack, loads, durations = sessions.take(order), slack[order], loads[order], durations[order]
         slack -= slack % self._clock_unit[sessions.device]
@@ -362,7 +362,7 @@ class Traffic:
         sessions.earlier = _running_sums(sessions.device, sessions.size)
         return sessions
 
-    def _wishes(self, names: Ints) -> Floats:
+    def _preferred_starts(self, names: Ints) -> Floats:
         """Preferred starts of sessions within the period, microseconds; evenings are popular."""
         hours = np.concatenate([[0], np.cumsum(_HOURLY / _HOURLY.sum())])
         hour = np.interp(self.dice.uniform("hour", names), hours, np.arange(25))

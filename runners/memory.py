@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 GROWTH = 128 << 20
-_LOOK_SECONDS = 0.05
+_CHECK_SECONDS = 0.05
 _RESIDENT = Path("/proc/self/statm")
 
 
@@ -35,16 +35,16 @@ def share_memory(growth: int = GROWTH) -> None:
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 64 << 20)
         libc.mallopt(arena_max, 2)
-        if _RESIDENT.exists() and not any(thread.name == _give_back.__name__ for thread in threading.enumerate()):
+        if _RESIDENT.exists() and not any(thread.name == _trim_on_growth.__name__ for thread in threading.enumerate()):
             threading.Thread(
-                target=_give_back, args=(libc.malloc_trim, growth), name=_give_back.__name__, daemon=True
+                target=_trim_on_growth, args=(libc.malloc_trim, growth), name=_trim_on_growth.__name__, daemon=True
             ).start()
 
 
-def _give_back(trim: Any, growth: int) -> None:
+def _trim_on_growth(trim: Any, growth: int) -> None:
     least = _resident()
     while True:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_CHECK_SECONDS)
         least = min(least, _resident())
         if _resident() - least > growth:
             trim(0)

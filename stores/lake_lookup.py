@@ -47,7 +47,7 @@ class StoredRows:
         self._table: DeltaTable | None = None
         self._read_at = -refresh
         self._bounds: dict[str, Stretches] = {}
-        self._looked_into: dict[str, Stretches] = {}
+        self._stretches: dict[str, Stretches] = {}
 
     def keys_of(self, rows: pa.Table) -> pa.Table:
         """A superset of the keys of `rows` that the table has.
@@ -82,7 +82,7 @@ class StoredRows:
                 folder = open_location(table_uri(self._lake, self.record.name))[1]
                 bounds = TimeBounds.read(self._table, self.time).of
                 self._bounds = {f"{folder}/{path}": np.array(both).reshape(2, 1) for path, both in bounds.items()}
-                self._looked_into = {path: self._looked_into[path] for path in self._bounds.keys() & self._looked_into}
+                self._stretches = {path: self._stretches[path] for path in self._bounds.keys() & self._stretches}
         except (DeltaError, OSError) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
         self._read_at = now
@@ -96,30 +96,30 @@ class StoredRows:
         for name in (key[0], self.time):
             wanted &= pc.field(name).isin(rows[name].unique().cast(types[name]))
 
-        def look(files: list[str], columns: list[str]) -> pa.Table:
+        def scan(files: list[str], columns: list[str]) -> pa.Table:
             dataset = ds.dataset(files, pa.schema(types), "parquet", filesystem=filesystem)
             # keeps one batch of one file in memory at a time
             return dataset.to_table(columns, filter=wanted, batch_readahead=1, fragment_readahead=1, use_threads=False)
 
         try:
-            paths = self._that_hold(times, filesystem)
+            paths = self._files_with(times, filesystem)
             if paths:
-                paths = look(paths, ["__filename"]).column(0).unique().to_pylist()
-            found = look(paths, list(key)) if paths else none
+                paths = scan(paths, ["__filename"]).column(0).unique().to_pylist()
+            found = scan(paths, list(key)) if paths else none
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(f"{self.record.name}: cannot read: {first_line(error)}") from error
         return found.cast(none.schema)
 
-    def _that_hold(self, times: npt.NDArray[np.int64], filesystem: pa.fs.FileSystem) -> list[str]:
+    def _files_with(self, times: npt.NDArray[np.int64], filesystem: pa.fs.FileSystem) -> list[str]:
         """The files that may have a row with one of the sorted times."""
-        fresh = [path for path in _holding(self._bounds, times) if path not in self._looked_into]
+        fresh = [path for path in _files_covering(self._bounds, times) if path not in self._stretches]
         for path in fresh:
             with pq.ParquetFile(path, filesystem=filesystem) as file:
-                self._looked_into[path] = _stretches_of(file.read([self.time], use_threads=False)[self.time])
-        return _holding(self._looked_into, times)
+                self._stretches[path] = _stretches_of(file.read([self.time], use_threads=False)[self.time])
+        return _files_covering(self._stretches, times)
 
 
-def _holding(files: Mapping[str, Stretches], times: npt.NDArray[np.int64]) -> list[str]:
+def _files_covering(files: Mapping[str, Stretches], times: npt.NDArray[np.int64]) -> list[str]:
     """The files with a stretch that contains one of the sorted times."""
     if not files:
         return []

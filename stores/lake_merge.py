@@ -140,25 +140,25 @@ def replace_changed(
         StoreError: A file cannot be read or written.
     """
     key, names = place.record.key, place.record.names
-    looked_at = live
+    candidates = live
     if bounds is not None:
         times = [*rows.column(bounds.column).chunks, *withdrawn.column(bounds.column).chunks]
-        looked_at = bounds.files_with(live, pa.chunked_array(times, rows.schema.field(bounds.column).type))
+        candidates = bounds.files_with(live, pa.chunked_array(times, rows.schema.field(bounds.column).type))
     rows = rows.select(names)
-    going = pa.concat_tables([rows.select(list(key)), withdrawn.select(list(key))])
-    there = {file: found for file in looked_at if (found := _rows_with_keys(place, file, going)).num_rows}
-    existing = pa.concat_tables([rows.slice(0, 0), *there.values()])
+    affected_keys = pa.concat_tables([rows.select(list(key)), withdrawn.select(list(key))])
+    matched = {file: found for file in candidates if (found := _rows_with_keys(place, file, affected_keys)).num_rows}
+    existing = pa.concat_tables([rows.slice(0, 0), *matched.values()])
     if merge is not None and existing.num_rows:
         rows = merge(existing, rows)
     fresh = without_keys(rows, existing, names)
-    leaving = pa.concat_tables([fresh.select(list(key)), withdrawn.select(list(key))])
-    touched = [file for file, found in there.items() if with_keys(found, leaving, key).num_rows]
+    replaced_keys = pa.concat_tables([fresh.select(list(key)), withdrawn.select(list(key))])
+    touched = [file for file, found in matched.items() if with_keys(found, replaced_keys, key).num_rows]
     # larger files are rewritten one by one: if all became one file, each change of a row would rewrite the partition
     apart = [file for file in touched if file.size * _APART >= target_bytes]
     together = [file for file in touched if file not in apart]
 
     def kept(file: LiveFile) -> pa.Table:
-        return without_keys(read_files(place, [file.path]), leaving, key)
+        return without_keys(read_files(place, [file.path]), replaced_keys, key)
 
     files = write_files(place, itertools.chain([fresh], map(kept, together)), target_bytes)
     for file in apart:

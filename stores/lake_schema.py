@@ -43,11 +43,11 @@ def check_evolution(table: DeltaTable, record: Record) -> Evolution:
             record's; or a column is missing or nullable in the table and not nullable in the record; or the
             partitioning differs.
     """
-    there = {field.name: field for field in table.schema().fields}
+    existing = {field.name: field for field in table.schema().fields}
     arrow = pa.schema(table.schema().to_arrow())
     evolution = Evolution([], [], [])
     for field in delta_schema(record).fields:
-        found = there.pop(field.name, None)
+        found = existing.pop(field.name, None)
         ours = _type_name(field)
         if found is None:
             if not field.nullable:
@@ -65,7 +65,7 @@ def check_evolution(table: DeltaTable, record: Record) -> Evolution:
             evolution.widened.append(field.name)
         if field.nullable and not found.nullable:
             evolution.relaxed.append(field.name)
-    for name, field in there.items():
+    for name, field in existing.items():
         raise SchemaMismatchError(
             f"{record.name}: column {name} ({_type_name(field)}) of the table is unknown to this program"
         )

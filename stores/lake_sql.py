@@ -112,8 +112,8 @@ class LakeConnection:
 
     def _without(self, name: str) -> str:
         """The message for an unknown table: DuckDB's own would suggest one of its internal tables."""
-        there = [view for (view,) in self._duckdb.execute(_NAMES).fetchall()]
-        return f"the lake has no table {name}, but " + ", ".join(get_close_matches(name, there) or there)
+        views = [view for (view,) in self._duckdb.execute(_NAMES).fetchall()]
+        return f"the lake has no table {name}, but " + ", ".join(get_close_matches(name, views) or views)
 
     @contextmanager
     def rows(self, query: str) -> Iterator[pa.RecordBatchReader]:

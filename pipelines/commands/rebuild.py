@@ -39,8 +39,7 @@ def rebuild(
 ) -> None:
     """Recompute the sessions of past dates from all their events, including those that were too late for a live run.
 
-    Give the same session rules as the runs used. Replaces the sessions that differ in both stores; if none differs,
-    commits nothing.
+    Give the same session rules as the runs used. Replaces only the sessions that differ, in both stores.
     """
     configure_logging(False)
     problems = Problems()

@@ -31,7 +31,7 @@ def sessions_dim(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Number each user's sessions 1, 2, 3 …, and assign each event of these dates to its session.
+    """Number each user's sessions 1, 2, 3 …, and assign events to these sessions.
 
     Includes late events. Replaces only the dates whose sessions changed; if none did, commits nothing.
     """

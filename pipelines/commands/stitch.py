@@ -19,7 +19,7 @@ def stitch(
         str,
         typer.Option(
             metavar="DURATION",
-            help="Oldest start of an anonymous session before the device's first login; off: any age.",
+            help="How long before a device's first login its anonymous sessions may have started; off: no limit.",
         ),
     ] = "30d",
     every: Every = None,

@@ -82,7 +82,7 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
     Raises:
         ServiceError: The server's jars cannot be resolved, or it does not start.
     """
-    jars = [jar for jar in resolve_jars(POM, PATCHES) if not _is_of_a_cluster(jar, options)]
+    jars = [jar for jar in resolve_jars(POM, PATCHES) if not _is_unneeded(jar, options)]
     log = folder / "job-server.log"
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder, ignore_cleanup_errors=True) as work:
         rest = options.master or f"127.0.0.1:{free_port()}"
@@ -116,7 +116,7 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
             process.wait()
 
 
-def _is_of_a_cluster(jar: Path, options: FlinkOptions) -> bool:
+def _is_unneeded(jar: Path, options: FlinkOptions) -> bool:
     """Whether to leave out a jar that only a cluster or RocksDB state needs: they are a third of a job's bytes."""
     ours = ["flink-rpc-akka-loader-", "flink-runtime-web-"] if options.master else []
     if options.state_backend != "rocksdb":
