@@ -31,7 +31,7 @@ _SLICE = 100_000
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What to generate.
+    """The options of a generation.
 
     Attributes:
         events: Valid events, each counted once; repeats and broken lines are written in addition.
@@ -109,7 +109,7 @@ class GenerateOptions:
 
 @dataclass(frozen=True)
 class GenerateSummary:
-    """What was generated.
+    """The result of a generation.
 
     Attributes:
         events: Valid events, each counted once.

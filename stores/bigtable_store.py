@@ -91,7 +91,7 @@ class BigtableDeviceStore(NetworkedDeviceStore):
         """See `NetworkedDeviceStore.put_panes`."""
         keys = SESSION_ROWS.encode_keys(panes)
         values = pa.repeat(b"", len(keys)) if is_retraction else SESSION_ROWS.encode_values(panes)
-        # a cell's timestamp has a resolution of one millisecond; of panes with one index the retraction wins
+        # a cell's timestamp has a resolution of one millisecond; at an equal pane_index the retraction wins
         later = 2 * panes.column("pane_index").to_numpy() + is_retraction
         self._set(SESSIONS, keys, values, _milliseconds(panes, SESSION_ROWS) + later)
 

@@ -91,7 +91,7 @@ class CassandraDeviceStore(NetworkedDeviceStore):
     def put_panes(self, panes: pa.Table, is_retraction: bool) -> None:
         """See `NetworkedDeviceStore.put_panes`."""
         values = pa.nulls(len(panes), pa.binary()) if is_retraction else SESSION_ROWS.encode_values(panes)
-        # of panes with one index the retraction wins
+        # at an equal pane_index the retraction wins
         order = 2 * panes.column("pane_index").to_numpy() + is_retraction
         self._put(_PUT_PANE, panes, SESSION_ROWS, values, order)
 

@@ -22,7 +22,7 @@ GUARD = "clickstream-writer"
 
 
 class WriteMode(StrEnum):
-    """What a write does with the rows that a table already has."""
+    """How a write treats the rows that a table already has."""
 
     MERGE = "merge"
     OVERWRITE = "overwrite"
@@ -59,7 +59,7 @@ NamedWrite = tuple[str, PartitionWrite]
 
 
 class CommitResult(NamedTuple):
-    """What a commit did.
+    """The result of a commit.
 
     Attributes:
         table: The table's name.

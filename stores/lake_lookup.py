@@ -50,9 +50,9 @@ class StoredRows:
         self._stretches: dict[str, Stretches] = {}
 
     def keys_of(self, rows: pa.Table) -> pa.Table:
-        """A superset of the keys of `rows` that the table has.
+        """The keys of `rows` that the table has, and possibly others.
 
-        It contains the key of every table row whose first key column occurs in `rows` and whose time does.
+        These are the keys of all table rows whose first key column and whose time both occur in `rows`.
 
         Args:
             rows: Rows with the key columns and the time column.

@@ -36,7 +36,7 @@ def delta_schema(record: Record) -> Schema:
 
 
 def check_evolution(table: DeltaTable, record: Record) -> Evolution:
-    """What `evolve` would change.
+    """Determine the changes that `evolve` would make.
 
     Raises:
         SchemaMismatchError: The table has a column that the record lacks, or one whose type does not widen to the

@@ -1,4 +1,4 @@
-"""Where `run` runs: in this process, on Flink, or on Dataflow."""
+"""The runner of `run`: direct in this process, Flink or Dataflow."""
 
 from dataclasses import dataclass
 from functools import partial

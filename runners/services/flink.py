@@ -31,7 +31,7 @@ taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: 4
 taskmanager.cpu.cores: 2
-# What the start scripts of Flink would compute; the Java options of the TaskManager below say the same
+# The sizes that Flink's start scripts would compute; they match the TaskManager's Java options
 taskmanager.memory.framework.heap.size: 128m
 taskmanager.memory.task.heap.size: 512m
 taskmanager.memory.framework.off-heap.size: 128m
@@ -41,9 +41,9 @@ taskmanager.memory.jvm-metaspace.size: 512m
 taskmanager.memory.jvm-overhead.min: 128m
 taskmanager.memory.jvm-overhead.max: 128m
 io.tmp.dirs: {folder}/tmp
-# What REST tells of metrics is no older, in milliseconds; else ten seconds
+# Greatest age of metrics in REST answers, in milliseconds; by default ten seconds
 metrics.fetcher.update-interval: 1000
-# A TaskManager that was killed is missed in seconds
+# Detect a killed TaskManager within seconds
 heartbeat.interval: 1000
 heartbeat.timeout: 20000
 """

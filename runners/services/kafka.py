@@ -23,7 +23,7 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 controller.quorum.voters=1@127.0.0.1:{controller}
 log.dirs={data}
-# One broker holds what a cluster would replicate
+# A single broker cannot replicate
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
@@ -32,7 +32,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# A broker that was killed is back at once, not when its old session has run out
+# Let a killed broker rejoin soon, without waiting long for its old session to expire
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 # The default, 128 MB, is half of the heap
