@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 GROWTH = 128 << 20
-_CHECK_SECONDS = 0.05
+_CHECK_SECONDS = 0.02
 _RESIDENT = Path("/proc/self/statm")
 
 
