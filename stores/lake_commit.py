@@ -29,13 +29,6 @@ class WriteMode(StrEnum):
     APPEND = "append"
 
 
-class Wins(StrEnum):
-    """Which of two rows with the same key a merge keeps."""
-
-    EXISTING = "existing"
-    NEW = "new"
-
-
 class PartitionWrite(NamedTuple):
     """The files that a run adds to a partition, and those that it removes.
 

@@ -12,7 +12,7 @@ from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
 from schemas.records import Record
 from stores.encoded_texts import plain
 from stores.lake import table_uri
-from stores.lake_commit import CommitResult, Wins, WriteMode
+from stores.lake_commit import CommitResult, WriteMode
 from stores.lake_stream import STAGING, Changes
 from transforms.events.pages import PageRules, merge_pages
 from transforms.gathered import GATHERED_BYTES, Gathered
@@ -85,7 +85,6 @@ class WriteDimensions(beam.PTransform):
             record,
             self.lake,
             WriteMode.MERGE,
-            wins=Wins.NEW,
             changes=Changes(record, partial(_fold, merge), partial(into_existing, merge)),
         )
 

@@ -6,7 +6,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from schemas.sessions import FACT_SESSION, SESSION_PANE
-from stores.lake_commit import CommitResult, Wins, WriteMode
+from stores.lake_commit import CommitResult, WriteMode
 from stores.lake_stream import Changes
 from transforms.identity.stitching import keep_resolution
 from transforms.sessions.panes import SESSION_TIME, fold_into_facts, latest_panes
@@ -40,7 +40,6 @@ class WriteSessions(beam.PTransform):
             FACT_SESSION,
             self.lake,
             self.mode,
-            wins=Wins.NEW,
             changes=Changes(SESSION_PANE, fold_into_facts, keep_resolution, SESSION_TIME),
             onto_existing=self.onto_existing,
             stable_input=self.stable_input,

@@ -13,7 +13,7 @@ from schemas.errors import OptionError
 from schemas.records import Record
 from stores.lake import LiveFile, find_files, table_uri
 from stores.lake_buffer import Part, PartitionBuffer, split_rows
-from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, Wins, WriteMode, commit
+from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMode, commit
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
@@ -36,8 +36,8 @@ class WriteLake(beam.PTransform):
         lake: The lake's root, a path or URI.
         mode: merge (idempotent), overwrite (replaces the partitions that the input touches) or append (adds all rows
             without a check).
-        wins: Which of two rows with the same key a merge keeps.
-        changes: How changes become rows, if the input's rows are changes and not rows of the record.
+        changes: How changes become rows, if the input's rows are changes and not rows of the record. In a merge they
+            replace the rows that the table has; plain rows whose key the table has are skipped.
         target_file_bytes: Approximate file size for a bounded input; a bundle of an unbounded one seldom fills a file.
         run_id: Identifies a bounded run. Its transaction is committed once, however often it is retried.
         onto_existing: Whether a fresh unbounded run may add to a table that holds rows of another run.
@@ -47,7 +47,6 @@ class WriteLake(beam.PTransform):
     record: Record
     lake: str
     mode: WriteMode = WriteMode.MERGE
-    wins: Wins = Wins.EXISTING
     changes: Changes | None = None
     target_file_bytes: int = TARGET_FILE_BYTES
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -55,7 +54,7 @@ class WriteLake(beam.PTransform):
     stable_input: bool = False
 
     def __post_init__(self) -> None:
-        self.mode, self.wins = WriteMode(self.mode), Wins(self.wins)
+        self.mode = WriteMode(self.mode)
         check_partition_columns(self.record)
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
@@ -66,19 +65,19 @@ class WriteLake(beam.PTransform):
         """
         if not tables.is_bounded:
             return tables | "StreamToLake" >> self._stream()
-        if self.changes is None and not (self.mode is WriteMode.MERGE and self.wins is Wins.NEW):
+        if self.changes is None:
             # no row depends on another, so rows are written as they arrive, without a shuffle
             written = tables | "WriteRows" >> beam.ParDo(_WriteRows(self))
         else:
             written = (
                 tables
                 | "GroupByPartition" >> GroupByPartition(self.record)
-                | "WriteFiles" >> beam.ParDo(_WriteFiles(self))
+                | "WriteFiles" >> beam.ParDo(_WriteFiles(self, self.changes))
             )
         return written | "CommitOnce" >> CommitOnce((self.record,), self.lake, self.mode, self.run_id)
 
     def _stream(self) -> StreamToLake:
-        if self.mode is WriteMode.OVERWRITE or (self.changes is not None and self.wins is not Wins.NEW):
+        if self.mode is WriteMode.OVERWRITE:
             raise OptionError(
                 f"{self.record.name}: mode {self.mode} is for a bounded input; an unbounded one is merged"
             )
@@ -171,11 +170,11 @@ def join_writes(writes: Iterable[PartitionWrite]) -> list[PartitionWrite]:
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteFiles(WorkAhead):
-    """Writes the tables of one partition to files, and emits their description for the commit, keyed by table."""
+    """Folds the changes of one partition and writes files; emits their description for the commit, keyed by table."""
 
-    def __init__(self, write: WriteLake) -> None:
+    def __init__(self, write: WriteLake, changes: Changes) -> None:
         self._lake, self._record, self._mode = write.lake, write.record, write.mode
-        self._changes, self._target_bytes = write.changes, write.target_file_bytes
+        self._changes, self._target_bytes = changes, write.target_file_bytes
         self._live: dict[Partition, list[LiveFile]] = {}
 
     def start_bundle(self) -> None:
@@ -189,20 +188,15 @@ class _WriteFiles(WorkAhead):
 
     def work(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        rows, gone = self._fold(pa.concat_tables(unpack(packed)))
+        rows, gone = self._changes.fold_by_key(pa.concat_tables(unpack(packed)), self._record.key[0])
         if self._mode is WriteMode.MERGE:
-            merge = self._changes.merge if self._changes else None
-            return replace_changed(place, self._live.get(partition, []), rows, gone, self._target_bytes, merge)
+            live = self._live.get(partition, [])
+            return replace_changed(place, live, rows, gone, self._target_bytes, self._changes.merge)
         return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
 
     def tell(self, write: PartitionWrite) -> Iterator[WindowedValue]:
         described = (self._record.name, write)
         yield at_the_end(described)
-
-    def _fold(self, changes: pa.Table) -> tuple[pa.Table, pa.Table]:
-        if self._changes is None:
-            return changes, changes.slice(0, 0)
-        return self._changes.fold_by_key(changes, self._record.key[0])
 
 
 @dataclass(eq=False)
