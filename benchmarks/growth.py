@@ -19,12 +19,12 @@ from datetime import UTC, date, datetime
 from itertools import chain, islice
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.transaction import Transaction
 
 from schemas.catalogue import shipped_catalogue
+from schemas.columns import to_polars
 from schemas.dimensions import DEVICE, EVENT_COLUMNS
 from schemas.durations import HOUR
 from schemas.events import EVENT, FACT_EVENT, RAW
@@ -60,7 +60,7 @@ def events_of(delivery: Path) -> pa.Table:
     positions = [pa.repeat("file", len(payload)), pa.repeat(pa.scalar(0, pa.int32()), len(payload))]
     columns = [payload, *positions, pa.array(range(len(payload))), pa.nulls(len(payload), RAW.schema.field(4).type)]
     events = EnvelopeDecoder("benchmark").decode(pa.table(columns, schema=RAW.schema), datetime.now(UTC)).events
-    keys = pl.DataFrame(pl.from_arrow(events.select(list(EVENT.key)))).with_row_index("row")
+    keys = to_polars(events.select(list(EVENT.key))).with_row_index("row")
     return events.take(keys.unique(list(EVENT.key), keep="first", maintain_order=True)["row"].to_arrow())
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from stores.lake import create_tables, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
 from stores.lake_sql import connect
+from tests.session_panes import NOON, pane
 from tests.transforms.sessions.session_scripts import at, batch, click
 from transforms.events.pages import normalise
 from transforms.identity.devices import device_rows
 from transforms.identity.stitching import stitched_devices
-
-NOON = datetime(2026, 4, 12, 12, tzinfo=UTC)
 
 
 def fill(lake: str, record: Record, rows: pa.Table) -> None:
@@ -40,25 +39,8 @@ def fill(lake: str, record: Record, rows: pa.Table) -> None:
 
 
 def session(name: str, device: str, day: float, user: str | None = None, **columns: Any) -> dict[str, Any]:
-    start = NOON + timedelta(days=day)
-    row = {
-        "session_id": name,
-        "device_id": device,
-        "user_key": user,
-        "session_start": start,
-        "session_end": start,
-        "start_date": start.date(),
-        "end_date": start.date(),
-        "duration_secs": 0.0,
-        "event_count": 1,
-        "page_view_count": 1,
-        "had_purchase": False,
-        "revenue": 0,
-        "pane_timing": "ON_TIME",
-        "pane_index": 0,
-        "device_type": device,
-    }
-    return row | columns
+    fired = {"device_id": device, "device_type": device, "user_key": user, "pane_timing": "ON_TIME"}
+    return pane(name, start=NOON + timedelta(days=day), **fired | columns)
 
 
 def lake_of(lake: str, sessions: list[dict[str, Any]], logins: list[tuple[str, str]], lookback: int | None) -> None:

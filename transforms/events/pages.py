@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from schemas.columns import whole
+from schemas.columns import to_polars, whole
 from schemas.dimensions import PAGE
 from schemas.errors import OptionError
 from schemas.table_query import TableQuery
@@ -107,7 +107,7 @@ def normalise(urls: pl.Series) -> pl.DataFrame:
     ['shop.example/Tea', '/cart']
     """
     given = pl.DataFrame({"url": urls.cast(pl.String)}).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return pl.DataFrame(pl.from_arrow(_PAGES.run(given)))
+    return to_polars(_PAGES.run(given))
 
 
 def categories(paths: pl.Series, rules: PageRules) -> pl.Series:
@@ -170,7 +170,7 @@ def merge_pages(rows: pa.Table, rules: PageRules) -> pa.Table:
         rows: Rows of PAGE.
         rules: The rules for categories.
     """
-    merged = _merge_by_key(pl.DataFrame(pl.from_arrow(rows)))
+    merged = _merge_by_key(to_polars(rows))
     return to_arrow(merged.with_columns(categories(merged["path"], rules).alias("category")), PAGE.schema)
 
 

@@ -4,6 +4,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import to_polars
 from schemas.dimensions import DEVICE, PUBLIC_DEVICE_USERS, ResolutionReason
 from transforms.identity.dimensions import merge_rows, sum_up
 
@@ -43,7 +44,7 @@ def merge_devices(rows: pa.Table) -> pa.Table:
 def _resolved(merged: pa.Table) -> pa.Table:
     users = pl.col("users_seen")
     public = users > PUBLIC_DEVICE_USERS
-    frame = pl.DataFrame(pl.from_arrow(merged.select(["users_seen", "last_login_user_key"])))
+    frame = to_polars(merged.select(["users_seen", "last_login_user_key"]))
     resolved = frame.select(
         pl.when(~public).then(pl.col("last_login_user_key")).alias("resolved_user_key"),
         pl.when(public)

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from schemas.columns import to_polars
 from schemas.dimensions import PUBLIC_DEVICE_USERS, IdentityReason
 from transforms.runs import Integers
 
@@ -69,8 +70,8 @@ def keep_resolution(existing: pa.Table, sessions: pa.Table) -> pa.Table:
         existing: Rows of SESSION in the table.
         sessions: Rows of SESSION that replace them.
     """
-    given = _frame(existing.select(["session_id", "resolved_user_key"]))
-    new = _frame(sessions.select(["session_id", "user_key"])).join(
+    given = to_polars(existing.select(["session_id", "resolved_user_key"]))
+    new = to_polars(sessions.select(["session_id", "user_key"])).join(
         given, on="session_id", how="left", maintain_order="left"
     )
     anonymous = pl.when(pl.col("user_key").is_null()).then(pl.col("resolved_user_key"))
@@ -89,7 +90,7 @@ def stitched_devices(devices: pa.Table, lookback: int | None, caps: Caps | None 
         The same rows. stitched_user_key and stitched_from say which user sessions are assigned to, and from which
         session_start on; identity_key and identity_reason say which users are one person.
     """
-    frame = _frame(devices)
+    frame = to_polars(devices)
     back = pl.lit(None, pl.Duration("us")) if lookback is None else pl.duration(microseconds=lookback)
     known = pl.col("resolved_user_key").is_not_null()
     rule = frame.select(
@@ -110,8 +111,8 @@ def stitched_sessions(sessions: pa.Table, devices: pa.Table) -> pa.Table | None:
     Returns:
         The same rows in the same order, with resolved_user_key updated; None if no row changes.
     """
-    rules = _frame(devices.select(["device_id", "stitched_user_key", "stitched_from"]))
-    frame = _frame(sessions.select(list(SESSION_COLUMNS))).join(
+    rules = to_polars(devices.select(["device_id", "stitched_user_key", "stitched_from"]))
+    frame = to_polars(sessions.select(list(SESSION_COLUMNS))).join(
         rules, on="device_id", how="left", maintain_order="left"
     )
     in_time = (pl.col("session_start") >= pl.col("stitched_from")).fill_null(value=True)
@@ -134,13 +135,13 @@ def stitched_activities(activities: pa.Table, sessions: pa.Table) -> pa.Table | 
     Returns:
         The same rows in the same order, with customer and customer_is_stitched updated; None if no row changes.
     """
-    owners = _frame(sessions.select(list(OWNER_COLUMNS))).select(
+    owners = to_polars(sessions.select(list(OWNER_COLUMNS))).select(
         "device_id",
         "session_start",
         "session_end",
         pl.coalesce("user_key", "resolved_user_key").alias("owner"),
     )
-    frame = _frame(activities.select(list(ACTIVITY_COLUMNS))).with_row_index("row")
+    frame = to_polars(activities.select(list(ACTIVITY_COLUMNS))).with_row_index("row")
     own = pl.col("customer").is_not_null() & ~pl.col("customer_is_stitched")
     found = frame.sort("ts").join_asof(
         owners.sort("session_start"),
@@ -162,7 +163,7 @@ def stitched_activities(activities: pa.Table, sessions: pa.Table) -> pa.Table | 
 
 def changes_of(before: pa.Table, after: pa.Table, columns: Sequence[str] = STITCHED) -> pa.BooleanArray:
     """A flag for each row: whether one of the columns has changed. Both tables have the same devices in order."""
-    old, new = _frame(before.select(list(columns))), _frame(after.select(list(columns)))
+    old, new = to_polars(before.select(list(columns))), to_polars(after.select(list(columns)))
     differs = pl.Series(np.zeros(old.height, bool))
     for name in columns:
         differs |= old[name].ne_missing(new[name])
@@ -176,8 +177,8 @@ def apply_stitched(devices: pa.Table, changed: pa.Table) -> pa.Table | None:
         devices: Rows with device_id and `STITCHED`; other columns are kept.
         changed: Rows of `stitched_devices`, of some of the devices.
     """
-    update = _frame(changed.select(["device_id", *STITCHED])).with_columns(pl.lit(value=True).alias("__updated"))
-    frame = _frame(devices.select(["device_id", *STITCHED])).join(
+    update = to_polars(changed.select(["device_id", *STITCHED])).with_columns(pl.lit(value=True).alias("__updated"))
+    frame = to_polars(devices.select(["device_id", *STITCHED])).join(
         update, on="device_id", how="left", maintain_order="left", suffix="__new"
     )
     updated = pl.col("__updated").fill_null(value=False)
@@ -271,10 +272,6 @@ def components_of(devices: Integers, users: Integers) -> Integers:
         if np.array_equal(found, least):
             return np.asarray(least[users])
         least = found
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table))
 
 
 def _replaced(table: pa.Table, columns: pl.DataFrame) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.columns import to_polars
 from schemas.durations import DAY, HOUR, MINUTE
 from schemas.events import EVENT_BATCH
 from schemas.sessions import SESSION
@@ -149,8 +150,8 @@ def test_rebuild_of_one_date_makes_right_all_that_reaches_into_it(
     whole.run(rows)
     inside = (pl.col("start_date") <= day) & (pl.col("end_date") >= day)
     columns = ["session_id", "session_end", "event_count", "cut_reason"]
-    expected = pl.DataFrame(pl.from_arrow(whole.sessions)).filter(inside).select(columns).sort("session_id")
-    found = pl.DataFrame(pl.from_arrow(lake.sessions)).filter(inside).select(columns).sort("session_id")
+    expected = to_polars(whole.sessions).filter(inside).select(columns).sort("session_id")
+    found = to_polars(lake.sessions).filter(inside).select(columns).sort("session_id")
     assert found.equals(expected)
 
 
