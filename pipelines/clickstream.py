@@ -77,7 +77,9 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, options: RunOptions)
         panes = unique | "Sessionize" >> BeamSessions(policy)
     else:
         panes = unique | "Sessionize" >> Sessionize(policy, options.shards)
-    in_devices = panes | "SessionsToDevices" >> WriteDeviceSessions(options.devices)
+    in_devices = panes | "SessionsToDevices" >> WriteDeviceSessions(
+        options.devices, options.shards, options.stable_input
+    )
     if continues:
         # The lake is written last: if the run dies, a rerun computes what the lake lacks, and so what the devices lack
         panes, into_lake = panes | "AfterDevices" >> WaitOn(in_devices), into_lake | {"mode": WriteMode.MERGE}

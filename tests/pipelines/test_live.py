@@ -145,6 +145,20 @@ class Live:
         )
         return found == [(EVENTS, 0)]
 
+    def has_sessions_of_devices(self) -> bool:
+        """Whether the device store, read beside the job, has the sessions of the lake: each has its own commits."""
+        expected = self.ask(
+            "live",
+            "SELECT device_id, session_id, event_count FROM fact_sessions "
+            f"WHERE device_id <> '{SENTINEL}' ORDER BY ALL",
+        )
+        found: list[tuple[Any, ...]] = []
+        with open_device_store(str(self.folder / "live" / "devices"), read_only=True) as store:
+            for device in sorted({row[0] for row in expected}):
+                sessions = store.recent_sessions(device, limit=10**6).select(["device_id", "session_id", "event_count"])
+                found += map(tuple, map(dict.values, sessions.to_pylist()))
+        return sorted(found) == expected
+
     def jobs_with_checkpoints(self) -> int:
         """How many of the runs have left a complete checkpoint."""
         return len({found.parents[1] for found in self.folder.glob("checkpoints/*/chk-*/_metadata")})
@@ -279,6 +293,7 @@ def test_live_run_on_skewed_and_idle_partitions_ends_in_the_stores_of_a_batch_re
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
         live.wait_until(live.sessions_closed, "all sessions closed", job)
+        live.wait_until(live.has_sessions_of_devices, "the same sessions in the device store", job)
         panes = dict(live.ask("live", "SELECT pane_timing, count(*) FROM fact_sessions GROUP BY 1"))
         assert panes.get("ON_TIME", 0) > 100
         live.send_sentinel("2026-06-01T03:00:00Z")
@@ -328,8 +343,29 @@ def test_killed_worker_task_manager_and_broker_lose_nothing_and_double_nothing(
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
         live.wait_until(live.sessions_closed, "all sessions closed", job)
+        live.wait_until(live.has_sessions_of_devices, "the same sessions in the device store", job)
         live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert_live_equals_replay(live, traffic)
+
+
+def test_pane_that_no_checkpoint_held_leaves_no_session_when_the_next_attempt_fires_another(live: Live) -> None:
+    def click(name: str, minute: int, partition: int) -> None:
+        event = {"event_id": name, "event_type": "page_view", "timestamp": f"2026-04-12T12:{minute:02}:00Z"}
+        live.send([json.dumps(event | {"device_id": "phone"}).encode()], partition)
+
+    live.create_topic(2)
+    click("second", 10, partition=0)
+    live.send_sentinel("2026-04-12T12:20:00Z")
+    # the first partition alone: an early pane, whose session begins with the second event
+    with live.running("--checkpoint-interval=1h", "--early-firing=5m") as job:
+        staged = live.folder / "live" / "lake" / "fact_sessions"
+        live.wait_until(lambda: any(staged.rglob("*.parquet")), "a pane that waits for a checkpoint", job)
+    click("first", 8, partition=1)
+    with live.running("--early-firing=5m") as job:
+        live.end_sessions()
+        closed = "SELECT event_count FROM fact_sessions WHERE device_id = 'phone' AND pane_timing <> 'EARLY'"
+        live.wait_until(lambda: live.ask("live", closed) == [(2,)], "the session of both events", job)
+        live.wait_until(live.has_sessions_of_devices, "one session in the device store too", job)
 
 
 def test_run_resumed_from_savepoint_and_checkpoint_goes_on_where_it_stood_and_reads_partitions_added_meanwhile(
@@ -356,6 +392,7 @@ def test_run_resumed_from_savepoint_and_checkpoint_goes_on_where_it_stood_and_re
         live.wait_until(lambda: live.events() == EVENTS, "all events in the lake", job)
         live.end_sessions()
         live.wait_until(live.sessions_closed, "all sessions closed", job)
+        live.wait_until(live.has_sessions_of_devices, "the same sessions in the device store", job)
         live.wait_until(live.has_layers, "all events in silver and the stream", job)
     assert live.ask("live", "SELECT count(DISTINCT partition) FROM dead_letters") == [(3,)]
     assert_live_equals_replay(live, traffic)

@@ -23,7 +23,7 @@ class BreakFusion(beam.PTransform):
         super().__init__()
         self._lateness = _PAST_THE_END if from_timers else 0
 
-    def expand(self, keyed: beam.PCollection[tuple[str, Any]]) -> beam.PCollection[tuple[str, Any]]:
+    def expand(self, keyed: beam.PCollection[tuple[Any, Any]]) -> beam.PCollection[tuple[Any, Any]]:
         """Group by key, with a trigger that fires for every element."""
         return (
             keyed

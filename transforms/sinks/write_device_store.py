@@ -1,6 +1,6 @@
 """Writes events and session panes to the device store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -12,6 +12,8 @@ from stores.device_store import DeviceStore, open_device_store
 from transforms.background import Background
 from transforms.gathered import Gathered
 from transforms.metrics import count
+from transforms.sinks.stable_input import BreakFusion, stable_par_do
+from transforms.tables import ShardedTable, at_the_end, split_by_shard
 
 # Small tables of a bounded input are written together: sorted once, in one batch. This bounds the buffered rows.
 _GATHERED_ROWS = 50_000
@@ -41,18 +43,45 @@ class WriteDeviceEvents(beam.PTransform):
 class WriteDeviceSessions(beam.PTransform):
     """Tables of SESSION_PANE → for each bundle, the number of sessions changed durably.
 
-    The panes of a session must arrive in the order in which they fired, or in one table. Counter:
-    ``device_sessions_written``.
+    The panes of a session must arrive in the order in which they fired, or in one table. Panes of an unbounded input
+    are written once a checkpoint holds them. Before that, a restored run may fire other panes: if events arrive in
+    another order, a session's first pane may have another id, and nothing would withdraw the id that the lost attempt
+    had fired. Counter: ``device_sessions_written``.
 
     Attributes:
         uri: The URI of the device store, for `open_device_store`.
+        shards: Number of keys that the panes of an unbounded input are spread over.
+        stable_input: See `WriteLake`.
     """
 
     uri: str
+    shards: int = 16
+    stable_input: bool = False
 
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
-        """Write the sessions in one step."""
-        return panes | "WriteSessions" >> beam.ParDo(_WriteSessions(self.uri, _GATHERED_ROWS)).with_output_types(int)
+        """Write the sessions, those of an unbounded input after a break in fusion."""
+        if panes.is_bounded:
+            write = beam.ParDo(_WriteSessions(self.uri, _GATHERED_ROWS))
+            return panes | "WriteSessions" >> write.with_output_types(int)
+        by_shard = beam.ParDo(_SplitByShard(self.shards)).with_output_types(ShardedTable)
+        write = stable_par_do(_WriteHeldSessions(self.uri, _GATHERED_ROWS), self.stable_input)
+        return (
+            panes
+            | "SplitByShard" >> by_shard
+            | "BreakFusion" >> BreakFusion()
+            | "WriteSessions" >> write.with_output_types(int)
+        )
+
+
+class _SplitByShard(beam.DoFn):
+    """Keys panes by shard, so that those of a session stay in order."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+
+    def process(self, panes: pa.Table) -> Iterator[WindowedValue]:
+        for sharded in split_by_shard(panes, self._shards):
+            yield at_the_end(sharded)
 
 
 class _Write(beam.DoFn):
@@ -113,3 +142,11 @@ class _WriteSessions(_Write):
 
     def write_to(self, store: DeviceStore) -> Callable[[pa.Table], int]:
         return store.write_sessions
+
+
+class _WriteHeldSessions(_WriteSessions):
+    """Writes the panes of (shard, tables)."""
+
+    def process(self, group: tuple[int, Iterable[pa.Table]]) -> None:
+        for panes in group[1]:
+            super().process(panes)

@@ -134,6 +134,23 @@ def test_stream_rows_are_durable_bundle_by_bundle(rocksdb: str) -> None:
     pipeline.run().wait_until_finish()
 
 
+def test_panes_of_a_stream_are_applied_in_the_order_in_which_they_fired(rocksdb: str) -> None:
+    fired = [
+        panes(("s-1", 0, False), ("s-2", 0, False)),
+        panes(("s-1", 1, False), ("s-2", 1, True)),
+        panes(("s-1", 2, False), ("s-2", 2, False)),
+    ]
+    script = test_stream.TestStream(coder=TableCoder())
+    for table in fired:
+        script.add_elements([table])
+    script.advance_watermark_to_infinity()
+    with beam.Pipeline(options=PipelineOptions(streaming=True)) as pipeline:
+        _ = pipeline | script | WriteDeviceSessions(rocksdb, shards=4)
+    with open_device_store(rocksdb) as store:
+        found = store.recent_sessions("phone").select(["session_id", "pane_index"]).to_pylist()
+    assert found == [{"session_id": "s-1", "pane_index": 2}, {"session_id": "s-2", "pane_index": 2}]
+
+
 class _CountDurable(beam.DoFn):
     def __init__(self, uri: str) -> None:
         self._uri = uri
