@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-GROWTH = 128 << 20
+FLOOR, GROWTH = 864 << 20, 0.08
 _CHECK_SECONDS = 0.02
 _RESIDENT = Path("/proc/self/statm")
 
 
-def share_memory(growth: int = GROWTH) -> None:
+def share_memory(floor: int = FLOOR, growth: float = GROWTH) -> None:
     """Make Arrow and all threads allocate from two glibc arenas, and make glibc keep freed memory.
 
     Every batch needs the same buffers of megabytes again. By default, freed buffers return to the system and come back
@@ -23,10 +23,12 @@ def share_memory(growth: int = GROWTH) -> None:
     of its own keeps its own peak: together a third of the run's memory.
 
     The memory that glibc keeps becomes fragmented and would grow the process by half, so a thread returns free memory
-    to the system whenever the process has grown. Other C libraries lack these calls and keep their defaults.
+    to the system whenever the process has grown and is large. Other C libraries lack these calls and keep their
+    defaults.
 
     Args:
-        growth: Bytes by which the process may grow before free memory is returned to the system.
+        floor: Bytes up to which the process may grow without returning memory.
+        growth: Share by which a larger process may grow beyond its size after the last return.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
@@ -37,16 +39,20 @@ def share_memory(growth: int = GROWTH) -> None:
         libc.mallopt(arena_max, 2)
         if _RESIDENT.exists() and not any(thread.name == _trim_on_growth.__name__ for thread in threading.enumerate()):
             threading.Thread(
-                target=_trim_on_growth, args=(libc.malloc_trim, growth), name=_trim_on_growth.__name__, daemon=True
+                target=_trim_on_growth,
+                args=(libc.malloc_trim, floor, growth),
+                name=_trim_on_growth.__name__,
+                daemon=True,
             ).start()
 
 
-def _trim_on_growth(trim: Any, growth: int) -> None:
+def _trim_on_growth(trim: Any, floor: int, growth: float) -> None:
     least = _resident()
     while True:
         time.sleep(_CHECK_SECONDS)
-        least = min(least, _resident())
-        if _resident() - least > growth:
+        resident = _resident()
+        least = min(least, resident)
+        if resident > max(floor, (1 + growth) * least):
             trim(0)
             least = _resident()
 

@@ -18,15 +18,15 @@ _ALLOCATIONS = 100_000
 """New objects after which a worker's garbage collector runs. The default of 700 runs it often while a batch of some ten
 thousand messages is read, with an occasional full collection that holds Python's lock for a tenth of a second."""
 
-_GROWTH = 512 << 20
-"""Bytes that a worker may grow before it returns memory. The buffers of a bundle of a backlog take some 300 MB."""
+_FLOOR, _GROWTH = 768 << 20, 0.5
+"""When a worker returns memory; see `share_memory`. The buffers of a bundle of a backlog take some 300 MB."""
 
 _HARNESS = f"""
 import gc, os, sys, threading
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from runners.memory import share_memory
 from runners.sampling import short_waits
-share_memory({_GROWTH})
+share_memory({_FLOOR}, {_GROWTH})
 gc.set_threshold({_ALLOCATIONS}, 10, 10)
 # The pipe closes when the pool's process ends, in whatever way; nobody else would end this one
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()

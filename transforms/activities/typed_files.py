@@ -18,7 +18,8 @@ from stores.lake import table_uri
 from stores.lake_buffer import Filled, TableBuffers
 from stores.lake_commit import NamedWrite, PartitionWrite
 from stores.lake_files import Place, write_files
-from transforms.activities.typed_events import EventTyper
+from transforms.activities.typed_events import EventTyper, TypedEvents
+from transforms.background import Ahead
 from transforms.gathered import put_together
 
 GATHERED_ROWS = 50_000
@@ -68,8 +69,7 @@ class TypeToFiles:
         buffers = TableBuffers(layer_records(self.catalogue))
         described: list[NamedWrite] = []
         letters = [DEAD_LETTER.empty()]
-        for events in put_together(tables, GATHERED_ROWS):
-            typed = self._typer.type_events(plain(events), self.first_met)
+        for typed in self._typed(tables):
             letters.append(typed.dead_letters)
             for name, rows in typed.rows():
                 described += [self._write(*filled) for filled in buffers.add(name, rows)]
@@ -79,6 +79,19 @@ class TypeToFiles:
     @cached_property
     def _typer(self) -> EventTyper:
         return EventTyper(self.catalogue)
+
+    def _typed(self, tables: Iterator[pa.Table]) -> Iterator[TypedEvents]:
+        """Types one batch in a thread while the caller writes the rows of the previous one."""
+        typing = Ahead[TypedEvents]("type", workers=1)
+        try:
+            for events in put_together(tables, GATHERED_ROWS):
+                yield from typing.start(self._type, events)
+            yield from typing.finish()
+        finally:
+            typing.close()
+
+    def _type(self, events: pa.Table) -> TypedEvents:
+        return self._typer.type_events(plain(events), self.first_met)
 
     def _write(self, record: Record, filled: Filled) -> NamedWrite:
         partition, tables = filled

@@ -1,7 +1,6 @@
 """Keeps silver and the activity stream in the main graph; the rules are in transforms/activities/typed_events.py."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from stores.lake_commit import CommitResult, NamedWrite, WriteMode
 from stores.lake_stream import STAGING
 from transforms.activities.typed_events import EventTyper, TypedEvents
 from transforms.activities.typed_files import GATHERED_ROWS, TypedFiles, TypeToFiles, layer_records
+from transforms.background import Ahead
 from transforms.gathered import Gathered
 from transforms.metrics import count_dead_letters
 from transforms.sinks.hold_back import HoldBack, Worked
@@ -26,7 +26,7 @@ from transforms.sinks.write_tables import NamedTable, WriteTables
 from transforms.tables import at_the_end
 
 DEAD_LETTERS = "dead_letters"
-COMMIT_SECONDS = 10
+COMMIT_SECONDS = 5
 """How long events of an unbounded input wait; otherwise each type's file would have a few rows."""
 
 
@@ -96,12 +96,12 @@ class _TypeEvents(beam.DoFn):
         self._catalogue, self._first_met = catalogue, first_met
 
     def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="type")
+        self._typing = Ahead[TypedEvents]("type", workers=1)
         self._typer = EventTyper(self._catalogue)
 
     def start_bundle(self) -> None:
+        self._typing.reset()
         self._gathered = Gathered(GATHERED_ROWS)
-        self._running: Future[TypedEvents] | None = None
 
     def process(self, events: pa.Table) -> Iterator[Any]:
         for start in range(0, events.num_rows, GATHERED_ROWS):
@@ -110,26 +110,19 @@ class _TypeEvents(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._start()
-        yield from self._finish()
+        for typed in self._typing.finish():
+            yield from _emit_rows(typed)
 
     def teardown(self) -> None:
-        self._pool.shutdown()
+        self._typing.close()
 
     def _start(self) -> Iterator[Any]:
         for events in self._gathered.take():
-            yield from self._finish()
-            self._running = self._pool.submit(self._type, events)
+            for typed in self._typing.start(self._type, events):
+                yield from _emit_rows(typed)
 
     def _type(self, events: pa.Table) -> TypedEvents:
         return self._typer.type_events(plain(events), self._first_met)
-
-    def _finish(self) -> Iterator[Any]:
-        if self._running is None:
-            return
-        typed, self._running = self._running.result(), None
-        yield from _emit_refused(typed.dead_letters)
-        for named in typed.rows():
-            yield at_the_end(named)
 
 
 class _EmitTyped(beam.DoFn):
@@ -140,6 +133,12 @@ class _EmitTyped(beam.DoFn):
         yield from _emit_refused(typed.dead_letters)
         for described in typed.described:
             yield at_the_end(described)
+
+
+def _emit_rows(typed: TypedEvents) -> Iterator[Any]:
+    yield from _emit_refused(typed.dead_letters)
+    for named in typed.rows():
+        yield at_the_end(named)
 
 
 def _emit_refused(letters: pa.Table) -> Iterator[Any]:

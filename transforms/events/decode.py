@@ -13,10 +13,10 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.secrets import UserKeySecret
-from transforms.background import WorkAhead
 from transforms.events.envelope import Decoded, EnvelopeDecoder
 from transforms.metrics import count, count_dead_letters
 from transforms.tables import at_earliest
+from transforms.work_ahead import WorkAhead
 
 DEAD_LETTERS = "dead_letters"
 

@@ -13,11 +13,11 @@ from schemas.durations import HOUR
 from schemas.errors import OptionError
 from schemas.events import REPEATED
 from stores.encoded_texts import encode_columns
-from transforms.background import WorkAhead
 from transforms.events.deduplicate_stream import DeduplicateStream
 from transforms.events.duplicates import BatchId, RowNumbers, drop_rows, find_copies, keys_of, split_keys
 from transforms.metrics import count
 from transforms.tables import PackedTable, ShardedTable, TableCoder, at_earliest
+from transforms.work_ahead import WorkAhead
 
 NamedBatch = tuple[BatchId, PackedTable]
 NamedRows = tuple[BatchId, RowNumbers]

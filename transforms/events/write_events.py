@@ -12,9 +12,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.events import FACT_EVENT
 from stores.lake_commit import CommitResult, WriteMode
-from transforms.background import WorkAhead
 from transforms.events.pages import with_page_keys
 from transforms.sinks.write_lake import WriteLake
+from transforms.work_ahead import WorkAhead
 
 
 @dataclass(eq=False)

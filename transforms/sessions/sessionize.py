@@ -15,7 +15,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION_PANE, PaneTiming
-from transforms.background import WorkAhead
 from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
@@ -33,6 +32,7 @@ from transforms.sessions.session_state import (
 )
 from transforms.sessions.sessions import panes_of_bounded
 from transforms.tables import ShardedTable, TableCoder, at_earliest, at_the_end, split_by_shard
+from transforms.work_ahead import WorkAhead
 
 _GATHERED_ROWS = 150_000
 

@@ -17,10 +17,11 @@ from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMo
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
-from transforms.background import Ahead, Background, WorkAhead
+from transforms.background import Ahead, Background
 from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.sinks.stream_lake import StreamToLake, count_commit
 from transforms.tables import PackedTable, at_the_end
+from transforms.work_ahead import WorkAhead
 
 
 @dataclass(eq=False)
