@@ -26,7 +26,7 @@ from transforms.sinks.write_tables import NamedTable, WriteTables
 from transforms.tables import at_the_end
 
 DEAD_LETTERS = "dead_letters"
-COMMIT_SECONDS = 5
+COMMIT_SECONDS = 10
 """How long events of an unbounded input wait; otherwise each type's file would have a few rows."""
 
 
