@@ -39,7 +39,7 @@ from transforms.sessions.policy import SessionPolicy
 from transforms.sources.kafka_times import event_times
 from transforms.tables import ShardedTable, TableCoder, split_by_shard
 
-EVENTS, BUNDLE, RATE, SHARDS = 300_000, 20_000, 50_000, 4
+EVENTS, BUNDLE, RATE, SHARDS = 300_000, 20_000, 50_000, 1
 STARTED = 1_775_952_000.0
 
 

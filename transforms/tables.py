@@ -130,6 +130,9 @@ def split_by_shard(table: pa.Table, shards: int) -> Iterator[ShardedTable]:
     """Split a table with a device_id column into one table per shard; the rows of a shard keep their order."""
     if table.num_rows == 0:
         return
+    if shards == 1:
+        yield 0, table
+        return
     shard = shards_of(table.column("device_id"), shards)
     order = np.argsort(shard, kind="stable")
     # Polars gathers on both cores; pyarrow's take does not
