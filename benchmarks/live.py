@@ -5,8 +5,9 @@
     python benchmarks/live.py --state-backend=rocksdb --dry-run        # any option of `clickstream run`
     python benchmarks/live.py soak --minutes 15    # memory, state and files each minute at a steady rate
 
-The highest rate is the rate at which the job reads a backlog: only the broker, Flink and the job use the machine then,
-and none of them is idle for lack of input. The share `SETTLED` of the backlog, the start-up phase, does not count.
+The highest rate is the rate at which the job works off a backlog: only the broker, Flink and the job use the machine
+then, and none of them is idle for lack of input. What counts is the part from `SETTLED` to `SATURATED` of the backlog:
+before it the job starts, and after it the first steps run out of input.
 Latency is the time from sending a probe until a separate reader finds it in the store, through the broker, Flink and
 all steps, alongside live traffic.
 """
@@ -39,7 +40,8 @@ from stores.lake_sql import connect
 HERE = Path(__file__).parent
 PROBE = "probe"
 PROBE_SECONDS = 0.25
-SETTLED = 0.3
+SETTLED, SATURATED, ALL = 0.3, 0.9, 0.97
+"""Shares of the backlog. The last rows wait in a bundle that is not full, so the job never has all of them."""
 WARM_UP_SECONDS = 30.0
 BACKLOG_SECONDS = 300.0
 SETTLE_SECONDS = 60.0
@@ -54,7 +56,9 @@ class Capacity:
 
     Attributes:
         events: Events of the backlog that count.
-        rate: Events per second that reached the lake, layers included.
+        rates: Events per second that reached fact_events and the layers, while more were waiting; empty if the backlog
+            was worked off in too few commits.
+        drained_rate: Events per second until the backlog was worked off, the layers of its last events included.
         cpu_us: Processor time per event, microseconds, by process.
         processors: Average number of busy processors.
         load: Load of the machine before the backlog was produced; above a few tenths other work used the machine.
@@ -62,7 +66,8 @@ class Capacity:
     """
 
     events: int
-    rate: int
+    rates: list[int]
+    drained_rate: int
     cpu_us: dict[str, float]
     processors: float
     load: float
@@ -153,28 +158,54 @@ class Probes:
             known |= fresh
 
 
+@dataclass
+class Progress:
+    """Commits of a table: when each was seen first, and how many rows the table had then."""
+
+    commits: list[tuple[float, int]] = field(default_factory=list)
+
+    def see(self, rows: int) -> None:
+        """Note the table's rows now."""
+        if not self.commits or rows > self.commits[-1][1]:
+            self.commits.append((time.monotonic(), rows))
+
+    def rates(self) -> list[int]:
+        """Rows per second between the first and the last commit, if there are two; the first rows seen may be older."""
+        if len(self.commits) < 3:
+            return []
+        (began, before), (ended, after) = self.commits[1], self.commits[-1]
+        return [round((after - before) / (ended - began))]
+
+
 def capacity(job: LiveJob, events: int, load: float) -> Capacity:
-    """Wait until the job has read the backlog on the topic."""
+    """Wait until the job has worked off the backlog on the topic.
+
+    Raises:
+        SystemExit: It did not within `BACKLOG_SECONDS`.
+    """
+    facts, layers = Progress(), Progress()
     deadline = time.monotonic() + BACKLOG_SECONDS
     first = time.monotonic(), 0, job.cpu()
     while True:
-        stored, now = job.rows("fact_events"), time.monotonic()
-        # The layers trail fact_events and are part of the work, so the backlog is done only when they are. The part of
-        # them that is outstanding when counting starts is not counted. The last rows wait in a bundle that is not full
-        if min(stored, job.rows("user_stream")) >= 0.97 * events or (stored and now > deadline):
+        stored, typed = job.rows("fact_events"), job.rows("user_stream")
+        if min(stored, typed) >= ALL * events:
             break
         # A small backlog may arrive in a single commit: then the start-up phase counts too
         if first[1] == 0 and stored >= SETTLED * events:
-            first = now, stored, job.cpu()
-        if now > deadline:
+            first = time.monotonic(), stored, job.cpu()
+        if SETTLED * events <= stored < SATURATED * events:
+            facts.see(stored)
+            layers.see(typed)
+        if time.monotonic() > deadline:
             raise SystemExit(f"after {BACKLOG_SECONDS:.0f} s {stored:,} of {events:,} events are in the lake")
-        time.sleep(0.5)
+        time.sleep(0.3)
     began, before, cpu_before = first
-    counted, seconds = stored - before, now - began
+    counted, seconds = stored - before, time.monotonic() - began
     used = {name: seconds_used - cpu_before[name] for name, seconds_used in job.cpu().items()}
     return Capacity(
         events=counted,
-        rate=round(counted / seconds),
+        rates=facts.rates() + layers.rates(),
+        drained_rate=round(counted / seconds),
         cpu_us={name: round(spent / counted * 1e6, 1) for name, spent in used.items()},
         processors=round(sum(used.values()) / seconds, 2),
         load=round(load, 1),
@@ -302,7 +333,11 @@ def _capacity(reached: dict[str, object]) -> list[str]:
     by_process = ", ".join(f"{name} {us}" for name, us in cpu.items())
     memory = ", ".join(f"{name} {size:.0f}" for name, size in reached["memory_mb"].items())
     table = {
-        f"events a second (target {TARGET_RATE:,})": f"{reached['rate']:,}",
+        f"events a second while more wait, facts and layers (target {TARGET_RATE:,})": ", ".join(
+            f"{rate:,}" for rate in reached["rates"]
+        )
+        or "too few commits",
+        "… until the backlog is worked off": f"{reached['drained_rate']:,}",
         "processor time per event, µs": f"{sum(cpu.values()):.1f}: {by_process}",
         "busy processors": reached["processors"],
         f"events a second if all {processors} processors were busy": f"{1e6 * processors / sum(cpu.values()):,.0f}",
