@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -158,23 +159,31 @@ class Probes:
             known |= fresh
 
 
+class Commit(NamedTuple):
+    """A commit of a table: when it was seen, the table's rows then, and the processor seconds used by then."""
+
+    time: float
+    rows: int
+    cpu: dict[str, float]
+
+
 @dataclass
 class Progress:
-    """Commits of a table: when each was seen first, and how many rows the table had then."""
+    """The commits of a table, from first to last."""
 
-    commits: list[tuple[float, int]] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
 
-    def see(self, rows: int) -> None:
+    def see(self, rows: int, cpu: dict[str, float]) -> None:
         """Note the table's rows now."""
-        if not self.commits or rows > self.commits[-1][1]:
-            self.commits.append((time.monotonic(), rows))
+        if not self.commits or rows > self.commits[-1].rows:
+            self.commits.append(Commit(time.monotonic(), rows, cpu))
 
     def rates(self) -> list[int]:
-        """Rows per second between the first and the last commit, if there are two; the first rows seen may be older."""
+        """Rows per second, if there were enough commits. The first may have been made long before it was seen."""
         if len(self.commits) < 3:
             return []
-        (began, before), (ended, after) = self.commits[1], self.commits[-1]
-        return [round((after - before) / (ended - began))]
+        first, last = self.commits[1], self.commits[-1]
+        return [round((last.rows - first.rows) / (last.time - first.time))]
 
 
 def capacity(job: LiveJob, events: int, load: float) -> Capacity:
@@ -185,27 +194,27 @@ def capacity(job: LiveJob, events: int, load: float) -> Capacity:
     """
     facts, layers = Progress(), Progress()
     deadline = time.monotonic() + BACKLOG_SECONDS
-    first = time.monotonic(), 0, job.cpu()
+    # A small backlog may arrive in a single commit: then the start-up phase counts too
+    start = Commit(time.monotonic(), 0, job.cpu())
     while True:
-        stored, typed = job.rows("fact_events"), job.rows("user_stream")
-        if min(stored, typed) >= ALL * events:
+        now = Commit(time.monotonic(), job.rows("fact_events"), job.cpu())
+        typed = job.rows("user_stream")
+        if min(now.rows, typed) >= ALL * events:
             break
-        # A small backlog may arrive in a single commit: then the start-up phase counts too
-        if first[1] == 0 and stored >= SETTLED * events:
-            first = time.monotonic(), stored, job.cpu()
-        if SETTLED * events <= stored < SATURATED * events:
-            facts.see(stored)
-            layers.see(typed)
-        if time.monotonic() > deadline:
-            raise SystemExit(f"after {BACKLOG_SECONDS:.0f} s {stored:,} of {events:,} events are in the lake")
+        if SETTLED * events <= now.rows < SATURATED * events:
+            facts.see(now.rows, now.cpu)
+            layers.see(typed, now.cpu)
+        if now.time > deadline:
+            raise SystemExit(f"after {BACKLOG_SECONDS:.0f} s {now.rows:,} of {events:,} events are in the lake")
         time.sleep(0.3)
-    began, before, cpu_before = first
-    counted, seconds = stored - before, time.monotonic() - began
-    used = {name: seconds_used - cpu_before[name] for name, seconds_used in job.cpu().items()}
+    first = facts.commits[0] if facts.commits else start
+    last = facts.commits[-1] if len(facts.commits) > 1 else now
+    counted, seconds = last.rows - first.rows, last.time - first.time
+    used = {name: seconds_used - first.cpu[name] for name, seconds_used in last.cpu.items()}
     return Capacity(
         events=counted,
         rates=facts.rates() + layers.rates(),
-        drained_rate=round(counted / seconds),
+        drained_rate=round((now.rows - first.rows) / (now.time - first.time)),
         cpu_us={name: round(spent / counted * 1e6, 1) for name, spent in used.items()},
         processors=round(sum(used.values()) / seconds, 2),
         load=round(load, 1),
