@@ -168,7 +168,7 @@ def run(
         catalogue=event_types if layers == "all" else None,
     )
     beam_options = problems.attempt("", lambda: parse_beam_options(context.args))
-    open_runner = problems.attempt("", lambda: where.open(source.endless, options.shards))
+    open_runner = problems.attempt("", lambda: where.open(source.endless, options.shards, layers == "all"))
     if runner == "dataflow":
         from runners.dataflow.check import store_problems
 

@@ -12,6 +12,10 @@ from schemas.errors import OptionError
 if TYPE_CHECKING:
     from pipelines.run import OpenRunner
 
+_LAYERS_FLOOR = 1_280 << 20
+"""Memory that a run with the layers may take in this process before it returns what is free: below it, giving back and
+fetching again the buffers of each batch takes a tenth of the run's time."""
+
 
 @dataclass(frozen=True)
 class RunnerArguments:
@@ -43,8 +47,13 @@ class RunnerArguments:
         resumable = endless or not (self.checkpoints or self.resume)
         problems.require(resumable, "--checkpoints and --resume are for a topic that is followed; a replay starts over")
 
-    def open(self, endless: bool, shards: int) -> "OpenRunner":
+    def open(self, endless: bool, shards: int, layers: bool = False) -> "OpenRunner":
         """The function that opens the runner. Call it once `check` has found nothing.
+
+        Args:
+            endless: Whether the job follows a topic.
+            shards: The number of shards.
+            layers: Whether the job writes the layers, for which a run in this process needs some 400 MB more.
 
         Raises:
             OptionError: There is no checkpoint to resume from, its run had another number of shards, or there are
@@ -58,7 +67,7 @@ class RunnerArguments:
             return dataflow_runner
         from runners.direct import direct_runner
 
-        return direct_runner
+        return partial(direct_runner, floor=_LAYERS_FLOOR) if layers else direct_runner
 
     def _flink(self, endless: bool, shards: int) -> "OpenRunner":
         from runners.flink import FlinkOptions, check_shards, flink_runner, newest_checkpoint

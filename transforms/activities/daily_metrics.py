@@ -29,7 +29,7 @@ SESSION_COLUMNS = ("session_id", "device_id", "session_start", "session_end")
 Piece = Callable[[Sequence[str]], pa.Table]
 """A function from column names to these columns of a part of fact_events."""
 
-_MEMORY = "128MB"
+_MEMORY = "256MB"
 """DuckDB's memory for a date; beyond this it spills to disk."""
 _TEXTS_AT_ONCE = 4_096
 
