@@ -160,30 +160,11 @@ class Probes:
 
 
 class Commit(NamedTuple):
-    """A commit of a table: when it was seen, the table's rows then, and the processor seconds used by then."""
+    """A commit of a table: when it was seen, its rows then, and the processor seconds of each process by then."""
 
     time: float
     rows: int
     cpu: dict[str, float]
-
-
-@dataclass
-class Progress:
-    """The commits of a table, from first to last."""
-
-    commits: list[Commit] = field(default_factory=list)
-
-    def see(self, rows: int, cpu: dict[str, float]) -> None:
-        """Note the table's rows now."""
-        if not self.commits or rows > self.commits[-1].rows:
-            self.commits.append(Commit(time.monotonic(), rows, cpu))
-
-    def rates(self) -> list[int]:
-        """Rows per second, if there were enough commits. The first may have been made long before it was seen."""
-        if len(self.commits) < 3:
-            return []
-        first, last = self.commits[1], self.commits[-1]
-        return [round((last.rows - first.rows) / (last.time - first.time))]
 
 
 def capacity(job: LiveJob, events: int, load: float) -> Capacity:
@@ -192,7 +173,8 @@ def capacity(job: LiveJob, events: int, load: float) -> Capacity:
     Raises:
         SystemExit: It did not within `BACKLOG_SECONDS`.
     """
-    facts, layers = Progress(), Progress()
+    facts: list[Commit] = []
+    layers: list[Commit] = []
     deadline = time.monotonic() + BACKLOG_SECONDS
     # A small backlog may arrive in a single commit: then the start-up phase counts too
     start = Commit(time.monotonic(), 0, job.cpu())
@@ -202,24 +184,30 @@ def capacity(job: LiveJob, events: int, load: float) -> Capacity:
         if min(now.rows, typed) >= ALL * events:
             break
         if SETTLED * events <= now.rows < SATURATED * events:
-            facts.see(now.rows, now.cpu)
-            layers.see(typed, now.cpu)
+            for commits, seen in ((facts, now), (layers, now._replace(rows=typed))):
+                if not commits or seen.rows > commits[-1].rows:
+                    commits.append(seen)
         if now.time > deadline:
             raise SystemExit(f"after {BACKLOG_SECONDS:.0f} s {now.rows:,} of {events:,} events are in the lake")
         time.sleep(0.3)
-    first = facts.commits[0] if facts.commits else start
-    last = facts.commits[-1] if len(facts.commits) > 1 else now
+    first = facts[0] if facts else start
+    last = facts[-1] if len(facts) > 1 else now
     counted, seconds = last.rows - first.rows, last.time - first.time
     used = {name: seconds_used - first.cpu[name] for name, seconds_used in last.cpu.items()}
     return Capacity(
         events=counted,
-        rates=facts.rates() + layers.rates(),
-        drained_rate=round((now.rows - first.rows) / (now.time - first.time)),
+        # the first commit may have been made long before it was seen
+        rates=[_rate(commits[1], commits[-1]) for commits in (facts, layers) if len(commits) > 2],
+        drained_rate=_rate(first, now),
         cpu_us={name: round(spent / counted * 1e6, 1) for name, spent in used.items()},
         processors=round(sum(used.values()) / seconds, 2),
         load=round(load, 1),
         memory_mb=job.memory(),
     )
+
+
+def _rate(first: Commit, last: Commit) -> int:
+    return round((last.rows - first.rows) / (last.time - first.time))
 
 
 def latency(job: LiveJob, rate: int, seconds: float) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 FLOOR, GROWTH = 864 << 20, 0.08
+"""A replay without the layers stays near this floor: a higher one costs memory, a lower one time."""
 _CHECK_SECONDS = 0.02
 _RESIDENT = Path("/proc/self/statm")
 
