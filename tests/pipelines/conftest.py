@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from pipelines.cli import run_command
-from pipelines.terminal import OUT
+from pipelines.terminal import ERR, OUT
 
 
 class Ended(NamedTuple):
@@ -19,6 +19,16 @@ class Ended(NamedTuple):
 
 
 CommandLine = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed depends on no setting of the terminal that the tests are started from."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for console in (OUT, ERR):
+        monkeypatch.setattr(console, "_color_system", None)  # which rich decides once, when it is imported
 
 
 @pytest.fixture
