@@ -1,7 +1,8 @@
 """The dimensions that both facts share: devices, users, pages. A row summarises events; rows merge by key in any order.
 
 A value that a single event decides (the first country, the user of the last login) is stored with that event's time and
-id, so that merging rows is commutative and idempotent.
+id, so that merging rows is commutative and idempotent. If events of several devices have the same time and id, the
+value itself decides.
 """
 
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Observed(NamedTuple):
     Attributes:
         name: The column.
         source: The event's column.
-        keep: ``first`` or ``last``: which non-null value to keep, in order of (event_time, event_id).
+        keep: ``first`` or ``last``: which non-null value to keep, in order of (event_time, event_id, value).
         at: The column with the deciding event's time.
         event: The column with the deciding event's id.
         brief: Whether `at` and `event` are null if the row's own first (last) event decides, as it nearly always does.

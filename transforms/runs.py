@@ -1,5 +1,6 @@
 """Vectorised aggregation over runs: groups of rows that are contiguous in one ordering of the table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,27 +51,29 @@ class Runs:
         """Whether the flag of any row in each run is true."""
         return np.logical_or.reduceat(values[self.order], self.starts)
 
-    def first(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
-        """The first valid row of each run by (time, id); `NONE` if no row is valid."""
-        runs, rows = self._by_time(times, ids, valid)
+    def first(self, times: Integers, *texts: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
+        """The first valid row of each run by (time, texts in turn); `NONE` if no row is valid."""
+        runs, rows = self._by_time(times, texts, valid)
         found = np.full(len(self.starts), NONE)
         found[runs[::-1]] = rows[::-1]  # the last assignment to a run wins
         return found
 
-    def last(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
-        """The last valid row of each run by (time, id); `NONE` if no row is valid."""
-        runs, rows = self._by_time(times, ids, valid)
+    def last(self, times: Integers, *texts: pa.ChunkedArray, valid: Flags | None = None) -> Integers:
+        """The last valid row of each run by (time, texts in turn); `NONE` if no row is valid."""
+        runs, rows = self._by_time(times, texts, valid)
         found = np.full(len(self.starts), NONE)
         found[runs] = rows
         return found
 
-    def _by_time(self, times: Integers, ids: pa.ChunkedArray, valid: Flags | None) -> tuple[Integers, Integers]:
-        """The run of each valid row and the valid rows, sorted by (run, time, id)."""
+    def _by_time(
+        self, times: Integers, texts: Sequence[pa.ChunkedArray], valid: Flags | None
+    ) -> tuple[Integers, Integers]:
+        """The run of each valid row and the valid rows, sorted by (run, time, texts in turn)."""
         runs, rows = self.of_place, self.order
         if valid is not None:
             inside = valid[rows]
             runs, rows = runs[inside], rows[inside]
-        ordered = in_order(runs, times[rows], ids.take(rows))
+        ordered = in_order(runs, times[rows], *(text.take(rows) for text in texts))
         return runs[ordered], rows[ordered]
 
 
@@ -84,17 +87,29 @@ def runs_of(order: Integers, *keys: Integers) -> Runs:
     return Runs(order, np.flatnonzero(begins))
 
 
-def in_order(groups: Integers, times: Integers, ids: pa.ChunkedArray) -> Integers:
-    """The row numbers sorted by (group, time, id)."""
+def in_order(groups: Integers, times: Integers, *texts: pa.ChunkedArray) -> Integers:
+    """The row numbers sorted by (group, time, texts in turn); no text of rows with equal times is null."""
     order = np.lexsort((times, groups))
     groups, times = groups[order], times[order]
     tied = np.zeros(len(order), dtype=bool)
     tied[1:] = (groups[1:] == groups[:-1]) & (times[1:] == times[:-1])
     tied[:-1] |= tied[1:]
-    if tied.any():  # ids are compared only where times are equal, which is rare
+    if tied.any():  # texts are compared only where times are equal, which is rare
         rows = order[tied]
-        order[tied] = rows[np.lexsort((ranks(ids.take(rows)), times[tied], groups[tied]))]
+        last_first = [ranks(text.take(rows)) for text in reversed(texts)]
+        order[tied] = rows[np.lexsort((*last_first, times[tied], groups[tied]))]
     return order
+
+
+def repeats(order: Integers, groups: Integers, times: Integers, ids: pa.ChunkedArray) -> Flags:
+    """For each place in `in_order`'s order, whether the row has the group, time and id of the row before it."""
+    groups, times = groups[order], times[order]
+    same = np.zeros(len(order), dtype=bool)
+    same[1:] = (groups[1:] == groups[:-1]) & (times[1:] == times[:-1])
+    places = np.flatnonzero(same)
+    if len(places):
+        same[places] = pc.equal(ids.take(order[places]), ids.take(order[places - 1])).to_numpy()
+    return same
 
 
 def ranks(values: pa.ChunkedArray) -> Integers:

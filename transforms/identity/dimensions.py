@@ -1,7 +1,8 @@
 """Aggregate events into rows of dim_devices and dim_users, and merge rows of the same key.
 
 The merge is associative, commutative and idempotent: rows of a key give the same result in any order, any grouping, and
-however often each is merged.
+however often each is merged. The first and the last value are therefore those by (event_time, event_id, value): an
+event_id is unique only on its device, so events of a user can have the same time and id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from schemas.columns import whole
 from schemas.dimensions import KEYS_KEPT, Dimension
 from schemas.records import TIMESTAMP, Record
-from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, repeats, runs_of
 
 _SEPARATOR = ","
 
@@ -102,6 +103,9 @@ def sum_up(events: pa.Table, key: str, keys: pa.Array | pa.ChunkedArray, dimensi
     runs = runs_of(order, group)
     first, last = order[runs.starts], order[runs.ends - 1]
     when = events.column("event_time")
+    again = repeats(order, group, times, ids)
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(~again)  # equal for rows with the same key, time and id
     columns: dict[str, Any] = {
         key: events.column(key).take(first),
         "first_seen_at": when.take(first),
@@ -111,18 +115,34 @@ def sum_up(events: pa.Table, key: str, keys: pa.Array | pa.ChunkedArray, dimensi
     }
     for column in dimension.observed:
         values, own = events.column(column.source), first if column.keep == "first" else last
-        found = own
-        if values.null_count:
-            known = values.is_valid().to_numpy()[order]
-            places = (first_true if column.keep == "first" else last_true)(known, runs.starts, runs.ends)
-            found = np.where(places == NONE, NONE, order[places])
+        found = _deciding(values, Runs(_by_value(values, order, again, numbers), runs.starts), column.keep)
         columns[column.name] = _take(values, found)
-        apart = np.where(found == own, NONE, found) if column.brief else found
+        apart = np.where(numbers[found] == numbers[own], NONE, found) if column.brief else found
         columns[column.at], columns[column.event] = _take(when, apart), _take(ids, apart)
     for name in {*dimension.given} & {*events.column_names}:
         columns[name] = events.column(name).take(first)
     columns[dimension.keys.name], columns[dimension.keys.number] = _union(pa.chunked_array([keys]), runs)
     return _table(columns, dimension.record, len(runs.starts))
+
+
+def _by_value(values: pa.ChunkedArray, order: Integers, again: Flags, numbers: Integers) -> Integers:
+    """The order in which events with the same number, if they are of several devices, are ordered by value."""
+    if not again.any():
+        return order
+    tied = again.copy()
+    tied[:-1] |= again[1:]
+    rows, order = order[tied], order.copy()
+    order[tied] = rows[np.lexsort((ranks(pc.fill_null(values.take(rows), "")), numbers[rows]))]
+    return order
+
+
+def _deciding(values: pa.ChunkedArray, runs: Runs, keep: str) -> Integers:
+    """The first or last row of each run that has a value; `NONE` if none has."""
+    if values.null_count == 0:
+        return runs.order[runs.starts] if keep == "first" else runs.order[runs.ends - 1]
+    known = values.is_valid().to_numpy()[runs.order]
+    places = (first_true if keep == "first" else last_true)(known, runs.starts, runs.ends)
+    return np.where(places == NONE, NONE, runs.order[places])
 
 
 def _reduce(rows: pa.Table, runs: Runs, dimension: Dimension) -> pa.Table:
@@ -146,7 +166,8 @@ def _reduce(rows: pa.Table, runs: Runs, dimension: Dimension) -> pa.Table:
         if column.brief:
             times, ids = pc.coalesce(times, rows.column(own[0])), pc.coalesce(ids, rows.column(own[1]))
         micros = times.cast(pa.int64()).fill_null(0).to_numpy()
-        found = (runs.first if column.keep == "first" else runs.last)(micros, ids, valid)
+        find = runs.first if column.keep == "first" else runs.last
+        found = find(micros, ids, rows.column(column.name), valid=valid)
         columns[column.name] = _take(rows.column(column.name), found)
         at, event = _take(times, found), _take(ids, found)
         if column.brief:

@@ -203,7 +203,7 @@ def _reduce_attribute(cells: pa.Table, runs: Runs, attribute: Attribute, decided
     found = decided
     if values.null_count or own.any():
         find = runs.first if keep == "first" else runs.last
-        found = find(times, ids, values.is_valid().to_numpy())
+        found = find(times, ids, valid=values.is_valid().to_numpy())
     apart = np.where((found != decided) | own[found], found, NONE)
     return _attribute(name, values, found, times, ids, apart)
 

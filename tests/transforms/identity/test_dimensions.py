@@ -1,5 +1,6 @@
 """Rows of dim_devices and dim_users: in any order, cut and repeated, what plain Python makes of the events."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,12 @@ DECIDED_BY = ("device_id", "user_key", *ATTRIBUTES)
 
 
 def events() -> st.SearchStrategy[list[Row]]:
-    """Events of few devices and users, crowded on few instants, with many nulls."""
+    """Events of few devices, users and ids, crowded on few instants, with many nulls."""
     event = st.builds(
         lambda time, number, device, **columns: click(at(micros=time), device, f"e{number:02d}", **columns),
         time=st.integers(0, 4),
-        number=st.integers(0, 40),
-        device=st.sampled_from(["d1", "d2"]),
+        number=st.integers(0, 12),  # an id is unique on its device alone
+        device=st.sampled_from(["d1", "d2", "d3"]),
         user_key=st.sampled_from([None, None, "u1", "u2", "u3"]),
         country=st.sampled_from([None, "DE", "US"]),
         os=st.sampled_from([None, "ios", "android"]),
@@ -36,6 +37,7 @@ def events() -> st.SearchStrategy[list[Row]]:
 
 
 def value_of(rows: list[Row], name: str, keep: str) -> Any:
+    """By time, id and value: a user can have events of one time and id on several devices."""
     known = sorted((row["event_time"], row["event_id"], row[name]) for row in rows if row[name] is not None)
     return known[0 if keep == "first" else -1][2] if known else None
 
@@ -111,17 +113,75 @@ def test_any_order_cut_and_repeat_of_events_comes_to_what_plain_python_finds(
     assert users.equals(user_rows(whole))
 
 
+SAME = at()
+TIED = [  # one time and one id, but three events: each is on its own device
+    click(SAME, "d2", "e", user_key="u", user_id="ann", os="ios", country="DE"),
+    click(SAME, "d1", "e", user_key="u", user_id="ann", os="android", country="US"),
+    click(SAME, "d3", "e", user_key="u", user_id="ann", device_type="tablet"),
+]
+
+
+@pytest.mark.parametrize("rows", [*itertools.permutations(TIED)])
+def test_tie_between_devices_of_a_user_goes_to_the_greatest_value_in_any_order(rows: tuple[Row, ...]) -> None:
+    wanted = {
+        "user_key": "u",
+        "user_id": "ann",
+        "first_seen_at": SAME,
+        "first_event_id": "e",
+        "last_seen_at": SAME,
+        "last_event_id": "e",
+        "devices_seen": 3,
+        "latest_os": "ios",
+        "latest_country": "US",
+        "latest_device_type": "tablet",
+        # by time and id, the event that decided is the last one
+        **{f"latest_{name}_{part}": None for name in ("os", "country", "device_type") for part in ("at", "event_id")},
+    }
+    one, two, three = (user_rows(batch([row])) for row in rows)
+    for users in (
+        user_rows(batch(rows)),
+        merge_users(pa.concat_tables([one, two, three])),
+        merge_users(pa.concat_tables([merge_users(pa.concat_tables([one, two])), three, one])),
+        merge_users(pa.concat_tables([user_rows(batch(rows[:2])), user_rows(batch(rows[1:]))])),
+    ):
+        assert shown(users, list(wanted)) == [wanted]
+
+
+@pytest.mark.parametrize("rows", [*itertools.permutations(TIED)])
+def test_tie_before_a_users_last_event_goes_to_the_greatest_value_too(rows: tuple[Row, ...]) -> None:
+    later = click(at(1), "d1", "f", user_key="u", user_id="ann", country="FR")
+    one, two, three, last = (user_rows(batch([row])) for row in (*rows, later))
+    wanted = {
+        **{"latest_os": "ios", "latest_os_at": SAME, "latest_os_event_id": "e"},
+        **{"latest_country": "FR", "latest_country_at": None, "latest_country_event_id": None},
+    }
+    for users in (
+        user_rows(batch([later, *rows])),
+        merge_users(pa.concat_tables([last, one, two, three])),
+        merge_users(pa.concat_tables([one, merge_users(pa.concat_tables([two, last])), three])),
+    ):
+        assert shown(users, list(wanted)) == [wanted]
+
+
+def test_stored_row_in_which_order_decided_a_tie_comes_right_when_its_events_come_again() -> None:
+    users = user_rows(batch(TIED))
+    left = {"latest_os": "android", "latest_os_at": users["last_seen_at"][0].as_py(), "latest_os_event_id": "e"}
+    stored = pa.Table.from_pylist([users.to_pylist()[0] | left], USER.record.schema)
+    assert merge_users(pa.concat_tables([stored, users])).equals(users)
+
+
+@pytest.mark.parametrize(("rows_of", "merge"), [(device_rows, merge_devices), (user_rows, merge_users)])
 @settings(max_examples=40)
 @given(parts=st.lists(events(), min_size=3, max_size=3))
-def test_merge_is_associative_commutative_and_idempotent(parts: list[list[Row]]) -> None:
+def test_merge_is_associative_commutative_and_idempotent(
+    rows_of: Callable[[pa.Table], pa.Table], merge: Callable[[pa.Table], pa.Table], parts: list[list[Row]]
+) -> None:
     # the same event has one content wherever it comes
     contents = {(row["device_id"], row["event_id"]): row for part in parts for row in part}
-    one, two, three = (
-        device_rows(batch([contents[row["device_id"], row["event_id"]] for row in part])) for part in parts
-    )
+    one, two, three = (rows_of(batch([contents[row["device_id"], row["event_id"]] for row in part])) for part in parts)
 
     def merged(*tables: pa.Table) -> pa.Table:
-        return merge_devices(pa.concat_tables(tables))
+        return merge(pa.concat_tables(tables))
 
     assert merged(merged(one, two), three).equals(merged(one, merged(two, three)))
     assert merged(one, two).equals(merged(two, one))
