@@ -16,7 +16,7 @@ help:  ## This list
 
 setup: $(STAMP)  ## A virtual environment with locked versions; the command is then .venv/bin/clickstream
 
-$(STAMP): requirements.lock pyproject.toml setup.py
+$(STAMP): requirements.lock pyproject.toml setup.py transforms/events/json_scan.c
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON="; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@# The lock is complete, so --no-deps: pip would otherwise look for extras of packages outside of it, which have no hash

@@ -63,7 +63,8 @@ def _value(item: Property, place: int) -> str:
     double = f"TRY_CAST(json_extract_string(properties, {json_pointer(item.name)}) AS DOUBLE)"
     written_double = f"{type_} = 'DOUBLE' AND {double} = trunc({double}) AND abs({double}) <= {_MOST_EXACT}"
     in_range = f"lambda time: time BETWEEN {YEAR_1_MS} * 1000 AND {YEAR_10000_MS} * 1000 - 1"
-    time = f"list_filter([{time_sql(parsed, type_)}], {in_range})[1]"
+    instant = time_sql(parsed, f"{type_} = 'VARCHAR'", f"{type_} = 'DOUBLE'")
+    time = f"list_filter([{instant}], {in_range})[1]"
     test, value = {
         PropertyType.STRING: (f"{type_} = 'VARCHAR'", parsed),
         PropertyType.INTEGER: (f"{whole} OR ({written_double})", parsed),

@@ -1,0 +1,437 @@
+/* One pass over JSON texts (RFC 8259) that notes where wanted members are, and builds nothing.
+
+   json_members.py calls scan() and copy(), and setup.py compiles this file. No function allocates memory, or reads
+   beyond the end of a text. Positions are indexes into the bytes of all texts. */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+/* What a text or a value is. ABSENT: there is no such member; of a whole text: it is not JSON.
+   NUMBER: with a fraction or an exponent. */
+enum kind { ABSENT, NONE, TEXT, INTEGER, NUMBER, BOOLEAN, OBJECT, ARRAY };
+
+/* The wanted keys: those of the top level, followed by those inside of each of these members. */
+struct wanted {
+    const uint8_t *names;
+    const int32_t *bounds; /* key n is names[bounds[n]] to names[bounds[n + 1] - 1] */
+    const int32_t *inner;  /* the top level has keys 0 to inner[0] - 1, member n keys inner[n] to inner[n + 1] - 1 */
+};
+
+/* What is found. The first arrays have an item per text, the others one per wanted key and text: see value_at(). */
+struct found {
+    uint8_t *document;       /* the text's kind */
+    uint8_t *repeated_key;   /* true: a wanted key occurs twice at the top level */
+    uint8_t *lone_surrogate; /* true: an escape is half of a surrogate pair */
+    uint8_t *kinds;          /* of the value; of a key that is repeated inside of a member, the first counts */
+    uint8_t *escaped;        /* true: the value is a string with escapes */
+    int32_t *starts;         /* where the value begins and ends, a string without its quotes */
+    int32_t *ends;
+};
+
+/* The members of the top level that are not wanted, in the order of the texts. */
+struct others {
+    int32_t *texts;
+    int32_t *starts; /* where the key begins, at its quote */
+    int32_t *key_ends;
+    int32_t *ends; /* where the value ends */
+};
+
+struct scanner {
+    const struct wanted *wanted;
+    const struct found *found;
+    const struct others *others;
+    int64_t text_count, other_count, other_room;
+    uint8_t *containers; /* the kinds of the open objects and arrays; room for the longest text */
+};
+
+/* A text or string that is being read. */
+struct reader {
+    const uint8_t *data;
+    int32_t at, end;
+    bool lone_surrogate; /* one was met */
+};
+
+static bool is_digit(uint8_t byte) { return byte >= '0' && byte <= '9'; }
+
+static bool next_is(const struct reader *r, uint8_t byte) { return r->at < r->end && r->data[r->at] == byte; }
+
+static void skip_space(struct reader *r)
+{
+    while (r->at < r->end) {
+        uint8_t byte = r->data[r->at];
+        if (byte != ' ' && byte != '\n' && byte != '\r' && byte != '\t')
+            return;
+        r->at++;
+    }
+}
+
+/* Skip digits; false if there are none. */
+static bool skip_digits(struct reader *r)
+{
+    int32_t start = r->at;
+    while (r->at < r->end && is_digit(r->data[r->at]))
+        r->at++;
+    return r->at > start;
+}
+
+static bool skip_word(struct reader *r, const char *word, int32_t size)
+{
+    if (r->end - r->at < size || memcmp(r->data + r->at, word, size) != 0)
+        return false;
+    r->at += size;
+    return true;
+}
+
+/* Skip a number, whose first byte is a minus or a digit. Returns its kind, or ABSENT. */
+static enum kind skip_number(struct reader *r)
+{
+    enum kind kind = INTEGER;
+    if (next_is(r, '-'))
+        r->at++;
+    bool zero = next_is(r, '0');
+    int32_t start = r->at;
+    if (!skip_digits(r) || (zero && r->at > start + 1))
+        return ABSENT;
+    if (next_is(r, '.')) {
+        kind = NUMBER;
+        r->at++;
+        if (!skip_digits(r))
+            return ABSENT;
+    }
+    if (next_is(r, 'e') || next_is(r, 'E')) {
+        kind = NUMBER;
+        r->at++;
+        if (next_is(r, '-') || next_is(r, '+'))
+            r->at++;
+        if (!skip_digits(r))
+            return ABSENT;
+    }
+    return kind;
+}
+
+/* The value of \uXXXX at the position, or -1 if it is not one. */
+static int32_t code_unit(const struct reader *r, int32_t at)
+{
+    if (r->end - at < 6 || r->data[at] != '\\' || r->data[at + 1] != 'u')
+        return -1;
+    int32_t code = 0;
+    for (int32_t place = at + 2; place < at + 6; place++) {
+        uint8_t byte = r->data[place], letter = byte | 0x20;
+        if (is_digit(byte))
+            code = code << 4 | (byte - '0');
+        else if (letter >= 'a' && letter <= 'f')
+            code = code << 4 | (letter - 'a' + 10);
+        else
+            return -1;
+    }
+    return code;
+}
+
+/* Skip an escape. Returns its code point, U+FFFD for a lone surrogate, or -1 if it is not an escape. */
+static int32_t skip_escape(struct reader *r)
+{
+    static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
+    if (r->end - r->at < 2)
+        return -1;
+    const char *letter = memchr(letters, r->data[r->at + 1], sizeof letters - 1);
+    if (letter) {
+        r->at += 2;
+        return meanings[letter - letters];
+    }
+    int32_t code = code_unit(r, r->at);
+    if (code < 0)
+        return -1;
+    r->at += 6;
+    if (code < 0xD800 || code > 0xDFFF)
+        return code;
+    int32_t low = code < 0xDC00 ? code_unit(r, r->at) : -1;
+    if (low < 0xDC00 || low > 0xDFFF) {
+        r->lone_surrogate = true;
+        return 0xFFFD;
+    }
+    r->at += 6;
+    return 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+}
+
+/* Skip bytes that stand for themselves in a string: all but control characters, the quote and the backslash. */
+static void skip_plain(struct reader *r)
+{
+    static const uint64_t each = 0x0101010101010101, high = 0x8080808080808080;
+    for (; r->end - r->at >= 8; r->at += 8) {
+        uint64_t bytes = 0;
+        for (int place = 7; place >= 0; place--) /* compilers make one load of it */
+            bytes = bytes << 8 | r->data[r->at + place];
+        uint64_t quote = bytes ^ each * '"', backslash = bytes ^ each * '\\';
+        /* The lowest bit that is set is the highest of the first byte that is less than a space, or zero */
+        uint64_t special =
+            (((bytes - each * ' ') & ~bytes) | ((quote - each) & ~quote) | ((backslash - each) & ~backslash)) & high;
+        if (special) {
+            r->at += __builtin_ctzll(special) / 8;
+            return;
+        }
+    }
+    while (r->at < r->end && r->data[r->at] >= ' ' && r->data[r->at] != '"' && r->data[r->at] != '\\')
+        r->at++;
+}
+
+/* Skip a string; false if there is none. */
+static bool skip_string(struct reader *r, bool *escaped)
+{
+    *escaped = false;
+    if (!next_is(r, '"'))
+        return false;
+    r->at++;
+    for (;;) {
+        skip_plain(r);
+        if (next_is(r, '"')) {
+            r->at++;
+            return true;
+        }
+        if (!next_is(r, '\\') || skip_escape(r) < 0)
+            return false;
+        *escaped = true;
+    }
+}
+
+/* Skip anything but an object or array. Returns its kind, or ABSENT. */
+static enum kind skip_scalar(struct reader *r, bool *escaped)
+{
+    *escaped = false;
+    switch (r->data[r->at]) {
+    case '"':
+        return skip_string(r, escaped) ? TEXT : ABSENT;
+    case 'n':
+        return skip_word(r, "null", 4) ? NONE : ABSENT;
+    case 't':
+        return skip_word(r, "true", 4) ? BOOLEAN : ABSENT;
+    case 'f':
+        return skip_word(r, "false", 5) ? BOOLEAN : ABSENT;
+    case '-': case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9':
+        return skip_number(r);
+    default:
+        return ABSENT;
+    }
+}
+
+/* Write a code point as UTF-8; returns the number of bytes. */
+static int32_t encode(int32_t code, uint8_t *out)
+{
+    if (code < 0x80) {
+        out[0] = code;
+        return 1;
+    }
+    int32_t size = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (int32_t place = size - 1; place > 0; place--, code >>= 6)
+        out[place] = 0x80 | (code & 0x3F);
+    out[0] = (size == 2 ? 0xC0 : size == 3 ? 0xE0 : 0xF0) | code;
+    return size;
+}
+
+/* Write the inside of a string without its escapes; returns the number of bytes, at most as many as there are. */
+static int32_t unescape(const uint8_t *data, int32_t start, int32_t end, uint8_t *out)
+{
+    struct reader r = {data, start, end, false};
+    uint8_t *to = out;
+    while (r.at < r.end) {
+        if (r.data[r.at] == '\\')
+            to += encode(skip_escape(&r), to);
+        else
+            *to++ = r.data[r.at++];
+    }
+    return to - out;
+}
+
+/* Is the inside of a string with escapes this name? */
+static bool is_escaped_name(const uint8_t *data, int32_t start, int32_t end, const uint8_t *name, int32_t size)
+{
+    struct reader r = {data, start, end, false};
+    int32_t same = 0;
+    while (r.at < r.end) {
+        uint8_t bytes[4] = {r.data[r.at]};
+        int32_t more = 1;
+        if (r.data[r.at] == '\\')
+            more = encode(skip_escape(&r), bytes);
+        else
+            r.at++;
+        if (more > size - same || memcmp(bytes, name + same, more) != 0)
+            return false;
+        same += more;
+    }
+    return same == size;
+}
+
+/* The wanted key, of first to last - 1, that the inside of a string is, or -1. Most texts have their keys in the same
+   order, so the search begins at the hint. */
+static int32_t find(const struct wanted *wanted, int32_t first, int32_t last, int32_t hint, const uint8_t *data,
+                    int32_t start, int32_t end, bool escaped)
+{
+    int32_t key = hint >= first && hint < last ? hint : first;
+    for (int32_t tries = last - first; tries > 0; tries--) {
+        const uint8_t *name = wanted->names + wanted->bounds[key];
+        int32_t size = wanted->bounds[key + 1] - wanted->bounds[key];
+        if (escaped ? is_escaped_name(data, start, end, name, size)
+                    : size == end - start && memcmp(data + start, name, size) == 0)
+            return key;
+        if (++key == last)
+            key = first;
+    }
+    return -1;
+}
+
+static int64_t value_at(const struct scanner *s, int32_t key, int64_t text) { return key * s->text_count + text; }
+
+static void note_other(struct scanner *s, int64_t text, int32_t start, int32_t key_end, int32_t end)
+{
+    int64_t place = s->other_count++;
+    if (place < s->other_room) {
+        s->others->texts[place] = text;
+        s->others->starts[place] = start;
+        s->others->key_ends[place] = key_end;
+        s->others->ends[place] = end;
+    }
+}
+
+/* Read a text; returns its kind. */
+static enum kind read_text(struct scanner *s, struct reader *r, int64_t text)
+{
+    const struct wanted *wanted = s->wanted;
+    const struct found *found = s->found;
+    enum kind document = ABSENT;
+    int32_t depth = 0;
+    int32_t keys[3] = {-1, -1, -1}; /* at 1 and 2: the wanted key whose value is being read at this depth, or -1 */
+    int32_t hints[3] = {0, 0, 0};
+    int32_t other_start = 0, other_key_end = 0;
+    bool escaped;
+    skip_space(r);
+    for (;;) {
+        if (depth > 0 && s->containers[depth - 1] == OBJECT) {
+            int32_t start = r->at;
+            if (!skip_string(r, &escaped))
+                return ABSENT;
+            int32_t key = -1;
+            if (depth == 1) {
+                key = find(wanted, 0, wanted->inner[0], hints[1], r->data, start + 1, r->at - 1, escaped);
+                if (key >= 0 && found->kinds[value_at(s, key, text)] != ABSENT)
+                    found->repeated_key[text] = true;
+                other_start = start;
+                other_key_end = r->at;
+            } else if (depth == 2 && keys[1] >= 0) {
+                int32_t first = wanted->inner[keys[1]], last = wanted->inner[keys[1] + 1];
+                key = find(wanted, first, last, hints[2], r->data, start + 1, r->at - 1, escaped);
+            }
+            if (depth <= 2) {
+                keys[depth] = key;
+                hints[depth] = key + 1;
+            }
+            skip_space(r);
+            if (!next_is(r, ':'))
+                return ABSENT;
+            r->at++;
+            skip_space(r);
+        }
+        if (r->at == r->end)
+            return ABSENT;
+
+        int32_t start = r->at;
+        enum kind kind;
+        bool opens = r->data[start] == '{' || r->data[start] == '[';
+        if (opens) {
+            kind = r->data[start] == '{' ? OBJECT : ARRAY;
+            escaped = false;
+            r->at++;
+            skip_space(r);
+            if (next_is(r, kind == OBJECT ? '}' : ']')) {
+                opens = false;
+                r->at++;
+            }
+        } else {
+            kind = skip_scalar(r, &escaped);
+            if (kind == ABSENT)
+                return ABSENT;
+        }
+        if (depth == 0)
+            document = kind;
+        if ((depth == 1 || depth == 2) && keys[depth] >= 0) {
+            int64_t value = value_at(s, keys[depth], text);
+            if (found->kinds[value] != ABSENT) {
+                keys[depth] = -1; /* repeated: the first value stays */
+            } else {
+                found->kinds[value] = kind;
+                found->escaped[value] = escaped;
+                found->starts[value] = start + (kind == TEXT);
+                found->ends[value] = r->at - (kind == TEXT);
+            }
+        }
+        if (opens) {
+            s->containers[depth++] = kind;
+            if (depth <= 2)
+                keys[depth] = -1;
+            continue;
+        }
+
+        for (;;) { /* a value has ended, and perhaps the containers around it */
+            if (depth == 0) {
+                skip_space(r);
+                return r->at == r->end ? document : ABSENT;
+            }
+            if (depth == 1 && keys[1] < 0 && document == OBJECT)
+                note_other(s, text, other_start, other_key_end, r->at);
+            skip_space(r);
+            if (next_is(r, ',')) {
+                r->at++;
+                skip_space(r);
+                break;
+            }
+            if (!next_is(r, s->containers[depth - 1] == OBJECT ? '}' : ']'))
+                return ABSENT;
+            r->at++;
+            depth--;
+            if ((depth == 1 || depth == 2) && keys[depth] >= 0)
+                found->ends[value_at(s, keys[depth], text)] = r->at;
+        }
+    }
+}
+
+/* Look for members in the texts with the numbers `chosen`, of text_count; text n is offsets[n] to offsets[n + 1].
+   `kinds` must be zero. Returns the number of other members: without room for all of them, call again. */
+int64_t scan(const uint8_t *data, const int32_t *offsets, int64_t text_count, const int64_t *chosen,
+             int64_t chosen_count, const struct wanted *wanted, const struct found *found, const struct others *others,
+             int64_t other_room, uint8_t *containers)
+{
+    struct scanner scanner = {wanted, found, others, text_count, 0, other_room, containers};
+    int32_t key_count = wanted->inner[wanted->inner[0]];
+    for (int64_t place = 0; place < chosen_count; place++) {
+        int64_t text = chosen[place], others_before = scanner.other_count;
+        struct reader reader = {data, offsets[text], offsets[text + 1], false};
+        found->repeated_key[text] = false;
+        found->document[text] = read_text(&scanner, &reader, text);
+        found->lone_surrogate[text] = reader.lone_surrogate;
+        if (found->document[text] == ABSENT) { /* forget what was found before the text turned out not to be JSON */
+            scanner.other_count = others_before;
+            for (int32_t key = 0; key < key_count; key++)
+                found->kinds[value_at(&scanner, key, text)] = ABSENT;
+        }
+    }
+    return scanner.other_count;
+}
+
+/* Write parts of data, without escapes, one after the other, and where each ends; returns the number of bytes.
+   Where a part is not present, nothing is written. */
+int64_t copy(const uint8_t *data, int64_t count, const uint8_t *present, const uint8_t *escaped, const int32_t *starts,
+             const int32_t *ends, uint8_t *out, int32_t *out_ends)
+{
+    int32_t size = 0;
+    for (int64_t part = 0; part < count; part++) {
+        if (present[part]) {
+            if (escaped[part]) {
+                size += unescape(data, starts[part], ends[part], out + size);
+            } else {
+                memcpy(out + size, data + starts[part], ends[part] - starts[part]);
+                size += ends[part] - starts[part];
+            }
+        }
+        out_ends[part] = size;
+    }
+    return size;
+}
