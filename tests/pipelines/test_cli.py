@@ -38,7 +38,8 @@ LINES = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stores with four events of two devices, and the input beside them."""
     folder = tmp_path_factory.mktemp("cli")
-    (folder / "in.jsonl").write_text("\n".join(map(json.dumps, LINES)) + "\nnot an event\n")
+    lines = [json.dumps(line, separators=(",", ":")) for line in LINES]
+    (folder / "in.jsonl").write_text("\n".join([*lines, "not an event"]) + "\n")
     command = ["run", "--input=in.jsonl", "--lake=lake", "--devices=rocksdb:devices"]
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", *command],

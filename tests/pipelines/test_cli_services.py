@@ -31,9 +31,10 @@ def test_services_that_never_ran_are_down(command_line: CommandLine, home: Path)
 
 
 def test_broker_goes_up_and_down(java: None, command_line: CommandLine, home: Path) -> None:
-    code, out, _ = command_line("services", "up", "kafka")
+    code, out, err = command_line("services", "up", "kafka")
+    assert (code, err) == (0, "")
     address = out.split()[1]
-    assert (code, out) == (0, f"kafka  {address}\n")
+    assert out == f"kafka  {address}\n"
     code, out, _ = command_line("services", "status", "all", "--json")
     assert (code, json.loads(out)) == (0, {"kafka": {"bootstrap": address}, "flink": None})
     assert command_line("services", "down", "kafka") == (0, "", "")

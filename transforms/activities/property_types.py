@@ -9,7 +9,7 @@ from schemas.dead_letters import Reason
 from schemas.event_types import EventType, Property, PropertyType
 from schemas.records import MONEY
 from stores.sql_text import json_pointer, literal, quoted
-from transforms.events.envelope import YEAR_1_MS, YEAR_10000_MS, time_sql
+from transforms.events.envelope_rules import YEAR_1_MS, YEAR_10000_MS, time_sql
 
 _TEMPLATE = Template(resources.files(__package__).joinpath("type_properties.sql").read_text(encoding="utf-8"))
 

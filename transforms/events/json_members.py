@@ -17,8 +17,12 @@ import pyarrow.compute as pc
 
 from schemas.columns import whole
 
-_LIBRARY = ctypes.CDLL(str(Path(__file__).with_name("json_scan.so")))
+try:
+    _LIBRARY = ctypes.CDLL(str(Path(__file__).with_name("json_scan.so")))
+except OSError as error:
+    raise ImportError(f"json_scan.c is not compiled: run make setup, or pip install ({error})") from error
 _LIBRARY.scan.restype = _LIBRARY.copy.restype = ctypes.c_int64
+_LIBRARY.times.restype = None
 
 
 class Kind(IntEnum):
@@ -151,13 +155,42 @@ class Members:
         """By row, the `Kind` of the member with this key, or these keys."""
         return self._found.kinds[self._numbers[path]]
 
-    def texts(self, *path: str) -> pa.Array:
-        """By row, the text of a JSON string, any other value as it stands, and null if it is null or absent."""
+    def texts(self, *path: str, rows: npt.NDArray[np.int64] | None = None) -> pa.Array:
+        """The text of a JSON string, any other value as it stands, and null for a null or absent member.
+
+        Args:
+            path: The key, or keys.
+            rows: The rows to return, by default all.
+        """
         number = self._numbers[path]
-        present = self._found.kinds[number] > Kind.NULL
+        arrays = [array[number] for array in self._found[-4:]]
+        kinds, escaped, starts, ends = arrays if rows is None else [array[rows] for array in arrays]
+        present = kinds > Kind.NULL
         if not present.any():
             return pa.nulls(len(present), pa.string())
-        return self._copy(present, *(array[number] for array in self._found[-3:]))
+        return self._copy(present, escaped, starts, ends)
+
+    def sizes(self, *path: str) -> npt.NDArray[np.int32]:
+        """By row, the size of the member in bytes, with any escapes; 0 if it is null or absent."""
+        number = self._numbers[path]
+        found = self._found
+        return (found.ends[number] - found.starts[number]) * (found.kinds[number] > Kind.NULL)
+
+    def times(self, *path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """By row, the member as a time in microseconds since 1970, UTC; and by row, whether it was read as one.
+
+        Read are integers of at most fifteen digits, as milliseconds, and texts such as 2026-04-12T00:00:00.5+02:00, but
+        not the rarer forms of RFC 3339: in lower case, with a space, with a leap second.
+        """
+        number, size = self._numbers[path], len(self._payload)
+        micros, known = np.empty(size, np.int64), np.empty(size, np.bool_)
+        data, _ = _contents(self._payload)
+        found = self._found
+        _LIBRARY.times(
+            *_pointers(data), ctypes.c_int64(size),
+            *_pointers(found.kinds[number], found.starts[number], found.ends[number], micros, known),
+        )  # fmt: skip
+        return micros, known
 
     def others(self) -> pa.Array:
         """By row, an object of the members of the top level with other keys, or null; each as it stands."""

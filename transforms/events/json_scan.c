@@ -1,6 +1,6 @@
 /* One pass over JSON texts (RFC 8259) that notes where wanted members are, and builds nothing.
 
-   json_members.py calls scan() and copy(), and setup.py compiles this file. No function allocates memory, or reads
+   json_members.py calls scan(), copy() and times(), and setup.py compiles this file. No function allocates memory, or reads
    beyond the end of a text. Positions are indexes into the bytes of all texts. */
 
 #include <stdbool.h>
@@ -434,4 +434,89 @@ int64_t copy(const uint8_t *data, int64_t count, const uint8_t *present, const u
         out_ends[part] = size;
     }
     return size;
+}
+
+/* The value of some digits, or -1 if there are others among them. */
+static int32_t digits(const uint8_t *text, int32_t count)
+{
+    int32_t value = 0;
+    for (int32_t place = 0; place < count; place++) {
+        if (!is_digit(text[place]))
+            return -1;
+        value = value * 10 + (text[place] - '0');
+    }
+    return value;
+}
+
+/* Days from 1970-01-01 to a date of the Gregorian calendar, from year 1; false if there is no such date. */
+static bool days_to(int32_t year, int32_t month, int32_t day, int64_t *days)
+{
+    static const int32_t lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    static const int32_t before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    if (year < 1 || month < 1 || month > 12)
+        return false;
+    bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    if (day < 1 || day > lengths[month - 1] + (leap && month == 2))
+        return false;
+    int64_t past = year - 1;
+    *days = past * 365 + past / 4 - past / 100 + past / 400 + before[month - 1] + (leap && month > 2) + day - 719163;
+    return true;
+}
+
+/* Microseconds since 1970, UTC, of 2026-04-12T00:00:00.5Z or with +02:00; digits beyond microseconds are cut off.
+   False for any other text, such as the rarer forms of RFC 3339: lower case, a space for the T, a leap second. */
+static bool read_time(const uint8_t *text, int32_t size, int64_t *micros)
+{
+    if (size < 20 || text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' || text[16] != ':')
+        return false;
+    int32_t year = digits(text, 4), month = digits(text + 5, 2), day = digits(text + 8, 2);
+    int32_t hour = digits(text + 11, 2), minute = digits(text + 14, 2), second = digits(text + 17, 2);
+    int64_t days;
+    if (!days_to(year, month, day, &days))
+        return false;
+    if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59)
+        return false;
+    int32_t at = 19, fraction = 0, scale = 100000;
+    if (text[at] == '.') {
+        for (at++; at < size && is_digit(text[at]); at++, scale /= 10)
+            fraction += (text[at] - '0') * scale;
+        if (at == 20)
+            return false;
+    }
+    int64_t offset = 0; /* minutes */
+    if (size - at == 6 && (text[at] == '+' || text[at] == '-') && text[at + 3] == ':') {
+        int32_t hours = digits(text + at + 1, 2), minutes = digits(text + at + 4, 2);
+        if (hours < 0 || hours > 23 || minutes < 0 || minutes > 59)
+            return false;
+        offset = (text[at] == '+' ? 1 : -1) * (hours * 60 + minutes);
+    } else if (size - at != 1 || text[at] != 'Z') {
+        return false;
+    }
+    *micros = ((days * 1440 + hour * 60 + minute - offset) * 60 + second) * 1000000 + fraction;
+    return true;
+}
+
+/* Read values as times: texts by read_time(), and integers of at most fifteen digits as milliseconds. `known` says
+   which were read; the others are 0. */
+void times(const uint8_t *data, int64_t count, const uint8_t *kinds, const int32_t *starts, const int32_t *ends,
+           int64_t *micros, uint8_t *known)
+{
+    for (int64_t place = 0; place < count; place++) {
+        const uint8_t *text = data + starts[place];
+        int32_t size = ends[place] - starts[place];
+        micros[place] = 0;
+        known[place] = false;
+        if (kinds[place] == TEXT) {
+            known[place] = read_time(text, size, micros + place);
+        } else if (kinds[place] == INTEGER) {
+            bool negative = text[0] == '-';
+            if (size - negative <= 15) {
+                int64_t value = 0;
+                for (int32_t at = negative; at < size; at++)
+                    value = value * 10 + (text[at] - '0');
+                micros[place] = (negative ? -value : value) * 1000;
+                known[place] = true;
+            }
+        }
+    }
 }

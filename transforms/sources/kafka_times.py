@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.durations import HOUR, MILLISECOND, MINUTE, SECOND
-from transforms.events.envelope import MAX_AHEAD
+from transforms.events.envelope_rules import MAX_AHEAD
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]

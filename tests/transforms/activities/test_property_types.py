@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemas.dead_letters import Reason
 from schemas.event_types import EventType, Property, PropertyType
 from transforms.activities.property_types import type_query
-from transforms.events.envelope import YEAR_1_MS, YEAR_10000_MS
+from transforms.events.envelope_rules import YEAR_1_MS, YEAR_10000_MS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WRONG, MISSING = Reason.PROPERTY_WRONG_TYPE.value, Reason.PROPERTY_MISSING.value
