@@ -20,10 +20,6 @@ from transforms.work_ahead import WorkAhead
 
 DEAD_LETTERS = "dead_letters"
 
-_LARGE_BUNDLE = 16
-"""After a bundle of at least this many batches the threads end. After a smaller one they stay, because a new thread
-must plan the query again, which takes as long as decoding a batch."""
-
 Output = Any
 """A windowed table, or one with a tag."""
 
@@ -59,10 +55,7 @@ class Decode(beam.PTransform):
 
 
 class _DecodeBatch(WorkAhead):
-    """RAW table → EVENT_BATCH table, and a DEAD_LETTER table in the tagged output.
-
-    The threads end with a large bundle, because their DuckDB connections hold some 130 MB that later steps need.
-    """
+    """RAW table → EVENT_BATCH table, and a DEAD_LETTER table in the tagged output."""
 
     def __init__(self, secret: UserKeySecret, now: datetime) -> None:
         self._secret, self._now = secret, now
@@ -71,19 +64,8 @@ class _DecodeBatch(WorkAhead):
         super().setup()
         self._decoder = EnvelopeDecoder(self._secret.read())
 
-    def start_bundle(self) -> None:
-        super().start_bundle()
-        self._batches = 0
-
     def process(self, element: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Output]:
-        self._batches += 1
         yield from super().process(element, timestamp)
-
-    def finish_bundle(self) -> Iterator[Output]:
-        yield from super().finish_bundle()
-        if self._batches >= _LARGE_BUNDLE:
-            self.teardown()
-            super().setup()
 
     def work(self, raw: pa.Table, timestamp: Timestamp) -> tuple[Decoded, Timestamp]:
         return self._decoder.decode(raw, self._now), timestamp
