@@ -1,7 +1,7 @@
 /* One pass over JSON texts (RFC 8259) that notes where wanted members are, and builds nothing.
 
-   json_members.py calls scan(), copy() and times(), and setup.py compiles this file. No function allocates memory, or reads
-   beyond the end of a text. Positions are indexes into the bytes of all texts. */
+   json_members.py calls scan(), copy() and times(), and setup.py compiles this file. No function allocates memory, or
+   reads beyond the end of a text. Positions are indexes into the bytes of all texts. */
 
 #include <stdbool.h>
 #include <stdint.h>
