@@ -1,13 +1,12 @@
 """Decodes the envelope of the bus: RAW rows to EVENT_BATCH rows and DEAD_LETTER rows. No Beam here.
 
 A whole batch is decoded at once, broken lines included: one pass finds the members of the envelope in each line
-(json_members.py), and one DuckDB query applies the rules to them. The result for a line does not depend on the other
-lines of the batch.
+(json_members.py), and the rules are applied to them (envelope_rules.py). The result for a line does not depend on the
+other lines of the batch.
 """
 
 import re
 from datetime import date, datetime
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import without_rows
 from schemas.dead_letters import DEAD_LETTER, Reason
 from schemas.durations import micros_of
 from schemas.events import EVENT_BATCH
@@ -36,9 +34,7 @@ from transforms.events.json_members import MemberFinder, Members
 
 MAX_EVENT_BYTES = 1 << 20
 _FEW_ROWS = 64
-"""Up to this many rows are handled one by one. More are removed in a single pass over all rows, because each slice
-between two removed rows costs as much as copying thousands of rows."""
-
+"""Up to this many rows are handled one by one."""
 
 _MESSAGES = {
     Reason.NULL_PAYLOAD: "the record has no value (a tombstone)",
@@ -194,14 +190,6 @@ def _unreadable(payload: pa.ChunkedArray) -> pa.ChunkedArray:
     bad = np.zeros(len(payload), np.bool_)
     bad[_rows_not_utf8(payload.combine_chunks(), 0)] = True
     return pc.coalesce(reason, pc.if_else(pa.array(bad), Reason.BAD_UTF8.value, None))
-
-
-def _without(raw: pa.Table, rows: list[int]) -> pa.Table:
-    """The table without some rows; if these are few, the others are not copied."""
-    if len(rows) > _FEW_ROWS:
-        return without_rows(raw, rows)
-    bounds = [-1, *sorted(rows), len(raw)]
-    return pa.concat_tables(raw.slice(before + 1, row - before - 1) for before, row in pairwise(bounds))
 
 
 def _rows_not_utf8(payload: pa.Array, start: int) -> list[int]:

@@ -72,7 +72,7 @@ def plain_rows(members: Members, arrival: pa.ChunkedArray, now: datetime) -> Pla
         # A text of at most n bytes has at most n characters
         size = members.sizes(name)
         rows &= (members.kinds(name) == Kind.TEXT) & (size >= 1) & (size <= MAX_ID_LENGTH)
-    for name in ("user_id", "entity_id", "entity_type", "session_id"):
+    for name in _OPTIONAL_IDS:
         rows &= (members.kinds(name) <= Kind.TEXT) & (members.sizes(name) <= MAX_ID_LENGTH)
     for name in OBJECTS:
         rows &= (members.kinds(name) <= Kind.NULL) | (members.kinds(name) == Kind.OBJECT)
