@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGES := $(VENV)/.packages
 STAMP := $(VENV)/.installed
 DEMO := demo-data
 DEMO_LIVE := demo-live-data
@@ -16,11 +17,14 @@ help:  ## This list
 
 setup: $(STAMP)  ## A virtual environment with locked versions; the command is then .venv/bin/clickstream
 
-$(STAMP): requirements.lock pyproject.toml setup.py transforms/events/json_scan.c
+$(PACKAGES): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with PYTHON="; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@# The lock is complete, so --no-deps: pip would otherwise look for extras of packages outside of it, which have no hash
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(STAMP): $(PACKAGES) pyproject.toml setup.py transforms/events/json_scan.c
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check --quiet --disable-pip-version-check
 	@touch $@
