@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 FLOOR, GROWTH = 864 << 20, 0.08
 """A replay without the layers stays near this floor: a higher one costs memory, a lower one time."""
 _CHECK_SECONDS = 0.02
@@ -17,7 +15,9 @@ _RESIDENT = Path("/proc/self/statm")
 
 
 def share_memory(floor: int = FLOOR, growth: float = GROWTH) -> None:
-    """Make Arrow and all threads allocate from two glibc arenas, and make glibc keep freed memory.
+    """Make all threads allocate from two glibc arenas, and make glibc keep freed memory.
+
+    Arrow does so too if ARROW_DEFAULT_MEMORY_POOL is "system" when it is loaded, as `pipelines` sets it.
 
     Every batch needs the same buffers of megabytes again. By default, freed buffers return to the system and come back
     as fresh pages, with a page fault for every 4 KiB: a fifth of the run's time. And each thread or library with a heap
@@ -31,7 +31,6 @@ def share_memory(floor: int = FLOOR, growth: float = GROWTH) -> None:
         floor: Bytes up to which the process may grow without returning memory.
         growth: Share by which a larger process may grow beyond its size after the last return.
     """
-    pa.set_memory_pool(pa.system_memory_pool())
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

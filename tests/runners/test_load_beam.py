@@ -10,9 +10,9 @@ import sys
 from runners.load_beam import load_beam
 load_beam(google_cloud=False)
 from apache_beam.io.filesystems import FileSystems
-print([name for name in ("google.auth", "google.cloud.storage", "pymongo") if name in sys.modules])
+print([name for name in ("google.auth", "google.cloud.storage", "apitools", "requests", "pymongo") if name in sys.modules])
 print(FileSystems.exists("/"))
-import google.auth, pymongo
+import google.auth, requests, apitools, pymongo, apache_beam.io.gcp.pubsub
 """
 
 

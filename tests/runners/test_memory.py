@@ -1,4 +1,4 @@
-"""Memory that is freed in scattered pieces goes back to the system while the process goes on."""
+"""One heap for everything, and memory that is freed in scattered pieces goes back while the process goes on."""
 
 import subprocess
 import sys
@@ -34,3 +34,9 @@ print(resident() - before - needed)
 def test_scattered_free_memory_is_given_back_when_the_process_is_large() -> None:
     run = subprocess.run([sys.executable, "-c", _SCATTERED], check=True, capture_output=True, text=True)
     assert int(run.stdout) <= 40
+
+
+def test_arrow_has_no_heap_of_its_own_in_the_command() -> None:
+    code = "import pipelines.cli, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout == "system\n"
