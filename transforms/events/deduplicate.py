@@ -16,7 +16,7 @@ from stores.encoded_texts import encode_columns
 from transforms.events.deduplicate_stream import DeduplicateStream
 from transforms.events.duplicates import BatchId, RowNumbers, drop_rows, find_copies, keys_of, split_keys
 from transforms.metrics import count
-from transforms.tables import PackedTable, ShardedTable, TableCoder, at_earliest
+from transforms.tables import PackedTable, ShardedTable, TableCoder, at_earliest, at_the_end
 from transforms.work_ahead import WorkAhead
 
 NamedBatch = tuple[BatchId, PackedTable]
@@ -28,8 +28,9 @@ Output = Any
 
 _KEYS = "keys"
 _CELLS_TO_KEYS = 4
-"""How many times fewer shards the keys get than the cells of sessions: a shard has fewer bytes of keys, and every piece
-of a batch has a fixed overhead."""
+"""How many times fewer shards the keys get than the cells of sessions: a shard has fewer bytes of keys."""
+_GATHERED_KEYS = 300_000
+"""Number of keys that are split at a time: each piece has a fixed overhead of about a millisecond."""
 
 
 @dataclass(eq=False)
@@ -105,13 +106,22 @@ class _NameBatch(beam.DoFn):
         self._shards = shards
         self._coder = TableCoder()
 
+    def start_bundle(self) -> None:
+        self._keys: dict[BatchId, pa.Table] = {}
+
     def process(self, events: pa.Table) -> Iterator[Output]:
         if events.num_rows:
             batch, keys = keys_of(events)
             # Takes half the memory and a third of the bytes to move; and later steps need not hash each text again
             yield batch, self._coder.encode(encode_columns(events, REPEATED))
-            for piece in split_keys(keys, self._shards):
-                yield beam.pvalue.TaggedOutput(_KEYS, piece)
+            self._keys[batch] = keys
+            if sum(map(len, self._keys.values())) >= _GATHERED_KEYS:
+                yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[Output]:
+        for piece in split_keys(self._keys.values(), self._shards):
+            yield beam.pvalue.TaggedOutput(_KEYS, at_the_end(piece))
+        self._keys = {}
 
 
 class _FindCopies(beam.DoFn):

@@ -11,7 +11,7 @@ id of another client's event.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -36,7 +36,6 @@ batch, for which the fixed size of an Arrow table would be larger than its conte
 
 _IDENTITY = ["device_id", "event_id"]
 _LAST = np.iinfo(np.int64).max
-_BATCH = b"batch"
 _ID_BYTES = 16
 _NUMBER = np.dtype("<i4")
 # The length prefix separates the two ids, whatever they contain
@@ -54,7 +53,7 @@ def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
 
     Returns:
         The batch's id; and one row per row of the batch: the digest in two halves, DEDUPLICATION_ORDER (with a null
-        arrival_time as the latest possible time), and the row number. The schema's metadata has the id too.
+        arrival_time as the latest possible time), the batch's id, and the row number.
     """
     high, low = digests_of(events)
     arrival = events.column("arrival_time").cast(pa.int64()).fill_null(_LAST).to_numpy()
@@ -72,13 +71,17 @@ def keys_of(events: pa.Table) -> tuple[BatchId, pa.Table]:
         "source": source,
         "partition": partition,
         "offset": offset,
+        "batch": pa.DictionaryArray.from_arrays(np.zeros(len(high), np.int32), pa.array([batch])),
         "row": np.arange(len(high), dtype=np.int32),
     }
-    return batch, pa.table(columns, metadata={_BATCH: batch})
+    return batch, pa.table(columns)
 
 
-def split_keys(keys: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """Split the keys of a batch by shard of their digests, so that copies meet; each piece has the id of the batch."""
+def split_keys(batches: Collection[pa.Table], shards: int) -> Iterator[tuple[int, pa.Table]]:
+    """Split the keys of different batches by shard of their digests, so that copies meet."""
+    if not batches:
+        return
+    keys = pa.concat_tables(batches).unify_dictionaries().combine_chunks()
     shard = (keys.column("low").to_numpy() % np.uint64(shards)).astype(np.int32)
     order = np.argsort(shard, kind="stable")
     ordered = keys.take(pa.array(order))
@@ -97,26 +100,37 @@ def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, RowNumber
         The id of each batch with such rows, and their numbers. Copies that are equal in all columns of
         DEDUPLICATION_ORDER were read from the same place and are identical: any one of them is kept.
     """
-    by_batch = {piece.schema.metadata[_BATCH]: piece for piece in pieces}
-    batches = sorted(by_batch)
-    keys = pa.concat_tables([by_batch[batch].replace_schema_metadata() for batch in batches])
-    batch_of = np.repeat(np.arange(len(batches)), [by_batch[batch].num_rows for batch in batches])
+    keys = pa.concat_tables(_each_batch_once(pieces))
     # Half of the digest tells nearly all events apart; only the few that are left need the whole rule
     suspects = np.flatnonzero(occurs_again(keys.column("high").to_numpy()))
     if not len(suspects):
         return
-    keys, batch_of = keys.take(pa.array(suspects)), batch_of[suspects]
-    source = keys.unify_dictionaries().column("source").combine_chunks()
-    rank_of = np.argsort(pc.sort_indices(source.dictionary).to_numpy())
+    keys = keys.take(pa.array(suspects)).unify_dictionaries().combine_chunks()
+    (source, source_names), (batch, batches) = (_ranked(whole(keys.column(name))) for name in ("source", "batch"))
     high, low, row = (keys.column(name).to_numpy() for name in ("high", "low", "row"))
     arrival, partition, offset = (keys.column(name).to_numpy() for name in ("arrival_time", "partition", "offset"))
-    place = (row, batch_of, offset, partition, rank_of[source.indices.to_numpy()], arrival)
-    order = np.lexsort((*place, low, high))
+    order = np.lexsort((row, batch, offset, partition, source, arrival, low, high))
     high, low = high[order], low[order]
     copies = order[1:][(high[1:] == high[:-1]) & (low[1:] == low[:-1])]
-    copies = copies[np.argsort(batch_of[copies], kind="stable")]
-    for batch, (start, end) in _stretches(batch_of[copies]):
-        yield batches[batch], row[copies[start:end]].astype(_NUMBER).tobytes()
+    copies = copies[np.argsort(batch[copies], kind="stable")]
+    for rank, (start, end) in _stretches(batch[copies]):
+        yield batches[rank].as_py(), row[copies[start:end]].astype(_NUMBER).tobytes()
+
+
+def _each_batch_once(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The pieces without the rows of a batch of which another piece had the rows already."""
+    seen: set[BatchId] = set()
+    for piece in pieces:
+        batches = whole(piece.column("batch"))
+        fresh = np.array([batch not in seen for batch in batches.dictionary.to_pylist()])
+        seen.update(batches.dictionary.to_pylist())
+        yield piece if fresh.all() else piece.filter(pa.array(fresh[batches.indices.to_numpy()]))
+
+
+def _ranked(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """The rank of each row's value, and the values in their order."""
+    order = pc.sort_indices(column.dictionary)
+    return np.argsort(order.to_numpy())[column.indices.to_numpy()], column.dictionary.take(order)
 
 
 def drop_rows(events: pa.Table, rows: Iterable[RowNumbers]) -> pa.Table:
