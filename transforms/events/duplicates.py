@@ -106,7 +106,8 @@ def find_copies(pieces: Iterable[pa.Table]) -> Iterator[tuple[BatchId, RowNumber
     if not len(suspects):
         return
     keys = keys.take(pa.array(suspects)).unify_dictionaries().combine_chunks()
-    (source, source_names), (batch, batches) = (_ranked(whole(keys.column(name))) for name in ("source", "batch"))
+    source, _ = _ranked(whole(keys.column("source")))
+    batch, batches = _ranked(whole(keys.column("batch")))
     high, low, row = (keys.column(name).to_numpy() for name in ("high", "low", "row"))
     arrival, partition, offset = (keys.column(name).to_numpy() for name in ("arrival_time", "partition", "offset"))
     order = np.lexsort((row, batch, offset, partition, source, arrival, low, high))

@@ -17,7 +17,7 @@ from schemas.errors import InputError
 from schemas.events import RAW
 from schemas.records import TIMESTAMP
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 16 << 20
 """Bytes of JSON lines in one batch: some 40,000 events."""
 
 AVRO_BATCH_ROWS = 40_000
