@@ -116,7 +116,7 @@ def plain(type_: PropertyType, value: Any) -> object:
             money = Decimal(str(value)).quantize(Decimal("0.0001"), ROUND_HALF_UP)
         except InvalidOperation:
             return WRONG
-        return money if abs(money) < 10**14 else WRONG
+        return money if money.is_finite() and abs(money) < 10**14 else WRONG
     if type_ is PropertyType.JSON:
         return value
     if type_ is PropertyType.TIMESTAMP and number:
