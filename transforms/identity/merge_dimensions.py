@@ -22,6 +22,8 @@ _DECIDED_BY = ("device_id", "user_key", "country", "device_type", "os", "app_ver
 
 Merge = Callable[[pa.Table], pa.Table]
 """Merges rows of a dimension into one per key."""
+Rows = dict[str, pa.Table]
+"""Rows of each dimension, by its name."""
 
 
 def deciding(events: pa.Table) -> pa.Table:
@@ -29,8 +31,8 @@ def deciding(events: pa.Table) -> pa.Table:
     return deciding_events(events.select(EVENT_COLUMNS), _DECIDED_BY, ("page_url",))
 
 
-def rows_of(events: pa.Table) -> dict[str, pa.Table]:
-    """Aggregate events into rows of each dimension, by its name. Pages get their categories when they are merged.
+def rows_of(events: pa.Table) -> Rows:
+    """Aggregate events into rows of each dimension. Pages get their categories when they are merged.
 
     Args:
         events: A table with the columns of `EVENT_COLUMNS`. The `deciding` events among them are enough.

@@ -21,6 +21,7 @@ from transforms.identity.merge_dimensions import (
     GATHERED_ROWS,
     Merge,
     MergeDimensions,
+    Rows,
     deciding,
     into_existing,
     rows_of,
@@ -30,6 +31,7 @@ from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.sinks.stream_lake import count_commit
 from transforms.sinks.write_lake import WriteLake
 from transforms.tables import at_the_end
+from transforms.work_ahead import WorkAhead
 
 _HELD_ROWS, _HELD_BYTES = 200_000, GATHERED_BYTES // 2
 """The most deciding events that a bundle holds. Beyond that they are aggregated and emitted, which is possible at any
@@ -94,38 +96,45 @@ def _fold(merge: Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 @beam.typehints.with_output_types(pa.Table)
-class _SumUp(beam.DoFn):
+class _SumUp(WorkAhead):
     """Aggregates the events of a bundle into a few small tables per dimension, before any shuffle."""
 
+    workers = 1  # its thread holds the events that have decided so far
+
     def start_bundle(self) -> None:
+        super().start_bundle()
         self._gathered = Gathered(GATHERED_ROWS)
+        self._held = Gathered(_HELD_ROWS, _HELD_BYTES)
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
         if self._gathered.add(events.select(EVENT_COLUMNS)):
-            for left in self._deciding():
-                if left.num_rows >= _HELD_ROWS or left.nbytes >= _HELD_BYTES:
-                    yield from _summaries(left)
-                else:
-                    # Most of these will still decide later, so select again only once their number has doubled
-                    self._gathered = Gathered(max(GATHERED_ROWS, 2 * left.num_rows))
-                    self._gathered.add(left)
+            yield from self._select()
+
+    def work(self, events: pa.Table) -> list[Rows]:
+        """Keep what decides among these events and those held; once that is too much, aggregate it instead."""
+        self._held.add(events)
+        full = [self._held.add(deciding(together)) for together in self._held.take()]
+        return self._sum_up() if any(full) else []
+
+    def tell(self, summed: list[Rows]) -> Iterator[WindowedValue]:
+        for rows_of_each in summed:
+            for name, rows in rows_of_each.items():
+                if rows.num_rows:
+                    # At the end of time: a dimension is never late and must not hold back the watermark
+                    value = at_the_end(rows)
+                    yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for left in self._deciding():
-            yield from _summaries(left)
+        yield from self._select()
+        yield from super().finish_bundle()
+        yield from self.tell(self._sum_up())
 
-    def _deciding(self) -> Iterator[pa.Table]:
-        """Take the deciding events out of everything gathered, and gather anew."""
-        gathered, self._gathered = self._gathered, Gathered(GATHERED_ROWS)
-        return map(deciding, gathered.take())
+    def _select(self) -> Iterator[WindowedValue]:
+        for gathered in self._gathered.take():
+            yield from super().process(gathered)
 
-
-def _summaries(events: pa.Table) -> Iterator[WindowedValue]:
-    for name, rows in rows_of(plain(events)).items():
-        if rows.num_rows:
-            # At the end of time: a dimension is never late and must not hold back the watermark
-            value = at_the_end(rows)
-            yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
+    def _sum_up(self) -> list[Rows]:
+        return [rows_of(plain(events)) for events in self._held.take()]
 
 
 @beam.typehints.with_output_types(pa.Table)
