@@ -30,9 +30,9 @@ class Gathered:
 
     def take(self) -> Iterator[pa.Table]:
         """Empty the buffer; yields its tables as one table, if they have any rows."""
-        if self._rows:
-            yield pa.concat_tables(self._tables)
-        self._tables, self._rows, self._bytes = [], 0, 0
+        tables, self._tables, self._rows, self._bytes = self._tables, [], 0, 0
+        if any(table.num_rows for table in tables):
+            yield pa.concat_tables(tables)
 
 
 def put_together(tables: Iterable[pa.Table], rows: int, size: int = GATHERED_BYTES) -> Iterator[pa.Table]:
