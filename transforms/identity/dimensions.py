@@ -202,14 +202,23 @@ def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
     """The union of the sets of each run: the keys joined into a text, and their number."""
     encoded = whole(keys).dictionary_encode()
     pairs = pl.DataFrame({"run": runs.of_place, "set": pl.Series(pl.from_arrow(encoded.indices))[runs.order]})
-    texts = pl.DataFrame({"key": pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)}).with_row_index("set")
+    texts = pl.DataFrame({"keys": pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)}).with_row_index("set")
     each = pairs.drop_nulls().unique().join(texts.cast({"set": pairs.schema["set"]}), on="set").drop("set")
-    each = each.with_columns(pl.col("key").str.split(_SEPARATOR)).explode("key").unique().sort("run", "key")
+    number = pl.col("keys").str.count_matches(_SEPARATOR, literal=True).cast(pl.Int32) + 1
+    several = pl.col("run").is_duplicated()
+    # Most runs have one set, which is their union
+    sets = pl.concat([each.filter(~several), _united(each.filter(several))]).with_columns(number=number)
+    all_runs = pl.DataFrame({"run": np.arange(len(runs.starts))})
+    found = all_runs.join(sets, on="run", how="left", maintain_order="left")
+    return found["keys"].to_arrow().cast(pa.string()), found["number"].fill_null(0).to_arrow()
+
+
+def _united(sets: pl.DataFrame) -> pl.DataFrame:
+    """The union of the sets of each run; columns run and keys."""
+    each = sets.with_columns(pl.col("keys").str.split(_SEPARATOR)).explode("keys").unique().sort("run", "keys")
     # The least keys of a union are among the least keys of its parts, so truncated sets merge the same in any order
-    least = each.group_by("run", maintain_order=True).head(KEYS_KEPT).group_by("run").agg("key")
-    sets = pl.DataFrame({"run": np.arange(len(runs.starts))}).join(least, on="run", how="left", maintain_order="left")
-    count = sets["key"].list.len().fill_null(0).cast(pl.Int32)
-    return sets["key"].list.join(_SEPARATOR).to_arrow().cast(pa.string()), count.to_arrow()
+    least = each.group_by("run", maintain_order=True).head(KEYS_KEPT)
+    return least.group_by("run").agg(pl.col("keys").str.join(_SEPARATOR))
 
 
 def _take(values: pa.ChunkedArray, rows: Integers) -> pa.ChunkedArray:

@@ -1,10 +1,10 @@
 """dim_users: the latest attributes of each user (SCD type 1), and the number of their devices."""
 
-import hashlib
-
 import pyarrow as pa
 
+from schemas.columns import whole
 from schemas.dimensions import USER
+from schemas.table_query import TableQuery
 from transforms.identity.dimensions import merge_rows, sum_up
 
 
@@ -33,8 +33,11 @@ def merge_users(rows: pa.Table) -> pa.Table:
     return merge_rows(rows, USER)
 
 
+_DEVICE_KEYS = TableQuery("SELECT left(md5(device_id), 16) FROM given")
+
+
 def device_keys(device_ids: pa.ChunkedArray) -> pa.Array:
     """A short key for each device, without commas: 16 hexadecimal digits of its MD5. Hashes each distinct id once."""
-    encoded = device_ids.combine_chunks().dictionary_encode()
-    digests = (hashlib.md5(value.encode(), usedforsecurity=False) for value in encoded.dictionary.to_pylist())
-    return pa.array((digest.hexdigest()[:16] for digest in digests), pa.string()).take(encoded.indices)
+    encoded = whole(device_ids).dictionary_encode()
+    keys = whole(_DEVICE_KEYS.run(pa.table({"device_id": encoded.dictionary})).column(0))
+    return keys.take(encoded.indices)
