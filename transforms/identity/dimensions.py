@@ -201,16 +201,19 @@ def _any_valid(valid: Flags, runs: Runs) -> Integers:
 def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
     """The union of the sets of each run: the keys joined into a text, and their number."""
     encoded = whole(keys).dictionary_encode()
-    pairs = pl.DataFrame({"run": runs.of_place, "set": pl.Series(pl.from_arrow(encoded.indices))[runs.order]})
-    texts = pl.DataFrame({"keys": pl.Series(pl.from_arrow(encoded.dictionary), dtype=pl.String)}).with_row_index("set")
-    each = pairs.drop_nulls().unique().join(texts.cast({"set": pairs.schema["set"]}), on="set").drop("set")
-    number = pl.col("keys").str.count_matches(_SEPARATOR, literal=True).cast(pl.Int32) + 1
-    several = pl.col("run").is_duplicated()
-    # Most runs have one set, which is their union
-    sets = pl.concat([each.filter(~several), _united(each.filter(several))]).with_columns(number=number)
-    all_runs = pl.DataFrame({"run": np.arange(len(runs.starts))})
-    found = all_runs.join(sets, on="run", how="left", maintain_order="left")
-    return found["keys"].to_arrow().cast(pa.string()), found["number"].fill_null(0).to_arrow()
+    texts, sets = encoded.dictionary, pc.fill_null(encoded.indices, NONE).to_numpy()[runs.order]
+    known = sets != NONE
+    distinct = max(len(texts), 1)
+    of_run, sets = np.divmod(np.unique(runs.of_place[known] * distinct + sets[known]), distinct)
+    several = np.zeros(len(of_run), bool)
+    several[1:] = of_run[1:] == of_run[:-1]
+    several[:-1] |= several[1:]
+    found = np.full(len(runs.starts), NONE)
+    found[of_run[~several]] = sets[~several]  # most runs have one set, which is their union
+    united = _united(pl.DataFrame({"run": of_run[several], "keys": pl.from_arrow(texts.take(sets[several]))}))
+    found[united["run"].to_numpy()] = len(texts) + np.arange(len(united))
+    joined = whole(_take(pa.chunked_array([texts, united["keys"].to_arrow().cast(pa.string())]), found))
+    return joined, pc.fill_null(pc.add(pc.count_substring(joined, _SEPARATOR), 1), 0)
 
 
 def _united(sets: pl.DataFrame) -> pl.DataFrame:
