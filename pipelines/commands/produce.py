@@ -10,6 +10,7 @@ import typer
 from pipelines.commands.arguments import AsJson
 from pipelines.options import Problems, known, parse_count
 from pipelines.terminal import OUT, configure_logging
+from runners.load_beam import load_beam
 from schemas.errors import OptionError
 
 
@@ -70,6 +71,7 @@ def produce(
     factor = problems.attempt("--pace", lambda: parse_factor(pace) if pace else None)
     count = problems.attempt("--partitions", lambda: parse_count(partitions) if partitions else None)
     problems.raise_any()
+    load_beam(google_cloud=any("://" in pattern for pattern in input or ()))
 
     from pipelines.produce import at_once, at_pace, at_rate
     from pipelines.produce import produce as send

@@ -10,6 +10,7 @@ from pipelines.commands.arguments import AsJson, Config, Devices, Lake
 from pipelines.commands.run_arguments import AllowedLateness, EarlyFiring, MaxSession, SessionGap
 from pipelines.options import Problems, Stores, known, parse_count, parse_date, parse_policy
 from pipelines.terminal import OUT, configure_logging
+from runners.load_beam import load_beam
 
 
 def rebuild(
@@ -53,6 +54,7 @@ def rebuild(
     last = problems.attempt("--until", lambda: parse_date(until) if until else None)
     problems.require(not (first and last) or known(first) <= known(last), "--until: it is before --since")
     problems.raise_any()
+    load_beam(google_cloud=False)
 
     from pipelines.rebuild import RebuildOptions
     from pipelines.rebuild import rebuild as rebuild_lake

@@ -9,6 +9,7 @@ import typer
 from pipelines.commands.arguments import AsJson, Config, Lake, find_lake
 from pipelines.options import Problems, known, parse_count, parse_date
 from pipelines.terminal import OUT, configure_logging
+from runners.load_beam import load_beam
 
 
 def sessions_dim(
@@ -45,6 +46,7 @@ def sessions_dim(
 
     zone = problems.attempt("--time-zone", lambda: parse_zone(time_zone))
     problems.raise_any()
+    load_beam(google_cloud=False)
 
     from pipelines.sessions_dim import run_sessions_dim
     from pipelines.sessions_dim_plan import SessionsDimOptions

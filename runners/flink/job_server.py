@@ -12,19 +12,13 @@ from pathlib import Path
 
 from runners.flink.options import FlinkOptions
 from runners.services.flink import NETWORK
-from runners.services.jars import JAVA_17, class_path, java, resolve_jars
+from runners.services.jars import JAVA_17, QUICK_COMPILER, STEADY_HEAP, class_path, java, resolve_jars
 from runners.services.processes import POLL_SECONDS, free_port, listens, tail
 from schemas.errors import ServiceError
 
 POM = Path(__file__).with_name("pom.xml")
 PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))
 START_SECONDS = 60.0
-
-# The optimising compiler takes a third of Java's CPU time in the first minutes, and little of the work is Java's
-_QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
-
-# The serial collector's heap grows only with live data; the default collector's also grows when CPUs are scarce
-_STEADY_HEAP = "-XX:+UseSerialGC"
 
 # The pipe on standard input closes when the process at its other end ends, in whatever way, and the server is killed.
 # If it stayed, its job would restart endlessly without the Python workers that it calls.
@@ -89,7 +83,7 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
         port = free_port()
         _write_settings(Path(work), options, rest)
         command = [
-            *(java(), f"-Xmx{options.heap_mb}m", _STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", _QUICK_COMPILER),
+            *(java(), f"-Xmx{options.heap_mb}m", STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", QUICK_COMPILER),
             *("-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={work}", *JAVA_17),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
             *("-cp", class_path(jars), "org.apache.beam.runners.flink.FlinkJobServerDriver"),

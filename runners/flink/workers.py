@@ -23,6 +23,8 @@ _FLOOR, _GROWTH = 768 << 20, 0.5
 
 _HARNESS = f"""
 import gc, os, sys, threading
+from runners.load_beam import load_beam
+load_beam(google_cloud=sys.argv[4] == "True")
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from runners.memory import share_memory
 from runners.sampling import short_waits
@@ -57,7 +59,11 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         endpoint = request.control_endpoint.url
         with open(self._log, "ab") as output:
             worker = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-c", _HARNESS, endpoint, request.worker_id, str(self._state_cache_bytes)],
+                [
+                    *(sys.executable, "-c", _HARNESS, endpoint, request.worker_id, str(self._state_cache_bytes)),
+                    # a worker reads what this process can read
+                    str("apache_beam.io.gcp" in sys.modules),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.services.home import state_home
-from runners.services.jars import class_path, java, resolve_jars
+from runners.services.jars import STEADY_HEAP, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens
 from schemas.errors import ServiceError
 
@@ -83,7 +83,7 @@ class CassandraService:
         logging.write_text(_LOGGING, encoding="utf-8")
         agent = next(jar for jar in jars if jar.name.startswith("jamm-"))
         return [
-            *(java(), "-Xms256m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", f"-javaagent:{agent}"),
+            *(java(), "-Xms256m", "-Xmx384m", STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", f"-javaagent:{agent}"),
             *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTED),
             *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENED),
             f"-Djava.io.tmpdir={self.process.empty_tmpdir()}",

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from runners.services.home import locked, state_home
-from runners.services.jars import JAVA_17, class_path, java, resolve_jars
+from runners.services.jars import JAVA_17, QUICK_COMPILER, STEADY_HEAP, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens
 from schemas.errors import ServiceError
 
@@ -129,7 +129,7 @@ class FlinkCluster:
 
     def _java(self, process: DetachedProcess, jars: list[Path], memory: list[str], program: str) -> list[str]:
         return [
-            *(java(), *memory, "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", *JAVA_17),
+            *(java(), *memory, STEADY_HEAP, QUICK_COMPILER, "-Dfile.encoding=UTF-8", *JAVA_17),
             f"-Djava.io.tmpdir={process.empty_tmpdir()}",
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
             *("-cp", class_path(jars), program, "--configDir", str(self.folder)),

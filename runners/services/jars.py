@@ -110,6 +110,10 @@ def class_path(jars: list[Path]) -> str:
     return os.pathsep.join(str(jar) for jar in jars)
 
 
+QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
+"""The optimising compiler takes a third of Java's CPU time in the first minutes, and little of a job is Java."""
+STEADY_HEAP = "-XX:+UseSerialGC"
+"""The serial collector's heap grows only with live data; the default collector's also grows when CPUs are scarce."""
 JAVA_17 = [
     *(
         f"--add-exports={module}=ALL-UNNAMED"

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from runners.services.home import locked, state_home
-from runners.services.jars import class_path, java, resolve_jars
+from runners.services.jars import STEADY_HEAP, class_path, java, resolve_jars
 from runners.services.processes import DetachedProcess, free_port, listens, tail
 from schemas.errors import ServiceError
 
@@ -102,7 +102,7 @@ class KafkaService:
         text = _SETTINGS.format(port=port, controller=free_port(), data=data)
         settings.write_text(text, encoding="utf-8")
         (self.folder / "address.json").write_text(json.dumps({"port": port}), encoding="utf-8")
-        run = [java(), "-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        run = [java(), "-Xmx256m", STEADY_HEAP, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         run += ["-Dorg.slf4j.simpleLogger.showDateTime=true", f"-Djava.io.tmpdir={self.process.empty_tmpdir()}"]
         run += ["-cp", class_path(jars)]
         if not (data / "meta.properties").exists():

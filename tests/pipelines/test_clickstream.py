@@ -273,7 +273,19 @@ def test_truncated_gzip_arrives_up_to_its_break_and_says_so(stores: Stores, tmp_
 @pytest.fixture(scope="module")
 def large_traffic(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
     """Enough to be in the middle of something when the process is killed."""
-    return generate(GenerateOptions(events=120_000, out=tmp_path_factory.mktemp("large") / "events"))
+    return generate(GenerateOptions(events=120_000, devices=300, out=tmp_path_factory.mktemp("large") / "events"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    large_traffic: GenerateSummary, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[tuple[object, ...]]]:
+    """What the stores hold after a run over the large traffic that nothing disturbed."""
+    stores = Stores(tmp_path_factory.mktemp("undisturbed"))
+    with spawn(stores.command(large_traffic.files[0].parent), env={**os.environ, USER_KEY_VARIABLE: SECRET}) as process:
+        process.communicate()
+    assert process.returncode == 0
+    return stores.everything()
 
 
 def until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
@@ -295,18 +307,20 @@ MOMENTS: dict[str, Callable[[Stores], bool]] = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_run_repeated_equals_an_undisturbed_one(
-    large_traffic: GenerateSummary, tmp_path: Path, run: Run, moment: str
+    large_traffic: GenerateSummary,
+    undisturbed: dict[str, list[tuple[object, ...]]],
+    stores: Stores,
+    run: Run,
+    moment: str,
 ) -> None:
     source = large_traffic.files[0].parent
-    undisturbed, disturbed = Stores(tmp_path / "undisturbed"), Stores(tmp_path / "disturbed")
-    run(undisturbed.command(source))
-    with spawn(disturbed.command(source)) as process:
-        until(lambda: MOMENTS[moment](disturbed), process)
+    with spawn(stores.command(source)) as process:
+        until(lambda: MOMENTS[moment](stores), process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert process.returncode == -signal.SIGKILL
-    run(disturbed.command(source))
-    assert disturbed.everything() == undisturbed.everything()
+    run(stores.command(source))
+    assert stores.everything() == undisturbed
 
 
 def fails(command: list[str], **settings: object) -> str:

@@ -167,7 +167,7 @@ def stalled(error):
 
 @settings(
     deadline=None,
-    max_examples=8,
+    max_examples=5,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 @given(scripts(), st.sampled_from([0, 30 * MINUTE, HOUR]))
@@ -184,7 +184,7 @@ def test_any_script_ends_in_the_sessions_of_beam(tmp_path_factory, script, laten
     assert standing(ours) == standing_in_beam(theirs)
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts())
 def test_cells_that_are_merged_before_the_tick_fire_the_same_panes(tmp_path_factory, script):
     policy = SessionPolicy(cap=2 * HOUR, early_firing=10 * MINUTE)
