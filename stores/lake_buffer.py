@@ -53,6 +53,7 @@ class PartitionBuffer:
 
     Attributes:
         held_bytes: Arrow bytes held, with repeated texts dictionary-encoded.
+        file_bytes: Bytes of a partition that fill a file.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class PartitionBuffer:
     ) -> None:
         self.held_bytes = 0
         self._record = record
-        self._file_bytes = min(target_file_bytes * EXPECTED_RATIO, BUFFER_BYTES)
+        self.file_bytes = min(target_file_bytes * EXPECTED_RATIO, BUFFER_BYTES)
         self._most_bytes = most_bytes
         self._held: dict[Partition, _Held] = {}
         self._tables_added = 0
@@ -78,7 +79,7 @@ class PartitionBuffer:
             self.held_bytes += held.add(rows)
             if rows.num_rows * _STRAGGLERS >= most:
                 held.grown_at = self._tables_added
-            if held.bytes >= self._file_bytes:
+            if held.bytes >= self.file_bytes:
                 yield self._release(partition)
         while self.held_bytes > self._most_bytes:
             yield self.release_heaviest()

@@ -115,6 +115,7 @@ def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partit
     if len(partitions) == 1:
         yield partitions[0], table
         return
+    table = table.combine_chunks()  # otherwise each take would do so
     for partition, rows in zip(partitions, groups["__row"], strict=True):
         yield partition, table.take(rows.to_arrow())
 

@@ -1,8 +1,10 @@
 """Writes tables to the lake: workers write files, then one transaction makes all of them visible."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,10 +19,12 @@ from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMo
 from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
+from stores.parquet_files import sort_encoded
 from transforms.background import Ahead, Background
+from transforms.gathered import GATHERED_BYTES, Gathered
 from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.sinks.stream_lake import StreamToLake, count_commit
-from transforms.tables import PackedTable, at_the_end
+from transforms.tables import PackedTable, TableCoder, at_the_end
 from transforms.work_ahead import WorkAhead
 
 
@@ -93,11 +97,23 @@ class WriteLake(beam.PTransform):
         )
 
 
+_FEW_PARTITIONS = 16
+"""From more partitions than this in a table, its input counts as unordered."""
+_GATHERED_ROWS, _SPLIT_BYTES = 100_000, GATHERED_BYTES // 2
+"""How much of an unordered input is split at a time: each part of a table takes a millisecond or two."""
+_SMALL_SHARE = 8
+"""Less than an eighth of a file is not worth a file while rows may still come."""
+
+
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteRows(beam.DoFn):
     """Writes tables to files as they arrive; at the end of a bundle emits their descriptions, keyed by table.
 
     One thread splits tables by partition, and another sorts and writes the files. Both run mostly without the GIL.
+
+    If the input is in no order of time, each table has rows of many partitions, and the buffer overflows before a file
+    is full. Tables are then gathered before they are split, and what overflows waits in the spill file, if the runner
+    has one: otherwise a history in the order of its devices would become thousands of small files.
     """
 
     def __init__(self, write: WriteLake) -> None:
@@ -105,25 +121,32 @@ class _WriteRows(beam.DoFn):
         self._target_bytes = write.target_file_bytes
 
     def setup(self) -> None:
+        self._coder = TableCoder()
         self._splitting = Ahead[list[Part]](f"split-{self._record.name}", workers=1)
         self._writer = Background[PartitionWrite](f"write-{self._record.name}")
 
     def start_bundle(self) -> None:
         self._splitting.reset()
         self._writer.reset()
+        self._gathered, self._scattered = Gathered(_GATHERED_ROWS, _SPLIT_BYTES), False
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
         self._rows = RowWriter(self._lake, self._record, self._mode, self._target_bytes)
+        self._waiting: defaultdict[Partition, list[PackedTable]] = defaultdict(list)
 
     def process(self, table: pa.Table) -> None:
         self._writer.check()
-        for parts in self._splitting.start(split_rows, table, self._record):
-            self._hold(parts)
+        full = self._gathered.add(table)
+        if full or not self._scattered:
+            self._split()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        self._split()
         for parts in self._splitting.finish():
             self._hold(parts)
         for filled in self._buffer.drain():
-            self._writer.start(self._rows.write, *filled)
+            self._write(*filled)
+        for partition in list(self._waiting):
+            self._write(partition, [])
         for write in join_writes(self._writer.finish()):
             described = (self._record.name, write)
             yield at_the_end(described)
@@ -132,9 +155,22 @@ class _WriteRows(beam.DoFn):
         self._splitting.close()
         self._writer.close()
 
+    def _split(self) -> None:
+        for table in self._gathered.take():
+            for parts in self._splitting.start(split_rows, table, self._record):
+                self._hold(parts)
+
     def _hold(self, parts: list[Part]) -> None:
-        for filled in self._buffer.hold(parts):
-            self._writer.start(self._rows.write, *filled)
+        self._scattered = len(parts) > _FEW_PARTITIONS
+        for partition, tables in self._buffer.hold(parts):
+            small = _SMALL_SHARE * sum(table.nbytes for table in tables) < self._buffer.file_bytes
+            if small and TableCoder.spill is not None:
+                self._waiting[partition].append(self._coder.encode(sort_encoded(tables, ())))
+            else:
+                self._write(partition, tables)
+
+    def _write(self, partition: Partition, tables: list[pa.Table]) -> None:
+        self._writer.start(self._rows.write, partition, tables, self._waiting.pop(partition, []))
 
 
 class RowWriter:
@@ -145,13 +181,20 @@ class RowWriter:
         self._live = find_files(lake, record.name) if mode is WriteMode.MERGE else None
         self._known = KnownKeys()
 
-    def write(self, partition: Partition, tables: list[pa.Table]) -> PartitionWrite:
-        """Write rows of one partition; clears the list of tables to free their memory."""
+    def write(self, partition: Partition, tables: list[pa.Table], packed: Sequence[PackedTable] = ()) -> PartitionWrite:
+        """Write rows of one partition; clears the list of tables to free their memory.
+
+        Args:
+            partition: The partition.
+            tables: Rows.
+            packed: More rows, which are unpacked one table at a time.
+        """
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
+        rows = chain(unpack(packed), tables)
         try:
             if self._live is not None:
-                return add_missing(place, self._live.get(partition, []), tables, self._target_bytes, self._known)
-            return PartitionWrite(partition, tuple(write_files(place, tables, self._target_bytes)))
+                return add_missing(place, self._live.get(partition, []), rows, self._target_bytes, self._known)
+            return PartitionWrite(partition, tuple(write_files(place, rows, self._target_bytes)))
         finally:
             tables.clear()
 

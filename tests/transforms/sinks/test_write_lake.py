@@ -3,6 +3,7 @@
 import operator
 import random
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from schemas.errors import StoreError
 from schemas.events import EVENT, EVENT_BATCH
 from schemas.sessions import FACT_SESSION
 from stores.lake import create_tables, find_table, read_table
+from stores.lake_buffer import PartitionBuffer
 from stores.lake_commit import WriteMode
 from tests.session_panes import pane, pane_table
 from transforms.metrics import read_counters
 from transforms.sessions.write_sessions import WriteSessions
+from transforms.sinks import write_lake
 from transforms.sinks.write_lake import WriteLake
 from transforms.tables import Spill
 
@@ -113,6 +116,22 @@ def test_many_dates_at_once_in_small_files_come_back_whole_and_sorted(tmp_path: 
     by_id = operator.itemgetter("event_id")
     assert sorted(found, key=by_id) == sorted(expected, key=by_id)
     assert version_of(tmp_path, "fact_events") == 1
+
+
+@pytest.mark.parametrize("gathered_rows", [1, 1_000, 100_000])
+@pytest.mark.parametrize("most_bytes", [1, 50_000])
+def test_rows_in_no_order_of_time_that_overflow_the_buffer_become_one_file_a_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gathered_rows: int, most_bytes: int
+) -> None:
+    monkeypatch.setattr(write_lake, "_GATHERED_ROWS", gathered_rows)
+    monkeypatch.setattr(write_lake, "PartitionBuffer", partial(PartitionBuffer, most_bytes=most_bytes))
+    tables = interleaved(days=20, rows=200)
+    counters = run(WriteLake(EVENT, str(tmp_path)), *tables)
+    assert counters["lake_fact_events_files"] == 20
+    expected = pa.concat_tables(tables).select(EVENT.names).to_pylist()
+    by_id = operator.itemgetter("event_id")
+    assert sorted(read_table(str(tmp_path), "fact_events").to_pylist(), key=by_id) == sorted(expected, key=by_id)
+    assert run(WriteLake(EVENT, str(tmp_path)), *tables) == {"lake_fact_events_skipped": len(expected)}
 
 
 def test_small_files_of_a_run_are_one_commit_and_its_repetition_none(tmp_path: Path) -> None:
