@@ -152,14 +152,19 @@ def test_generated_traffic_equals_the_generators_own_truth(replayed: Stores, tra
 
 
 def test_device_store_holds_what_the_lake_holds(replayed: Stores) -> None:
-    devices = [str(row[0]) for row in replayed.ask("SELECT DISTINCT device_id FROM fact_events ORDER BY 1")]
+    devices = [str(row[0]) for row in replayed.ask("SELECT DISTINCT device_id FROM fact_events ORDER BY 1")][::20]
+    assert len(devices) > 10
+    events, sessions = (
+        dict(replayed.ask(f"SELECT device_id, list({row_id} ORDER BY {order}) FROM {table} GROUP BY 1"))
+        for row_id, order, table in (
+            ("event_id", "event_time DESC, event_id", "fact_events"),
+            ("session_id", "session_start DESC", "fact_sessions"),
+        )
+    )
     with open_device_store(str(replayed.devices), read_only=True) as store:
-        for device in devices[::20]:
-            mine = f"WHERE device_id = '{device}'"
-            events = replayed.ask(f"SELECT event_id FROM fact_events {mine} ORDER BY event_time DESC, event_id")
-            assert [(i,) for i in store.recent_events(device, limit=10**6)["event_id"].to_pylist()] == events
-            sessions = replayed.ask(f"SELECT session_id FROM fact_sessions {mine} ORDER BY session_start DESC")
-            assert [(i,) for i in store.recent_sessions(device)["session_id"].to_pylist()] == sessions
+        for device in devices:
+            assert store.recent_events(device, limit=10**6)["event_id"].to_pylist() == events[device]
+            assert store.recent_sessions(device)["session_id"].to_pylist() == sessions[device]
 
 
 def test_daily_metrics_are_what_the_facts_come_to(replayed: Stores) -> None:

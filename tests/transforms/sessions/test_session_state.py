@@ -135,7 +135,7 @@ class Walk:
         return sorted(self.panes, key=order_of_panes)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(scripts(), policies())
 def test_any_script_fires_the_panes_of_a_plain_walk(script, policy):
     shard, walk = Shard(policy), Walk(policy)
@@ -150,7 +150,7 @@ def test_any_script_fires_the_panes_of_a_plain_walk(script, policy):
     assert shard.marks.armed is None
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(clicks(12), policies(), st.integers(1, 4))
 def test_on_time_events_in_any_bundles_fire_the_panes_of_the_closed_form(rows, policy, bundles):
     shard = Shard(policy)
@@ -162,7 +162,7 @@ def test_on_time_events_in_any_bundles_fire_the_panes_of_the_closed_form(rows, p
     assert shard.all_panes() == sorted(expected, key=order_of_panes)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(scripts(), policies(), st.randoms(use_true_random=False))
 def test_any_order_and_bundling_of_accepted_events_ends_in_the_same_sessions(script, policy, random):
     policy = replace(policy, allowed_lateness=4 * HOUR)
