@@ -12,7 +12,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pipelines.generate import GenerateOptions, GenerateSummary, generate
+from runners.load_beam import load_beam
 from runners.services import FlinkCluster, KafkaService
+
+# Before any test imports Beam: the tests build thousands of small pipelines
+load_beam(google_cloud=True)
 
 # How busy a machine is must fail no test; in CI the examples are the same at every run
 settings.register_profile(

@@ -14,11 +14,11 @@ import apache_beam as beam
 import duckdb
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from deltalake.transaction import Transaction
 
 from pipelines.sessions_dim import SessionsDimReport, compose, run_sessions_dim
 from pipelines.sessions_dim_plan import SessionsDimOptions, SessionsDimPlan, plan_sessions_dim
+from runners.beam_options import parse_beam_options
 from runners.direct import direct_runner
 from schemas.errors import OptionError, StoreBusyError, StoreError
 from schemas.events import FACT_EVENT
@@ -159,8 +159,8 @@ def run(lake: Path, days: int | None = 7, as_of: date = LAST, zone: str = "UTC")
 
 def finish(plan: SessionsDimPlan) -> None:
     """The rest of a run that was planned earlier."""
-    with direct_runner(PipelineOptions([])) as runner:
-        pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([]))
+    with direct_runner(parse_beam_options([])) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=parse_beam_options([]))
         compose(pipeline, plan)
         pipeline.run().wait_until_finish()
 

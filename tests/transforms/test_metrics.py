@@ -8,6 +8,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from runners.beam_options import parse_beam_options
 from transforms.metrics import count, read_counters
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ class _CountNumbers(beam.DoFn):
 
 
 def test_counter_of_several_steps_is_their_sum() -> None:
-    pipeline = beam.Pipeline(FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     numbers = pipeline | beam.Create([0, 1, 2, 3])
     _ = numbers | "First" >> beam.ParDo(_CountNumbers()) | "Second" >> beam.ParDo(_CountNumbers())
     result = pipeline.run()

@@ -11,13 +11,14 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_stream import TestStream as Script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runners.beam_options import parse_beam_options
 from schemas.catalogue import shipped_catalogue
 from schemas.daily_metrics import DAILY_METRICS
 from schemas.durations import DAY, MINUTE, SECOND
@@ -210,7 +211,7 @@ def test_a_date_without_events_has_no_rows() -> None:
 
 def run_batch(lake: Path, rows: list[dict[str, Any]], mode: WriteMode = WriteMode.MERGE) -> None:
     """Replay unique events into the facts, the pages and, after their commits, the metrics."""
-    with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+    with beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         events = pipeline | beam.Create([batch(rows)]) | beam.Map(at_earliest)
         commits = (
             events | WriteEvents(str(lake), mode),
@@ -332,7 +333,7 @@ def test_live_metrics_end_as_a_full_recomputation_gives(tmp_path: Path) -> None:
         stream = stream.add_elements([at_earliest(batch(part))])
         stream = stream.advance_processing_time(REFRESH_SECONDS + 1)
         stream = stream.advance_watermark_to(at(step) // SECOND)
-    options = PipelineOptions([])
+    options = parse_beam_options([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
     events = pipeline | stream.advance_watermark_to_infinity().with_output_types(pa.Table)

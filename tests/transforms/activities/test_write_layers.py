@@ -8,11 +8,12 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_stream import TestStream as Script
 
+from runners.beam_options import parse_beam_options
 from schemas.catalogue import parse_catalogue, shipped_catalogue
 from schemas.dead_letters import DEAD_LETTER
 from schemas.event_types import Catalogue
@@ -51,7 +52,7 @@ def compose(events: Any, lake: Path, catalogue: Catalogue, **options: Any) -> No
 
 def bounded(lake: Path, *tables: pa.Table, catalogue: Catalogue = CATALOGUE, **options: Any) -> None:
     create_tables(str(lake), (USER_STREAM, *silver_records(catalogue)))
-    with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+    with beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         compose(pipeline | beam.Create(list(tables)), lake, catalogue, **options)
 
 
@@ -60,7 +61,7 @@ def streamed(lake: Path, *tables: pa.Table, seconds: int = COMMIT_SECONDS + 1) -
     for minute, table in enumerate(tables):
         stream = stream.advance_watermark_to(minute * 60).add_elements([table])
         stream = stream.advance_processing_time(seconds)
-    options = PipelineOptions([])
+    options = parse_beam_options([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
     compose(pipeline | stream.advance_watermark_to_infinity().with_output_types(pa.Table), lake, CATALOGUE)

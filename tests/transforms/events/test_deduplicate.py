@@ -6,13 +6,13 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from deltalake.transaction import Transaction
 
+from runners.beam_options import parse_beam_options
 from schemas.durations import HOUR, MINUTE
 from schemas.errors import OptionError
 from schemas.events import EVENT_BATCH, FACT_EVENT
@@ -67,7 +67,7 @@ def events_of(table: pa.Table) -> Iterable[str]:
 def run_bounded(
     tables: list[pa.Table], expected: list[Any], shards: int = 3, mapper: Any = events_of
 ) -> dict[str, int]:
-    pipeline = beam.Pipeline(FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     unique = pipeline | beam.Create(tables) | "Deduplicate" >> deduplicate(shards) | beam.FlatMap(mapper)
     assert_that(unique, equal_to(expected))
     result = pipeline.run()
@@ -141,7 +141,7 @@ def test_bounded_input_delivered_twice_leaves_the_first_delivery() -> None:
 def run_stream(
     script: test_stream.TestStream, expected: list[Any], mapper: Any = events_of, lake: str | None = None
 ) -> None:
-    pipeline = beam.Pipeline(BundleBasedDirectRunner(), options=PipelineOptions(streaming=True))
+    pipeline = beam.Pipeline(BundleBasedDirectRunner(), options=parse_beam_options(["--streaming"]))
     unique = pipeline | script | "Deduplicate" >> deduplicate(lake=lake) | beam.FlatMap(mapper)
     assert_that(unique, equal_to(expected))
     pipeline.run().wait_until_finish()

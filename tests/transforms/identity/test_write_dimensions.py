@@ -5,11 +5,12 @@ from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_stream import TestStream as Script
 
+from runners.beam_options import parse_beam_options
 from schemas.dimensions import DEVICE, PAGE, USER
 from stores.lake import find_table, read_table
 from tests.transforms.sessions.session_scripts import at, batch, click
@@ -26,7 +27,7 @@ EVENTS = [
 
 
 def bounded(lake: Path, *tables: pa.Table) -> None:
-    with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+    with beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         _ = pipeline | beam.Create(list(tables)) | WriteDimensions(str(lake), RULES)
 
 
@@ -36,7 +37,7 @@ def streamed(lake: Path, *tables: pa.Table) -> None:
     for minute, table in enumerate(tables):
         stream = stream.advance_watermark_to(minute * 60).add_elements([table])
         stream = stream.advance_processing_time(COMMIT_SECONDS + 1)
-    options = PipelineOptions([])
+    options = parse_beam_options([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
     tables_in = pipeline | stream.advance_watermark_to_infinity().with_output_types(pa.Table)
@@ -63,7 +64,7 @@ def test_stream_in_any_order_with_repeats_ends_in_the_rows_of_a_batch(tmp_path: 
 
 def test_end_of_a_stream_lets_go_what_is_held_back(tmp_path: Path) -> None:
     stream = Script(coder=TableCoder()).add_elements([batch(EVENTS)]).advance_watermark_to_infinity()
-    options = PipelineOptions([])
+    options = parse_beam_options([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
     _ = pipeline | stream.with_output_types(pa.Table) | WriteDimensions(str(tmp_path), RULES, commit_seconds=3600)

@@ -10,11 +10,11 @@ from uuid import uuid4
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.feather as feather
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.testing import test_stream as streams
 from apache_beam.utils.timestamp import Timestamp
 
+from runners.beam_options import parse_beam_options
 from schemas.durations import DAY, HOUR, MINUTE, SECOND
 from schemas.events import EVENT_BATCH
 from schemas.sessions import SESSION_PANE
@@ -171,7 +171,7 @@ def run_script(folder: Path, script: Script, sessions: beam.PTransform) -> tuple
     folder = folder / uuid4().hex
     folder.mkdir()
     before = SEEN_HERE.copy()
-    pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=PipelineOptions([], streaming=True))
+    pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=parse_beam_options(["--streaming"]))
     _ = pipeline | stream.advance_watermark_to_infinity() | sessions | KeepTables(str(folder))
     pipeline.run().wait_until_finish()
     panes = kept_tables(folder, SESSION_PANE.schema)

@@ -4,6 +4,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from runners.beam_options import parse_beam_options
 from schemas.durations import MINUTE, SECOND
 from schemas.errors import OptionError
 from schemas.sessions import SESSION_PANE
@@ -27,7 +28,7 @@ def run(tmp_path):
     """Runs some batches; gives the panes as one table, and the counters."""
 
     def run(batches, policy, sessions=None):
-        pipeline = beam.Pipeline(runner=FnApiRunner())
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
         panes = pipeline | beam.Create(batches, reshuffle=False) | (sessions or Sessionize(policy, shards=3))
         _ = panes | KeepTables(str(tmp_path))
         result = pipeline.run()

@@ -9,13 +9,14 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.testing.test_stream import TestStream as Script
 from apache_beam.utils.windowed_value import PaneInfoTiming
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runners.beam_options import parse_beam_options
 from schemas.errors import StoreError
 from stores.held_tables import delete_held, read_held, write_held
 from transforms.sinks import hold_back
@@ -48,7 +49,7 @@ def refuse(tables: Iterator[pa.Table]) -> None:
 
 
 def run(script: Script, folder: Path, work: Work, out: Path) -> None:
-    options = PipelineOptions([])
+    options = parse_beam_options([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
     tables = pipeline | script.with_output_types(pa.Table)

@@ -7,10 +7,10 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from deltalake.transaction import Transaction
 
+from runners.beam_options import parse_beam_options
 from schemas.records import Field, Record
 from stores.lake import live_files, open_table, read_table
 from stores.lake_commit import CommitResult, NamedWrite, WriteMode, commit
@@ -46,7 +46,7 @@ class _Commit(beam.DoFn):
 def overwrite(lake: Path, run: str, days: tuple[date, ...], *tables: pa.Table) -> None:
     there = live_files(open_table(str(lake), RECORD))
     live = {(day.isoformat(),): there.get((day.isoformat(),), []) for day in days}
-    with Spill(), beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+    with Spill(), beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         rows = pipeline | beam.Create(tables, reshuffle=False).with_output_types(pa.Table)
         writes = rows | OverwritePartitions(RECORD, str(lake), live)
         _ = writes | beam.WithKeys(0) | beam.GroupByKey() | beam.ParDo(_Commit(str(lake), run))

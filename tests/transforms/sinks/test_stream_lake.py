@@ -7,13 +7,14 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_stream import TestStream as Script
 
+from runners.beam_options import parse_beam_options
 from schemas.errors import OptionError
 from schemas.records import TIMESTAMP, Field, Record
 from schemas.sessions import SESSION
@@ -54,7 +55,7 @@ def streamed(sink: beam.PTransform, *tables: pa.Table) -> None:
     for minute, table in enumerate(tables):
         # each move of the watermark ends a bundle, and so writes files
         stream = stream.advance_watermark_to(minute * 60).add_elements([table])
-    options = PipelineOptions([])
+    options = parse_beam_options([])
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=options)
     _ = pipeline | stream.advance_watermark_to_infinity().with_output_types(pa.Table) | sink
@@ -99,7 +100,7 @@ def test_panes_become_the_current_sessions_as_they_come(tmp_path: Path) -> None:
 def test_a_mode_that_an_endless_input_cannot_have_is_refused_when_the_graph_is_built(
     tmp_path: Path, sink: Callable[[str], beam.PTransform], problem: str
 ) -> None:
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     tables = pipeline | Script(coder=TableCoder()).with_output_types(pa.Table)
     with pytest.raises(OptionError, match=problem):
         _ = tables | sink(str(tmp_path))
@@ -107,7 +108,7 @@ def test_a_mode_that_an_endless_input_cannot_have_is_refused_when_the_graph_is_b
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_stable_input_is_required_of_the_commit_alone_and_where_asked(tmp_path: Path, asked: bool) -> None:
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     tables = pipeline | Script(coder=TableCoder()).with_output_types(pa.Table)
     _ = tables | WriteLake(VISIT, str(tmp_path), stable_input=asked)
     proto = pipeline.to_runner_api()

@@ -8,12 +8,12 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 
+from runners.beam_options import parse_beam_options
 from schemas.events import EVENT, EVENT_BATCH
 from stores.device_store import open_device_store
 from tests.session_panes import pane, pane_table
@@ -55,7 +55,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def run(tables: list[pa.Table], write: beam.PTransform, written: int) -> dict[str, int]:
-    pipeline = beam.Pipeline(FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     counts = pipeline | beam.Create(tables) | "Write" >> write
     assert_that(counts | beam.CombineGlobally(sum), equal_to([written]))
     result = pipeline.run()
@@ -89,7 +89,7 @@ def test_sessions_end_in_their_last_pane(uri: str) -> None:
 
 
 def test_events_and_sessions_of_one_pipeline_share_the_store(uri: str) -> None:
-    with beam.Pipeline(FnApiRunner()) as pipeline:
+    with beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         _ = pipeline | "Events" >> beam.Create([clicks(1)]) | WriteDeviceEvents(uri)
         _ = pipeline | "Panes" >> beam.Create([panes(("s-1", 0, False))]) | WriteDeviceSessions(uri)
     with open_device_store(uri) as store:
@@ -111,7 +111,7 @@ def test_more_rows_than_are_gathered_are_all_written(uri: str) -> None:
 
 
 def test_nothing_to_write_gives_no_count(uri: str) -> None:
-    pipeline = beam.Pipeline(FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     counts = pipeline | beam.Create([EVENT_BATCH.empty()]) | "Write" >> WriteDeviceEvents(uri)
     assert_that(counts, equal_to([]))
     pipeline.run().wait_until_finish()
@@ -127,7 +127,7 @@ def test_stream_rows_are_durable_bundle_by_bundle(rocksdb: str) -> None:
     for minute in range(3):
         script.add_elements([at_earliest(clicks(minute))])
     script.advance_watermark_to_infinity()
-    pipeline = beam.Pipeline(BundleBasedDirectRunner(), options=PipelineOptions(streaming=True))
+    pipeline = beam.Pipeline(BundleBasedDirectRunner(), options=parse_beam_options(["--streaming"]))
     read = pipeline | script | WriteDeviceEvents(rocksdb) | beam.ParDo(_CountDurable(rocksdb))
     # each count was read beside the writer when its bundle was done
     assert_that(read, equal_to([1, 2, 3]))
@@ -144,7 +144,7 @@ def test_panes_of_a_stream_are_applied_in_the_order_in_which_they_fired(rocksdb:
     for table in fired:
         script.add_elements([table])
     script.advance_watermark_to_infinity()
-    with beam.Pipeline(options=PipelineOptions(streaming=True)) as pipeline:
+    with beam.Pipeline(options=parse_beam_options(["--streaming"])) as pipeline:
         _ = pipeline | script | WriteDeviceSessions(rocksdb, shards=4)
     with open_device_store(rocksdb) as store:
         found = store.recent_sessions("phone").select(["session_id", "pane_index"]).to_pylist()

@@ -11,9 +11,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from runners.beam_options import parse_beam_options
 from schemas.dead_letters import DEAD_LETTER
 from schemas.errors import StoreError
 from schemas.events import EVENT, EVENT_BATCH
@@ -60,7 +60,7 @@ def panes(rows: list[dict[str, Any]]) -> pa.Table:
 def run(sink: beam.PTransform, *tables: pa.Table) -> dict[str, int]:
     """Write tables with a bounded pipeline; its counters."""
     with Spill():
-        pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
         _ = pipeline | beam.Create(tables, reshuffle=False).with_output_types(pa.Table) | sink
         result = pipeline.run()
         result.wait_until_finish()

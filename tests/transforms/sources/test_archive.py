@@ -7,12 +7,12 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_stream import TestStream as Script
 from apache_beam.testing.util import assert_that, equal_to
 
+from runners.beam_options import parse_beam_options
 from schemas.events import RAW
 from transforms.metrics import read_counters
 from transforms.sources import archive
@@ -44,7 +44,7 @@ def replayed(root: Path) -> list[dict[str, object]]:
 
 
 def archived(root: Path, *tables: pa.Table) -> dict[str, int]:
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+    with beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         written = pipeline | beam.Create(tables) | Archive(str(root))
         total = sum(len(table) for table in tables)
         assert_that(written | beam.CombineGlobally(sum), equal_to([total]))
@@ -65,7 +65,7 @@ def test_every_bundle_of_a_stream_is_in_the_log(tmp_path: Path) -> None:
     for minute, table in enumerate(tables):
         # each move of the watermark ends a bundle
         stream = stream.advance_watermark_to(minute * 60).add_elements([table])
-    pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=PipelineOptions(["--streaming"]))
+    pipeline = beam.Pipeline(runner=BundleBasedDirectRunner(), options=parse_beam_options(["--streaming"]))
     _ = pipeline | stream.advance_watermark_to_infinity().with_output_types(pa.Table) | Archive(str(tmp_path))
     pipeline.run().wait_until_finish()
     assert replayed(tmp_path) == pa.concat_tables(tables).to_pylist()

@@ -11,6 +11,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 
+from runners.beam_options import parse_beam_options
 from schemas.errors import InputError
 from transforms.metrics import read_counters
 from transforms.sources import read_files
@@ -152,7 +153,7 @@ def test_file_cut_into_slices_gives_each_line_once(
     def holds(tables: list[pa.Table]) -> None:
         assert sorted(tuple(row[name] for name in COLUMNS) for table in tables for row in table.to_pylist()) == expected
 
-    pipeline = beam.Pipeline(FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     found = pipeline | ReadFiles(files, NOW)
     assert_that(found.batches, holds)
     assert_that(found.dead_letters, nothing, label="NoDamage")
@@ -180,6 +181,6 @@ def test_many_small_files_share_a_batch_and_keep_their_places(tmp_path: Path) ->
             (f"{number:02}.jsonl", offset, text) for number in range(30) for offset, text in ((0, b"{}"), (3, b"[]"))
         ]
 
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+    with beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([])) as pipeline:
         read = pipeline | ReadFiles(list_files([str(tmp_path)]), NOW)
         assert_that(read.batches, check)

@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from confluent_kafka.cimpl import NewTopic
 
+from runners.beam_options import parse_beam_options
 from runners.services import KafkaService
 from schemas.durations import HOUR, MILLISECOND, MINUTE, SECOND
 from schemas.errors import InputError, OptionError
@@ -100,7 +101,7 @@ def read_to_end(tmp_path: Path) -> ReadToEnd:
     """Runs a bounded pipeline and gives the table of what it has read, in order of partition and offset."""
 
     def run(source: ReadKafka) -> pa.Table:
-        pipeline = beam.Pipeline(runner=FnApiRunner())
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
         raw = pipeline | source
         assert raw.batches.is_bounded
         assert raw.dead_letters.is_bounded

@@ -6,11 +6,11 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 from apache_beam.io.gcp.pubsub import PubsubMessage
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 from apache_beam.transforms.window import TimestampedValue
 
+from runners.beam_options import parse_beam_options
 from schemas.errors import OptionError
 from schemas.events import RAW
 from transforms.metrics import read_counters
@@ -62,7 +62,7 @@ def test_bundle_becomes_batches_stamped_with_their_earliest_message() -> None:
     def seen(table: pa.Table, timestamp: object = beam.DoFn.TimestampParam) -> tuple[list[int], float]:
         return table["offset"].to_pylist(), float(timestamp)
 
-    pipeline = beam.Pipeline(runner=FnApiRunner())
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=parse_beam_options([]))
     messages = [TimestampedValue(message(message_id=str(n)), 100 - n) for n in range(10)]
     batches = (
         pipeline
@@ -77,7 +77,7 @@ def test_bundle_becomes_batches_stamped_with_their_earliest_message() -> None:
 
 
 def test_source_translates_with_its_attributes() -> None:
-    pipeline = beam.Pipeline(options=PipelineOptions(streaming=True))
+    pipeline = beam.Pipeline(options=parse_beam_options(["--streaming"]))
     read = pipeline | ReadPubSub(subscription=SUBSCRIPTION, id_attribute="event_id", timestamp_attribute="event_time")
     assert not read.batches.is_bounded
     graph = str(pipeline.to_runner_api())
