@@ -158,9 +158,9 @@ def _options(max_open_files: int) -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     # A bulk load leaves files of some 10 MB. Merging them four at a time, the default, would rewrite the store again
     # and again. A read has to look into each of them, which still takes only milliseconds.
-    options.set_level_zero_file_num_compaction_trigger(16)
-    options.set_level_zero_slowdown_writes_trigger(32)
-    options.set_level_zero_stop_writes_trigger(48)
+    options.set_level_zero_file_num_compaction_trigger(32)
+    options.set_level_zero_slowdown_writes_trigger(48)
+    options.set_level_zero_stop_writes_trigger(64)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(1)
     blocks = BlockBasedOptions()
