@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from schemas.records import Field, Record
 from stores.encoded_texts import plain
-from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, codes, first_true, in_order, last_true, ranks, runs_of
 from transforms.sessions.policy import SessionPolicy
 
 MONEY_SUM = pa.decimal128(38, 4)
@@ -93,12 +93,12 @@ def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
         policy: Its `cell` is the length of a slot.
 
     Returns:
-        Rows of CELL, ordered by (device_id, slot).
+        Rows of CELL; those of a device are together, ordered by slot.
     """
     if events.num_rows == 0:
         return CELL.empty()
     events = events.select(EVENT_COLUMNS).combine_chunks()
-    devices, ids = ranks(events.column("device_id")), events.column("event_id")
+    devices, ids = codes(events.column("device_id")), events.column("event_id")
     times = events.column("event_time").cast(pa.int64()).to_numpy()
     slots = times // policy.cell * policy.cell
     order = in_order(devices, times, ids)

@@ -1,10 +1,11 @@
 """Fold session panes into the current state of each session."""
 
+import numpy as np
 import pyarrow as pa
 
-from schemas.columns import to_polars
 from schemas.sessions import FACT_SESSION, SESSION
 from transforms.events.pages import with_page_keys
+from transforms.runs import codes, runs_of
 
 SESSION_TIME = "session_start"
 """A time that is the same in all panes of a session, because the session's id is derived from it."""
@@ -13,17 +14,20 @@ PANE_ORDER = ("fired_at", "pane_index", "is_retraction")
 
 
 def latest_panes(panes: pa.Table) -> pa.Table:
-    """The last pane of each session, including retractions; rows ordered by session_id.
+    """The last pane of each session, including retractions.
 
     Folding in parts gives the same result: ``latest(a + b) = latest(latest(a) + b)``.
 
     Args:
         panes: Rows of SESSION_PANE in any order.
     """
-    # Sort only the columns that decide, then gather the remaining rows
-    frame = to_polars(panes.select(["session_id", *PANE_ORDER])).with_row_index("row")
-    last = frame.sort("session_id", *PANE_ORDER).unique("session_id", keep="last", maintain_order=True)
-    return panes.combine_chunks().take(last["row"].to_arrow())
+    if panes.num_rows == 0:
+        return panes
+    panes = panes.combine_chunks()
+    sessions = codes(panes.column("session_id"))
+    deciding = [panes.column(name).cast(pa.int64()).to_numpy() for name in reversed(PANE_ORDER)]
+    order = np.lexsort((*deciding, sessions))
+    return panes.take(order[runs_of(order, sessions).ends - 1])
 
 
 def fold_panes(panes: pa.Table) -> tuple[pa.Table, pa.Table]:

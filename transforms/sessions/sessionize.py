@@ -30,7 +30,7 @@ from transforms.sessions.session_state import (
     look_ahead,
     needs_cold,
 )
-from transforms.sessions.sessions import panes_of_bounded
+from transforms.sessions.sessions import last_panes_of_bounded
 from transforms.tables import ShardedTable, TableCoder, at_earliest, at_the_end, split_by_shard
 from transforms.work_ahead import WorkAhead
 
@@ -45,8 +45,10 @@ class Sessionize(beam.PTransform):
     in the global window. Elements come in no defined order; `pane_index` orders the panes of a session.
 
     A bounded input needs neither state nor timers: its panes are computed from its cells in closed form, and no event
-    is late. An unbounded input uses a timer at each tick; `transforms.sessions.session_state` defines when panes fire
-    and which events are too late.
+    is late. Of each session the last pane is emitted; the early ones that it replaces are only counted.
+
+    An unbounded input uses a timer at each tick; `transforms.sessions.session_state` defines when panes fire and which
+    events are too late.
 
     Counters: ``panes_early``, ``panes_on_time``, ``panes_late``, ``retractions``; for an unbounded input also
     ``events_late`` (older than the last tick but accepted) and ``events_too_late`` (they change no session).
@@ -103,7 +105,7 @@ class _ToCells(beam.DoFn):
 
 
 class _ChainBounded(WorkAhead):
-    """Computes the panes of a shard from all of its cells."""
+    """Computes the last panes of a shard from all of its cells."""
 
     def __init__(self, policy: SessionPolicy) -> None:
         self._policy = policy
@@ -111,12 +113,14 @@ class _ChainBounded(WorkAhead):
     def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[WindowedValue]:
         yield from super().process(list(element[1]))
 
-    def work(self, cells: list[pa.Table]) -> pa.Table:
+    def work(self, cells: list[pa.Table]) -> tuple[pa.Table, int]:
         merged = merge_cells(cells)
         cells.clear()  # the task holds its arguments until it ends
-        return panes_of_bounded(merged, self._policy)
+        return last_panes_of_bounded(merged, self._policy)
 
-    def tell(self, panes: pa.Table) -> Iterator[WindowedValue]:
+    def tell(self, result: tuple[pa.Table, int]) -> Iterator[WindowedValue]:
+        panes, early = result
+        count("panes_early", early)
         count_panes(panes)
         yield at_the_end(panes)
 
@@ -246,7 +250,7 @@ def count_panes(panes: pa.Table) -> None:
     """Count panes by their timing, and retractions separately."""
     retracted = panes.column("is_retraction")
     count("retractions", retracted.combine_chunks().true_count)
-    standing = panes.filter(pa.compute.invert(retracted)).column("pane_timing")
+    standing = panes.column("pane_timing").filter(pa.compute.invert(retracted))
     for timing in PaneTiming:
         total = pa.compute.sum(pa.compute.equal(standing, timing.value)).as_py()
         count(f"panes_{timing.value.lower()}", total or 0)

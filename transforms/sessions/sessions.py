@@ -195,21 +195,42 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
         return SESSION_PANE.empty()
     frame = to_polars(cells.select(_SESSION_SOURCE))
     spans = spans_of(frame, policy)
-    closed = closing_ticks(frame["last_time"].to_numpy()[spans.ends - 1], policy)
-    session = np.arange(len(spans.starts))
-    if policy.early_firing is None:
-        return _as_panes(describe(frame, spans), closed, np.zeros(len(session), dtype=np.int64), final=True)
     early, marks, of_early = _early(frame, spans, policy)
     # The panes of one session are already in the order of their marks, the final one last.
-    order = np.argsort(np.append(of_early, session), kind="stable")
+    owner = np.append(of_early, np.arange(len(spans.starts)))
+    order = np.argsort(owner, kind="stable")
+    owner = owner[order]
     every = Spans(
         np.append(early.starts, spans.starts)[order],
         np.append(early.ends, spans.ends)[order],
         np.append(early.cuts, spans.cuts)[order],
     )
-    owner = np.append(of_early, session)[order]
     index = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    return _as_panes(describe(frame, every), np.append(marks, closed)[order], index, final=order >= len(of_early))
+    fired_at = np.append(marks, _closing(frame, spans, policy))[order]
+    return _as_panes(describe(frame, every), fired_at, index, final=order >= len(of_early))
+
+
+def last_panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> tuple[pa.Table, int]:
+    """Compute the last pane of each session of a bounded input, without the rows of the panes that it replaces.
+
+    Args:
+        cells: See `panes_of_bounded`.
+        policy: The rules.
+
+    Returns:
+        The ON_TIME panes that `panes_of_bounded` returns, and the number of its EARLY panes.
+    """
+    if cells.num_rows == 0:
+        return SESSION_PANE.empty(), 0
+    frame = to_polars(cells.select(_SESSION_SOURCE))
+    spans = spans_of(frame, policy)
+    _, _, of_early = _early(frame, spans, policy)
+    index = np.bincount(of_early, minlength=len(spans.starts))
+    return _as_panes(describe(frame, spans), _closing(frame, spans, policy), index, final=True), len(of_early)
+
+
+def _closing(cells: pl.DataFrame, spans: Spans, policy: SessionPolicy) -> Integers:
+    return closing_ticks(cells["last_time"].to_numpy()[spans.ends - 1], policy)
 
 
 def closing_ticks(last: Integers, policy: SessionPolicy) -> Integers:
@@ -219,6 +240,9 @@ def closing_ticks(last: Integers, policy: SessionPolicy) -> Integers:
 
 def _early(cells: pl.DataFrame, spans: Spans, policy: SessionPolicy) -> tuple[Spans, Integers, Integers]:
     """The state of each session at each early mark where it is open and changed; the marks; the session numbers."""
+    if policy.early_firing is None:
+        none = np.empty(0, dtype=np.int64)
+        return spans.pick(none), none, none
     slot, last = cells["slot"].to_numpy(), cells["last_time"].to_numpy()
     owner = np.repeat(np.arange(len(spans.starts)), spans.ends - spans.starts)
     marks = _next_early(slot + policy.cell, policy)

@@ -1,5 +1,6 @@
 from decimal import Decimal
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,13 +11,13 @@ from tests.transforms.sessions.session_scripts import at, batch, brute_force_ses
 from tests.transforms.sessions.session_strategies import clicks, policies
 from transforms.sessions.cells import CELL, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.sessions import chain, panes_of_bounded
+from transforms.sessions.sessions import chain, last_panes_of_bounded, panes_of_bounded
 
 POLICY = SessionPolicy()
 
 
 def sessions(rows, policy=POLICY):
-    return chain(cells_of(batch(rows), policy), policy)
+    return chain(merge_cells([cells_of(batch(rows), policy)]), policy)
 
 
 def spans(rows, policy=POLICY):
@@ -131,3 +132,13 @@ def test_bounded_panes_end_with_one_on_time_pane_a_session(early):
     assert [pane["fired_at"].strftime("%H:%M") for pane in panes if pane["pane_timing"] == "EARLY"] == (
         [] if early is None else ["10:05", "10:15", "10:25", "13:05"]
     )
+
+
+@given(clicks(), policies())
+def test_last_panes_of_a_bounded_input_are_its_on_time_panes(rows, policy):
+    cells = merge_cells([cells_of(batch(rows), policy)])
+    panes = panes_of_bounded(cells, policy)
+    early, on_time = (panes.filter(pc.equal(panes["pane_timing"], timing)) for timing in ("EARLY", "ON_TIME"))
+    last, number_of_early = last_panes_of_bounded(cells, policy)
+    assert last.equals(on_time)
+    assert number_of_early == len(early)
