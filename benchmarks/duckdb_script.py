@@ -3,7 +3,8 @@
     python benchmarks/duckdb_script.py INPUT_FOLDER OUTPUT_FOLDER
 
 It reads JSON lines once and writes dead_letters.parquet (line and reason), events/ (deduplicated, sorted, by date),
-device_events.parquet (by device, newest first) and sessions/ (all columns of fact_sessions that a batch can fill).
+device_events.parquet (by device, newest first), sessions/ (all columns of fact_sessions that a batch can fill), and
+devices.parquet, users.parquet and pages.parquet (the dimensions, without the columns that only later merges need).
 It has no state, no late data, no transaction log and no key-value store: it is the minimal cost of these outputs.
 """
 
@@ -165,12 +166,49 @@ COPY (
 """
 
 
+# Rows whose value is null do not count in arg_min and arg_max
+_DIMENSIONS = """
+COPY (
+    SELECT
+        device_id, min(event_time) AS first_seen_at, max(event_time) AS last_seen_at,
+        min(event_time) FILTER (user_id IS NOT NULL) AS first_login_at,
+        max(event_time) FILTER (user_id IS NOT NULL) AS last_login_at,
+        arg_max(user_key, event_time) AS last_login_user_key, count(DISTINCT user_key) AS users_seen,
+        arg_min(country, event_time) AS first_country, arg_max(country, event_time) AS latest_country,
+        arg_min(device_type, event_time) AS first_device_type, arg_max(device_type, event_time) AS latest_device_type,
+        arg_min(os, event_time) AS first_os, arg_max(os, event_time) AS latest_os,
+        arg_min(app_version, event_time) AS first_app_version, arg_max(app_version, event_time) AS latest_app_version
+    FROM events LEFT JOIN users USING (user_id) GROUP BY device_id ORDER BY device_id
+) TO '{target}/devices.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
+
+COPY (
+    SELECT
+        user_key, any_value(user_id) AS user_id, min(event_time) AS first_seen_at, max(event_time) AS last_seen_at,
+        count(DISTINCT device_id) AS devices_seen, arg_max(country, event_time) AS latest_country,
+        arg_max(device_type, event_time) AS latest_device_type, arg_max(os, event_time) AS latest_os
+    FROM events JOIN users USING (user_id) GROUP BY user_key ORDER BY user_key
+) TO '{target}/users.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
+
+COPY (
+    WITH urls AS (
+        SELECT regexp_extract(page_url, '^(?:https?:)?(?://)?([^?#]*)', 1) AS bare, min(event_time) AS first_seen_at
+        FROM events WHERE page_url IS NOT NULL GROUP BY page_url
+    ), pages AS (
+        SELECT lower(split_part(bare, '/', 1)) AS host, rtrim(bare[len(host) + 1:], '/') AS path, first_seen_at
+        FROM urls
+    )
+    SELECT md5(host || path) AS page_key, host || path AS url, host, path, min(first_seen_at) AS first_seen_at
+    FROM pages GROUP BY host, path ORDER BY page_key
+) TO '{target}/pages.parquet' (COMPRESSION zstd, PARQUET_VERSION v2);
+"""
+
+
 def main(source: Path, target: Path) -> None:
     """Run the script on the *.jsonl files of a folder."""
     target.mkdir(parents=True)
     with duckdb.connect() as connection:
         connection.execute("SET threads = 2; SET TimeZone = 'UTC'")
-        for step in (_READ, _DEAD_LETTERS, _DEDUPLICATE, _DEVICES, _SESSIONS):
+        for step in (_READ, _DEAD_LETTERS, _DEDUPLICATE, _DEVICES, _SESSIONS, _DIMENSIONS):
             connection.execute(step.format(source=source, target=target))
         for (date,) in connection.execute(_DATES).fetchall():
             (target / "events" / f"event_date={date}").mkdir(parents=True)
