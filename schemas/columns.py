@@ -1,6 +1,7 @@
-"""Conversions of Arrow tables and columns: to a single array, without some rows, and to a Polars frame."""
+"""Conversions of Arrow tables and columns: to a single array, to numbers, without some rows, to a Polars frame."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,20 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
     ['a', 'b']
     """
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], int]:
+    """A number for each value, the same for equal values, and how many numbers there are. They have no order.
+
+    They have the smallest type that holds them: NumPy sorts 16-bit integers by counting, in a quarter of the time.
+
+    >>> numbers, count = codes(pa.chunked_array([["b", "a", "b"]]))
+    >>> numbers.tolist(), count
+    ([0, 1, 0], 2)
+    """
+    encoded = whole(column).dictionary_encode()
+    number = len(encoded.dictionary)
+    return encoded.indices.to_numpy().astype(np.min_scalar_type(number)), number
 
 
 def without_rows(table: pa.Table, rows: Sequence[int] | npt.NDArray[np.integer]) -> pa.Table:

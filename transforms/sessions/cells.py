@@ -12,9 +12,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import codes
 from schemas.records import Field, Record
 from stores.encoded_texts import plain
-from transforms.runs import NONE, Flags, Integers, Runs, codes, first_true, in_order, last_true, ranks, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
 from transforms.sessions.policy import SessionPolicy
 
 MONEY_SUM = pa.decimal128(38, 4)
@@ -98,7 +99,8 @@ def cells_of(events: pa.Table, policy: SessionPolicy) -> pa.Table:
     if events.num_rows == 0:
         return CELL.empty()
     events = events.select(EVENT_COLUMNS).combine_chunks()
-    devices, ids = codes(events.column("device_id")), events.column("event_id")
+    devices, _ = codes(events.column("device_id"))
+    ids = events.column("event_id")
     times = events.column("event_time").cast(pa.int64()).to_numpy()
     slots = times // policy.cell * policy.cell
     order = in_order(devices, times, ids)

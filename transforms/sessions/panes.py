@@ -3,9 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
+from schemas.columns import codes
 from schemas.sessions import FACT_SESSION, SESSION
 from transforms.events.pages import with_page_keys
-from transforms.runs import codes, runs_of
+from transforms.runs import runs_of
 
 SESSION_TIME = "session_start"
 """A time that is the same in all panes of a session, because the session's id is derived from it."""
@@ -21,10 +22,10 @@ def latest_panes(panes: pa.Table) -> pa.Table:
     Args:
         panes: Rows of SESSION_PANE in any order.
     """
-    if panes.num_rows == 0:
-        return panes
     panes = panes.combine_chunks()
-    sessions = codes(panes.column("session_id"))
+    sessions, number = codes(panes.column("session_id"))
+    if number == len(panes):
+        return panes
     deciding = [panes.column(name).cast(pa.int64()).to_numpy() for name in reversed(PANE_ORDER)]
     order = np.lexsort((*deciding, sessions))
     return panes.take(order[runs_of(order, sessions).ends - 1])

@@ -9,7 +9,7 @@ from schemas.sessions import FACT_SESSION, SESSION_PANE
 from stores.lake_commit import CommitResult, WriteMode
 from stores.lake_stream import Changes
 from transforms.identity.stitching import keep_resolution
-from transforms.sessions.panes import SESSION_TIME, fold_into_facts
+from transforms.sessions.panes import SESSION_TIME, fold_into_facts, latest_panes
 from transforms.sinks.write_lake import WriteLake
 
 
@@ -33,6 +33,9 @@ class WriteSessions(beam.PTransform):
 
     def expand(self, panes: beam.PCollection[pa.Table]) -> beam.PCollection[CommitResult]:
         """Write the panes as changes that fold into sessions."""
+        if panes.is_bounded:
+            # A revision and Beam's session windows emit early panes too; they need not be shuffled
+            panes = panes | "KeepLatest" >> beam.Map(latest_panes).with_output_types(pa.Table)
         return panes | "WriteLake" >> WriteLake(
             FACT_SESSION,
             self.lake,
