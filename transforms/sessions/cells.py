@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -218,23 +217,13 @@ def _attribute(
     Time and id are null if that event is the cell's own first or last event, as it nearly always is.
     """
     return {
-        name: _take(values, found),
+        name: take(values, found),
         f"{name}_time": pa.array(times[apart], mask=apart == NONE),
-        f"{name}_id": _take(ids, apart),
+        f"{name}_id": take(ids, apart),
     }
 
 
-def gather(values: pl.Series, rows: Integers) -> pl.Series:
-    """The values at some rows, null where the row is `NONE`."""
-    missing = rows == NONE
-    if not missing.any():
-        return values[rows]
-    if missing.all():
-        return pl.repeat(None, len(rows), dtype=values.dtype, eager=True)
-    return values.gather(pl.Series(pl.from_arrow(pa.array(rows, mask=missing))))
-
-
-def _take(values: pa.ChunkedArray, rows: Integers) -> pa.Array | pa.ChunkedArray:
+def take(values: pa.ChunkedArray, rows: Integers) -> pa.Array | pa.ChunkedArray:
     """The values at some rows, null where the row is `NONE`."""
     missing = rows == NONE
     if missing.all():

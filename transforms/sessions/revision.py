@@ -16,12 +16,12 @@ import pyarrow as pa
 from schemas.columns import to_polars
 from schemas.durations import DAY
 from schemas.sessions import SESSION, SESSION_PANE, PaneTiming
-from transforms.frames import to_arrow
+from transforms.frames import UTC, to_arrow
 from transforms.runs import Flags, Integers
 from transforms.sessions.cells import merge_cells
 from transforms.sessions.event_hours import EventHours
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.sessions import SESSION_STATE, UTC, Spans, closing_ticks, describe, panes_of_bounded, spans_of
+from transforms.sessions.sessions import SESSION_STATE, Spans, closing_ticks, describe, panes_of_bounded, spans_of
 
 TOUCHED = pa.schema([("device_id", pa.string()), ("slot", pa.int64())])
 """Slots of the time grid in which a run has added events of a device."""
@@ -96,13 +96,12 @@ def revise(
     reach = DAY
     while True:
         cells = merge_cells([cells])
-        frame, known = to_polars(cells), to_polars(stored)
-        spans = spans_of(frame, policy)
-        clusters = _clusters(frame, spans, known, scope)
+        known, spans = to_polars(stored), spans_of(cells, policy)
+        clusters = _clusters(to_polars(cells), spans, known, scope)
         first, last = (clusters.table[name].to_numpy() for name in ("first", "last"))
         short = clusters.table["touched"].to_numpy() & hours.cut_off(first - policy.gap, last + policy.gap)
         if not short.any():
-            return _revised(frame, spans, known, clusters, scope, policy)
+            return _revised(cells, spans, known, clusters, scope, policy)
         # The reach doubles with each step, so that a device that never pauses takes few steps
         more = hours.unread_between(first[short] - policy.gap - reach, last[short] + policy.gap + reach)
         devices = clusters.table["device_id"].filter(pl.Series(short)).unique().to_arrow().cast(pa.string())
@@ -168,14 +167,14 @@ def _reaches_into(stored: pl.DataFrame, days: Integers) -> Flags:
 
 
 def _revised(
-    cells: pl.DataFrame, spans: Spans, stored: pl.DataFrame, clusters: _Clusters, scope: Scope, policy: SessionPolicy
+    cells: pa.Table, spans: Spans, stored: pl.DataFrame, clusters: _Clusters, scope: Scope, policy: SessionPolicy
 ) -> Revised:
     chosen = clusters.table["touched"].to_numpy()
     if scope.settled_before is not None:
         chosen = chosen & (clusters.table["last"].to_numpy() < scope.settled_before)
     known = chosen & clusters.table["latest"].is_not_null().to_numpy()
     fresh = np.repeat((chosen & ~known)[clusters.of_span], spans.ends - spans.starts)
-    new_panes = panes_of_bounded(cells.filter(pl.Series(fresh, dtype=pl.Boolean)).to_arrow(), policy)
+    new_panes = panes_of_bounded(cells.filter(pa.array(fresh)), policy)
 
     # One more than any in the cluster: the device store keeps the highest, so an id that was withdrawn can come back
     following = clusters.table["latest"] + 1
@@ -183,7 +182,7 @@ def _revised(
     before = stored.filter(pl.Series(known[clusters.of_stored], dtype=pl.Boolean)).with_columns(
         following=following[of_stored]
     )
-    now = describe(cells, spans.pick(known[clusters.of_span])).with_columns(following=following[of_span])
+    now = to_polars(describe(cells, spans.pick(known[clusters.of_span]))).with_columns(following=following[of_span])
     compared = now.join(
         before.select("session_id", *(pl.col(name).alias(f"{name}__before") for name in _COMPARED), *_PANE),
         on="session_id",

@@ -16,18 +16,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import to_polars
+from schemas.columns import codes, to_polars, without_rows
 from schemas.sessions import SESSION_PANE, PaneTiming
-from transforms.frames import to_arrow
+from transforms.runs import NONE, Flags, Integers
 from transforms.sessions.cells import CELL, fold_cells, merge_cells
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.sessions import CUT_REASONS, UTC, Spans, closing_ticks, describe, spans_of
+from transforms.sessions.sessions import Spans, as_panes, closing_ticks, cuts_of, describe, range_sum, spans_of
 
 TICKS_AHEAD = 24
 """How many ticks beyond the next one a shard may set timers for while it catches up."""
 _MERGED_ROWS = 10_000
-KEY = ["device_id", "session_start"]
-"""The columns that identify a session; its id is a hash of them."""
+_EARLY, _ON_TIME, _LATE = range(3)
+_TIMINGS = pa.array([PaneTiming.EARLY.value, PaneTiming.ON_TIME.value, PaneTiming.LATE.value])
 
 
 class Kept(NamedTuple):
@@ -181,121 +181,164 @@ def fire(tick: int, pending: pa.Table, hot: Kept, cold: Kept | None, marks: Mark
         cold = _sweep(tick, cold, policy)
 
     cells = merge_cells([hot.cells, thawed.cells, ended_cells])
-    frame = to_polars(cells)
-    spans = spans_of(frame, policy)
-    emitted = to_polars(pa.concat_tables([hot.panes, thawed.panes]))
-    sessions = _compare(frame, spans, emitted)
-    withdrawn = emitted.join(sessions, on=KEY, how="anti").filter(~pl.col("is_retraction"))
-    sessions = _decide(tick, sessions, withdrawn, marks, policy)
-    panes = _panes(tick, frame, spans, sessions, withdrawn)
-    emitted = pl.concat([emitted.join(panes, on=KEY, how="anti"), panes])
+    spans = spans_of(cells, policy)
+    emitted = pa.concat_tables([hot.panes, thawed.panes])
+    decided = _decide(tick, cells, spans, emitted, marks, policy)
+    panes = _panes(tick, cells, spans, emitted, decided)
+    emitted = pa.concat_tables([without_rows(emitted, decided.replaced), panes])
 
-    kept = _unexpired(tick, cells, spans, to_arrow(emitted, SESSION_PANE.schema), policy)
-    open_sessions = sessions.filter(~pl.col("closed"))
-    hot, frozen = _split(kept, open_sessions["device_id"].to_arrow().cast(pa.string()))
+    last = cells["last_time"].to_numpy()[spans.ends - 1]
+    open_devices = cells["device_id"].take(pa.array(spans.starts[decided.open]))
+    hot, frozen = _split(_unexpired(tick, cells, spans, emitted, policy), open_devices)
     hot = hot._replace(cells=_fold(tick, hot.cells, policy))
-    dues = [_tick_of_pending(pending, tick, policy), *_dues(tick, open_sessions, policy)]
+    dues = [_tick_of_pending(pending, tick, policy), *_dues(tick, last[decided.open], decided.owed, policy)]
     sweep = _next_sweep(frozen, cold, marks, policy)
     due = min((mark for mark in [*dues, sweep] if mark is not None), default=None)
     keeps = hot.cells.num_rows > 0 or sweep is not None
     marks = Marks(tick, tick + policy.cell if keeps else due, due, sweep, marks.ahead, merged=pending.num_rows)
-    return Fired(to_arrow(panes, SESSION_PANE.schema), pending, hot, frozen, cold, marks)
+    return Fired(panes, pending, hot, frozen, cold, marks)
 
 
-def _split(kept: Kept, devices: pa.Array | pa.ChunkedArray) -> tuple[Kept, Kept]:
+def _split(kept: Kept, devices: pa.ChunkedArray) -> tuple[Kept, Kept]:
     """The state of some devices, and that of all others."""
     chosen = pc.unique(devices)
-    inside = Kept(*(table.filter(pc.is_in(table.column("device_id"), chosen)) for table in kept))
-    outside = Kept(*(table.filter(pc.invert(pc.is_in(table.column("device_id"), chosen))) for table in kept))
-    return inside, outside
+    inside = [pc.is_in(table["device_id"], chosen) for table in kept]
+    if all(pc.all(rows).as_py() for rows in inside):
+        return kept, EMPTY
+    return (
+        Kept(*(table.filter(rows) for table, rows in zip(kept, inside, strict=True))),
+        Kept(*(table.filter(pc.invert(rows)) for table, rows in zip(kept, inside, strict=True))),
+    )
 
 
-def _compare(cells: pl.DataFrame, spans: Spans, emitted: pl.DataFrame) -> pl.DataFrame:
-    """The current sessions, one row each, joined with the last pane emitted for them."""
-    final = spans.ends - 1
-    total = cells["event_count"].cum_sum()
-    sessions = pl.DataFrame(
-        {
-            "device_id": cells["device_id"][spans.starts],
-            "session_start": cells["first_time"][spans.starts].cast(UTC),
-            "last": cells["last_time"][final],
-            "events": total[final] - total[spans.starts] + cells["event_count"][spans.starts],
-            "cut": CUT_REASONS[spans.cuts.astype(np.int64)],
-        }
-    )
-    columns = ("event_count", "cut_reason", "pane_timing", "pane_index", "is_retraction")
-    return sessions.join(
-        emitted.select(*KEY, *columns), on=KEY, how="left", maintain_order="left", validate="1:1"
-    ).with_columns(
-        # A session with the same start only ever gains events, so equal counts mean equal sessions.
-        changed=pl.col("event_count").is_null()
-        | pl.col("is_retraction")
-        | (pl.col("events") != pl.col("event_count"))
-        | pl.col("cut").ne_missing(pl.col("cut_reason")),
-        fired=(pl.col("pane_timing") != PaneTiming.EARLY.value).fill_null(value=False),
-    )
+class _Decided(NamedTuple):
+    """What a tick does with each session; sessions and emitted panes are given by their row numbers."""
+
+    firing: Integers
+    """The sessions that fire a pane."""
+    timing: pa.Array
+    """The timing of each pane that fires."""
+    pane_index: Integers
+    """The index of each pane that fires."""
+    withdrawn: Integers
+    """The emitted panes that are retracted."""
+    replaced: Integers
+    """The emitted panes that are retracted, or replaced by a pane that fires."""
+    open: Flags
+    """By session, whether it is open."""
+    owed: bool
+    """Whether an open session changed since its last pane, and fires an early pane at the next early mark."""
 
 
 def _decide(
-    tick: int, sessions: pl.DataFrame, withdrawn: pl.DataFrame, marks: Marks, policy: SessionPolicy
-) -> pl.DataFrame:
-    """Which pane each session fires at this tick: column `timing`, null for none."""
-    silence_ends = pl.col("last") + policy.gap
+    tick: int, cells: pa.Table, spans: Spans, emitted: pa.Table, marks: Marks, policy: SessionPolicy
+) -> _Decided:
+    """Compare the current sessions with the last pane emitted for each, and decide what fires at this tick."""
+    pane = _pane_of(cells, spans, emitted)
+    known = pane != NONE
+    withdrawn = ~_flags(emitted["is_retraction"])
+    withdrawn[pane[known]] = False
+
+    # A session with the same start only ever gains events, so equal counts mean equal sessions.
+    fired, changed = np.zeros(len(pane), bool), np.ones(len(pane), bool)
+    pane_index = np.zeros(len(pane), np.int64)
+    last_pane = emitted.take(pa.array(pane[known]))
+    fired[known] = _has_fired(last_pane)
+    changed[known] = (
+        _flags(last_pane["is_retraction"])
+        | (range_sum(cells["event_count"], spans)[known] != last_pane["event_count"].to_numpy())
+        | (spans.cuts[known] != cuts_of(last_pane["cut_reason"]))
+    )
+    pane_index[known] = last_pane["pane_index"].to_numpy() + 1
+
+    silence_ends = cells["last_time"].to_numpy()[spans.ends - 1] + policy.gap
+    closed = silence_ends < tick
     before = marks.last if marks.last is not None else tick - policy.cell
     early_mark = policy.early_firing is not None and tick % policy.early_firing == 0
-    early, on_time, late = (pl.lit(timing.value) for timing in PaneTiming)
-    return (
-        sessions.join(_inheriting(sessions, withdrawn), on=KEY, how="left", maintain_order="left")
-        .with_columns(closed=silence_ends < tick)
-        .with_columns(
-            timing=pl.when(pl.col("fired"))
-            .then(pl.when(pl.col("changed")).then(late))
-            .when(pl.col("closed"))
-            .then(pl.when(silence_ends >= before).then(on_time).otherwise(late))
-            # A retraction is never emitted alone: the sessions that now hold its events fire at the same tick.
-            .when(pl.col("inherits_fired"))
-            .then(late)
-            .when(pl.col("inherits_fired").is_not_null() | (pl.col("changed") & early_mark))
-            .then(early)
+    inherits, inherits_fired = _inheriting(cells, spans, emitted.filter(pa.array(withdrawn)))
+    rules = [
+        (fired & changed, _LATE),
+        (fired, NONE),
+        (closed & (silence_ends >= before), _ON_TIME),
+        (closed, _LATE),
+        # A retraction is never emitted alone: the sessions that now hold its events fire at the same tick.
+        (inherits_fired, _LATE),
+        (inherits | (changed & early_mark), _EARLY),
+    ]
+    timing = np.select([holds for holds, _ in rules], [timing for _, timing in rules], NONE)
+    firing = np.flatnonzero(timing != NONE)
+    retracted = np.flatnonzero(withdrawn)
+    return _Decided(
+        firing,
+        _TIMINGS.take(pa.array(timing[firing])),
+        pane_index[firing],
+        retracted,
+        np.concatenate([retracted, pane[firing][known[firing]]]),
+        ~closed,
+        bool((changed & ~fired & ~closed & (timing == NONE)).any()),
+    )
+
+
+def _pane_of(cells: pa.Table, spans: Spans, emitted: pa.Table) -> Integers:
+    """By session, the row of the last pane emitted for it; `NONE` if there is none."""
+    sessions = len(spans.starts)
+    devices = [cells["device_id"].take(pa.array(spans.starts)), emitted["device_id"]]
+    numbers, _ = codes(pa.chunked_array([chunk for column in devices for chunk in column.chunks], pa.string()))
+    starts = cells["first_time"].to_numpy()[spans.starts]
+    times = np.concatenate([starts, emitted["session_start"].cast(pa.int64()).to_numpy()])
+    order = np.lexsort((times, numbers))  # is stable: a session comes before its pane
+    one, following = order[:-1], order[1:]
+    same = (numbers[one] == numbers[following]) & (times[one] == times[following])
+    found = np.full(sessions, NONE)
+    found[one[same]] = following[same] - sessions
+    return found
+
+
+def _has_fired(panes: pa.Table) -> Flags:
+    return pc.not_equal(panes["pane_timing"], PaneTiming.EARLY.value).to_numpy()
+
+
+def _flags(column: pa.ChunkedArray) -> Flags:
+    return np.array(column.to_numpy())
+
+
+def _inheriting(cells: pa.Table, spans: Spans, withdrawn: pa.Table) -> tuple[Flags, Flags]:
+    """By session, whether it now holds events of withdrawn sessions, and whether any of these had fired."""
+    found = np.zeros((2, len(spans.starts)), bool)
+    if withdrawn.num_rows:
+        sessions = pa.table(
+            {
+                "device_id": cells["device_id"].take(pa.array(spans.starts)),
+                "first": cells["first_time"].to_numpy()[spans.starts],
+                "last": cells["last_time"].to_numpy()[spans.ends - 1],
+            }
         )
-    )
+        lost = to_polars(withdrawn.select(["device_id", "session_start", "session_end"])).with_columns(
+            pl.col("session_start", "session_end").cast(pl.Int64), had_fired=_has_fired(withdrawn)
+        )
+        heirs = (
+            to_polars(sessions)
+            .with_row_index("session")
+            .join(lost, on="device_id")
+            .filter(pl.col("first") <= pl.col("session_end"), pl.col("last") >= pl.col("session_start"))
+        )
+        found[0, heirs["session"]] = True
+        found[1, heirs.filter("had_fired")["session"]] = True
+    return found[0], found[1]
 
 
-def _inheriting(sessions: pl.DataFrame, withdrawn: pl.DataFrame) -> pl.DataFrame:
-    """The sessions that now hold events of withdrawn sessions, and whether any of the withdrawn ones had fired."""
-    lost = withdrawn.select(
-        "device_id",
-        lost_start="session_start",
-        lost_end="session_end",
-        inherits_fired=pl.col("pane_timing") != PaneTiming.EARLY.value,
-    )
-    return (
-        sessions.join(lost, on="device_id")
-        .filter(pl.col("session_start") <= pl.col("lost_end"), pl.col("last").cast(UTC) >= pl.col("lost_start"))
-        .group_by(KEY)
-        .agg(pl.col("inherits_fired").any())
-    )
-
-
-def _panes(
-    tick: int, cells: pl.DataFrame, spans: Spans, sessions: pl.DataFrame, withdrawn: pl.DataFrame
-) -> pl.DataFrame:
+def _panes(tick: int, cells: pa.Table, spans: Spans, emitted: pa.Table, decided: _Decided) -> pa.Table:
     """The panes of a tick, retractions first."""
-    fires = sessions["timing"].is_not_null()
-    firing = sessions.filter(fires)
-    panes = describe(cells, spans.pick(fires.to_numpy())).with_columns(
-        pane_timing=firing["timing"],
-        pane_index=firing["pane_index"].fill_null(-1) + 1,
-        is_retraction=pl.lit(value=False),
+    retractions = emitted.take(pa.array(decided.withdrawn))
+    late = pa.repeat(PaneTiming.LATE.value, len(retractions))  # only a late event withdraws a session
+    index = pc.add(retractions["pane_index"], 1)
+    fired = describe(cells, spans.pick(decided.firing))
+    return pa.concat_tables(
+        [
+            as_panes(retractions, late, index, np.full(len(retractions), tick), is_retraction=True),
+            as_panes(fired, decided.timing, decided.pane_index, np.full(len(fired), tick)),
+        ]
     )
-    retractions = withdrawn.with_columns(
-        pane_timing=pl.lit(PaneTiming.LATE.value),  # only a late event withdraws a session
-        pane_index=pl.col("pane_index") + 1,
-        is_retraction=pl.lit(value=True),
-    )
-    columns = [name for name in SESSION_PANE.names if name != "fired_at"]
-    both = pl.concat([retractions.select(columns), panes.select(columns)])
-    return both.with_columns(fired_at=pl.lit(tick).cast(UTC))
 
 
 def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy: SessionPolicy) -> Kept:
@@ -304,28 +347,22 @@ def _unexpired(tick: int, cells: pa.Table, spans: Spans, panes: pa.Table, policy
     Dropping single cells would move the session's start. Dropping sessions one gap sooner, as Beam does, would let an
     accepted event start a second session beside the forgotten one.
     """
-    frame = to_polars(cells)
-    last = frame["last_time"].to_numpy()[spans.ends - 1]
-    live = last + policy.retention >= tick
-    sessions = pl.DataFrame(
-        {
-            "device_id": frame["device_id"][spans.starts],
-            "session_start": frame["first_time"][spans.starts].cast(UTC),
-            "live": live,
-        }
-    )
-    # A retracted session has no cells: its retraction expires by its own session_end.
-    emitted = to_polars(panes).join(sessions, on=KEY, how="left", maintain_order="left")
-    retraction_lives = pl.col("session_end").cast(pl.Int64) + policy.retention >= tick
-    unexpired = emitted.select(pl.coalesce("live", retraction_lives)).to_series()
-    if live.all() and unexpired.all():
+    live = cells["last_time"].to_numpy()[spans.ends - 1] + policy.retention >= tick
+    pane_live = panes["session_end"].cast(pa.int64()).to_numpy() + policy.retention >= tick
+    if live.all() and pane_live.all():
         return Kept(cells, panes)
-    return Kept(cells.filter(pa.array(np.repeat(live, spans.ends - spans.starts))), panes.filter(unexpired.to_arrow()))
+    # A retracted session has no cells: its retraction expires by its own session_end. An open session's may be old.
+    pane = _pane_of(cells, spans, panes)
+    pane_live[pane[pane != NONE]] = live[pane != NONE]
+    return Kept(
+        cells.filter(pa.array(np.repeat(live, spans.ends - spans.starts))),
+        panes.filter(pa.array(pane_live)),
+    )
 
 
 def _sweep(tick: int, cold: Kept, policy: SessionPolicy) -> Kept:
     cells = merge_cells([cold.cells])
-    return _unexpired(tick, cells, spans_of(to_polars(cells), policy), cold.panes, policy)
+    return _unexpired(tick, cells, spans_of(cells, policy), cold.panes, policy)
 
 
 def _fold(tick: int, cells: pa.Table, policy: SessionPolicy) -> pa.Table:
@@ -338,7 +375,7 @@ def _fold(tick: int, cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     if not settled.any():
         return cells
     begins = ~settled
-    begins[spans_of(to_polars(cells), policy).starts] = True
+    begins[spans_of(cells, policy).starts] = True
     worth_it = 4 * np.count_nonzero(begins) <= 3 * len(begins)
     return fold_cells(cells, begins) if worth_it else cells
 
@@ -350,15 +387,18 @@ def _tick_of_pending(pending: pa.Table, tick: int, policy: SessionPolicy) -> int
     return max(pc.min(pending.column("slot")).as_py(), tick) + policy.cell
 
 
-def _dues(tick: int, open_sessions: pl.DataFrame, policy: SessionPolicy) -> list[int]:
-    """The ticks at which open sessions next fire a pane if no more events come."""
-    dues = []
-    if open_sessions.height:
-        dues.append(int(closing_ticks(open_sessions["last"].to_numpy(), policy).min()))
-    if policy.early_firing is not None:
-        owed = open_sessions.select((pl.col("changed") & ~pl.col("fired") & pl.col("timing").is_null()).any())
-        if owed.item():
-            dues.append((tick // policy.early_firing + 1) * policy.early_firing)
+def _dues(tick: int, last: Integers, owed: bool, policy: SessionPolicy) -> list[int]:
+    """The ticks at which open sessions next fire a pane if no more events come.
+
+    Args:
+        tick: This tick.
+        last: The time of the last event of each open session.
+        owed: See `_Decided`.
+        policy: The rules.
+    """
+    dues = [int(closing_ticks(last, policy).min())] if len(last) else []
+    if policy.early_firing is not None and owed:
+        dues.append((tick // policy.early_firing + 1) * policy.early_firing)
     return dues
 
 

@@ -6,35 +6,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from schemas.columns import to_polars
+from schemas.columns import whole
 from schemas.durations import DAY, SECOND
 from schemas.keys import session_ids
 from schemas.sessions import SESSION, SESSION_PANE, CutReason, PaneTiming
-from transforms.frames import to_arrow
-from transforms.runs import Integers, first_true, last_true
-from transforms.sessions.cells import ATTRIBUTES, gather
+from transforms.runs import NONE, Integers, first_true, last_true
+from transforms.sessions.cells import ATTRIBUTES, take
 from transforms.sessions.policy import SessionPolicy
 
 SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_timing", "pane_index"}])
 """SESSION without the columns of the pane."""
 
-_OWN_COLUMNS = (
-    "device_id",
-    "slot",
-    "first_time",
-    "last_time",
-    "event_count",
-    "page_view_count",
-    "had_purchase",
-    "revenue",
-)
-_SESSION_SOURCE = [*_OWN_COLUMNS, *(attribute.name for attribute in ATTRIBUTES)]
-"""The columns of a cell that a session is computed from; the others are only needed to merge cells."""
 _NEVER = np.iinfo(np.int64).max
-UTC = pl.Datetime("us", "UTC")
-CUT_REASONS = pl.Series([None, CutReason.CAP.value, CutReason.MIDNIGHT.value], dtype=pl.String)
+_CUT_REASONS = pa.array([None, CutReason.CAP.value, CutReason.MIDNIGHT.value])
 _NO_CUT, _CAP, _MIDNIGHT = 0, 1, 2
+_TIMINGS = pa.array([PaneTiming.EARLY.value, PaneTiming.ON_TIME.value])
 _MOST_MONEY = pl.Series(["99999999999999.9999"]).cast(pl.Decimal(38, 4))[0]
 
 
@@ -45,6 +33,11 @@ class Spans(NamedTuple):
     ends: Integers
     cuts: npt.NDArray[np.int8]
     """Why the session was cut although its device went on: 0 not cut, 1 cap, 2 midnight."""
+
+    @property
+    def cut_reasons(self) -> pa.Array:
+        """Why each session was cut, as in SESSION."""
+        return _CUT_REASONS.take(pa.array(self.cuts))
 
     def pick(self, chosen: npt.NDArray[np.generic]) -> "Spans":
         """A selection of the sessions, by flags or by indices."""
@@ -61,31 +54,31 @@ def chain(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     Returns:
         Rows of SESSION without the pane columns, ordered by (device_id, session_start).
     """
-    frame = to_polars(cells)
-    return to_arrow(describe(frame, spans_of(frame, policy)), SESSION_STATE)
+    return describe(cells, spans_of(cells, policy))
 
 
-def spans_of(cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
-    """Find where sessions begin and end among cells ordered by (device_id, slot).
+def spans_of(cells: pa.Table, policy: SessionPolicy) -> Spans:
+    """Find where sessions begin and end among rows of CELL ordered by (device_id, slot).
 
     A session continues while the silence between events is at most the gap. A cell is no longer than the gap, so no
     session ends inside a cell. A session is cut at the first cell boundary at or after its start + cap, or at the next
     midnight, whichever is earlier. The events after the cut form a new session with its own cap.
     """
-    rows = cells.height
+    rows = cells.num_rows
     if rows == 0:
         nothing = np.empty(0, dtype=np.int64)
         return Spans(nothing, nothing, nothing.astype(np.int8))
-    device = cells["device_id"]
+    device = whole(cells["device_id"])
     first, last = cells["first_time"].to_numpy(), cells["last_time"].to_numpy()
     begins = np.ones(rows, dtype=bool)
-    begins[1:] = (device.slice(1) != device.slice(0, rows - 1)).to_numpy() | (first[1:] - last[:-1] > policy.gap)
+    begins[1:] = pc.not_equal(device[1:], device[:-1]).to_numpy(zero_copy_only=False)
+    begins[1:] |= first[1:] - last[:-1] > policy.gap
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], rows)
     return _cut(Spans(starts, ends, np.zeros(len(starts), dtype=np.int8)), cells, policy)
 
 
-def _cut(chains: Spans, cells: pl.DataFrame, policy: SessionPolicy) -> Spans:
+def _cut(chains: Spans, cells: pa.Table, policy: SessionPolicy) -> Spans:
     """Cut the chains that reach their mark. Each round cuts all of them once: rounds = longest chain / cap."""
     if policy.cap is None and not policy.cut_at_midnight:
         return chains
@@ -130,54 +123,75 @@ def _first_at_or_after(slot: Integers, spans: Spans, marks: Integers) -> Integer
     return low
 
 
-def describe(cells: pl.DataFrame, spans: Spans) -> pl.DataFrame:
+def cuts_of(reasons: pa.ChunkedArray) -> npt.NDArray[np.int8]:
+    """`Spans.cuts` from the cut_reason of SESSION."""
+    return pc.index_in(reasons, _CUT_REASONS).to_numpy().astype(np.int8)
+
+
+def describe(cells: pa.Table, spans: Spans) -> pa.Table:
     """Compute SESSION's columns for each span, without the pane columns.
 
     Spans may overlap: an early pane covers the first few cells of a session.
     """
     starts, final = spans.starts, spans.ends - 1
-    device = cells["device_id"][starts]
-    start, end = cells["first_time"][starts], cells["last_time"][final]
+    start, end = cells["first_time"].to_numpy()[starts], cells["last_time"].to_numpy()[final]
+    device = cells["device_id"].take(pa.array(starts))
     columns = {
-        "session_id": _session_ids(device, start),
+        "session_id": _session_ids(device, start, starts),
         "device_id": device,
-        "session_start": start.cast(UTC),
-        "session_end": end.cast(UTC),
-        "start_date": start.cast(UTC).dt.date(),
-        "end_date": end.cast(UTC).dt.date(),
-        "duration_secs": pl.Series((end - start).to_numpy() / SECOND),
-        "event_count": _range_sum(cells["event_count"], spans),
-        "page_view_count": _range_sum(cells["page_view_count"], spans),
-        "had_purchase": _range_sum(cells["had_purchase"].cast(pl.Int64), spans) > 0,
-        # Money has 18 digits. A larger sum comes from a broken producer and must not fail the job.
-        "revenue": _range_sum(cells["revenue"], spans).clip(-_MOST_MONEY, _MOST_MONEY).cast(pl.Decimal(18, 4)),
-        "cut_reason": CUT_REASONS[spans.cuts.astype(np.int64)],
+        "session_start": pa.array(start),
+        "session_end": pa.array(end),
+        "start_date": (start // DAY).astype(np.int32),
+        "end_date": (end // DAY).astype(np.int32),
+        "duration_secs": (end - start) / SECOND,
+        "event_count": range_sum(cells["event_count"], spans),
+        "page_view_count": range_sum(cells["page_view_count"], spans),
+        "had_purchase": range_sum(cells["had_purchase"], spans) > 0,
+        "revenue": _revenue(cells["revenue"], spans),
+        "cut_reason": spans.cut_reasons,
     }
     for name, _, keep in ATTRIBUTES:
-        columns[name] = gather(cells[name], _decided(cells[name], spans, keep))
+        columns[name] = take(cells[name], _decided(cells[name], spans, keep))
     # Stitching may resolve the user of an anonymous session days later
-    columns["resolved_user_key"] = pl.repeat(None, len(starts), dtype=pl.String, eager=True)
-    return pl.DataFrame(columns)
+    columns["resolved_user_key"] = pa.nulls(len(starts), pa.string())
+    return pa.table([columns[name] for name in SESSION_STATE.names], SESSION_STATE.names).cast(SESSION_STATE)
 
 
-def _session_ids(devices: pl.Series, starts: pl.Series) -> pl.Series:
-    """The session id of each row, computed once for consecutive rows of the same session."""
-    anew = (devices.ne(devices.shift()) | starts.ne(starts.shift())).fill_null(value=True)
-    ids = session_ids(devices.filter(anew).to_arrow(), starts.filter(anew).to_arrow())
-    return pl.Series(pl.from_arrow(ids))[anew.cast(pl.UInt32).cum_sum() - 1]
+def _session_ids(devices: pa.ChunkedArray, starts: Integers, heads: Integers) -> pa.Array:
+    """The session id of each span, computed once for consecutive spans that begin with the same cell."""
+    anew = np.ones(len(heads), bool)
+    anew[1:] = heads[1:] != heads[:-1]
+    if anew.all():
+        return session_ids(devices, pa.array(starts))
+    ids = session_ids(devices.filter(pa.array(anew)), pa.array(starts[anew]))
+    return ids.take(pa.array(np.cumsum(anew) - 1))
 
 
-def _range_sum(values: pl.Series, spans: Spans) -> pl.Series:
-    """Sum of a column over each span."""
+def range_sum(values: pa.ChunkedArray, spans: Spans) -> Integers:
+    """Sum of a column of integers or flags over each span."""
+    numbers = values.to_numpy()
+    total = np.cumsum(numbers, dtype=np.int64)
+    return np.asarray(total[spans.ends - 1] - total[spans.starts] + numbers[spans.starts])
+
+
+def _revenue(amounts: pa.ChunkedArray, spans: Spans) -> pa.Array:
+    """Sum of money over each span.
+
+    Money has 18 digits. A larger sum comes from a broken producer and must not fail the job.
+    """
+    values = pl.Series(pl.from_arrow(amounts))
     total = values.cum_sum()
-    return total[spans.ends - 1] - total[spans.starts] + values[spans.starts]
+    sums = total[spans.ends - 1] - total[spans.starts] + values[spans.starts]
+    return sums.clip(-_MOST_MONEY, _MOST_MONEY).cast(pl.Decimal(18, 4)).to_arrow()
 
 
-def _decided(values: pl.Series, spans: Spans, keep: str) -> Integers:
+def _decided(values: pa.ChunkedArray, spans: Spans, keep: str) -> Integers:
     """The first (or last) cell of each span with a non-null value, `NONE` if the span has none."""
-    if values.null_count() == 0:
+    if values.null_count == 0:
         return spans.starts if keep == "first" else spans.ends - 1
-    known = values.is_not_null().to_numpy()
+    if values.null_count == len(values):
+        return np.full(len(spans.starts), NONE)
+    known = values.is_valid().to_numpy()
     return (first_true if keep == "first" else last_true)(known, spans.starts, spans.ends)
 
 
@@ -193,9 +207,8 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     """
     if cells.num_rows == 0:
         return SESSION_PANE.empty()
-    frame = to_polars(cells.select(_SESSION_SOURCE))
-    spans = spans_of(frame, policy)
-    early, marks, of_early = _early(frame, spans, policy)
+    spans = spans_of(cells, policy)
+    early, marks, of_early = _early(cells, spans, policy)
     # The panes of one session are already in the order of their marks, the final one last.
     owner = np.append(of_early, np.arange(len(spans.starts)))
     order = np.argsort(owner, kind="stable")
@@ -206,8 +219,9 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
         np.append(early.cuts, spans.cuts)[order],
     )
     index = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    fired_at = np.append(marks, _closing(frame, spans, policy))[order]
-    return _as_panes(describe(frame, every), fired_at, index, final=order >= len(of_early))
+    fired_at = np.append(marks, _closing(cells, spans, policy))[order]
+    timing = _TIMINGS.take(pa.array((order >= len(of_early)).astype(np.int64)))
+    return as_panes(describe(cells, every), timing, index, fired_at)
 
 
 def last_panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> tuple[pa.Table, int]:
@@ -222,14 +236,14 @@ def last_panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> tuple[pa.Ta
     """
     if cells.num_rows == 0:
         return SESSION_PANE.empty(), 0
-    frame = to_polars(cells.select(_SESSION_SOURCE))
-    spans = spans_of(frame, policy)
-    _, _, of_early = _early(frame, spans, policy)
+    spans = spans_of(cells, policy)
+    _, _, of_early = _early(cells, spans, policy)
     index = np.bincount(of_early, minlength=len(spans.starts))
-    return _as_panes(describe(frame, spans), _closing(frame, spans, policy), index, final=True), len(of_early)
+    timing = pa.repeat(PaneTiming.ON_TIME.value, len(index))
+    return as_panes(describe(cells, spans), timing, index, _closing(cells, spans, policy)), len(of_early)
 
 
-def _closing(cells: pl.DataFrame, spans: Spans, policy: SessionPolicy) -> Integers:
+def _closing(cells: pa.Table, spans: Spans, policy: SessionPolicy) -> Integers:
     return closing_ticks(cells["last_time"].to_numpy()[spans.ends - 1], policy)
 
 
@@ -238,7 +252,7 @@ def closing_ticks(last: Integers, policy: SessionPolicy) -> Integers:
     return ((last + policy.gap) // policy.cell + 1) * policy.cell
 
 
-def _early(cells: pl.DataFrame, spans: Spans, policy: SessionPolicy) -> tuple[Spans, Integers, Integers]:
+def _early(cells: pa.Table, spans: Spans, policy: SessionPolicy) -> tuple[Spans, Integers, Integers]:
     """The state of each session at each early mark where it is open and changed; the marks; the session numbers."""
     if policy.early_firing is None:
         none = np.empty(0, dtype=np.int64)
@@ -279,14 +293,19 @@ def _next_early(times: Integers, policy: SessionPolicy) -> Integers:
     return -(-times // policy.early_firing) * policy.early_firing
 
 
-def _as_panes(
-    sessions: pl.DataFrame, fired_at: Integers, index: Integers, *, final: bool | npt.NDArray[np.bool_]
+def as_panes(
+    sessions: pa.Table,
+    timing: pa.Array,
+    index: Integers | pa.ChunkedArray,
+    fired_at: Integers,
+    *,
+    is_retraction: bool = False,
 ) -> pa.Table:
-    timing = pl.Series([PaneTiming.EARLY.value, PaneTiming.ON_TIME.value])
-    panes = sessions.with_columns(
-        pl.Series("pane_timing", timing[np.broadcast_to(final, len(index)).astype(np.int64)]),
-        pl.Series("pane_index", index, dtype=pl.Int32),
-        pl.lit(value=False).alias("is_retraction"),
-        pl.Series("fired_at", fired_at).cast(UTC),
-    )
-    return to_arrow(panes, SESSION_PANE.schema)
+    """Rows of SESSION_PANE from sessions, with or without columns of a former pane, and the columns of the pane."""
+    columns = dict(zip(sessions.column_names, sessions.columns, strict=True)) | {
+        "pane_timing": timing,
+        "pane_index": index,
+        "is_retraction": np.full(len(sessions), is_retraction),
+        "fired_at": pa.array(fired_at),
+    }
+    return pa.table([columns[name] for name in SESSION_PANE.names], SESSION_PANE.names).cast(SESSION_PANE.schema)
