@@ -9,7 +9,6 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from schemas.durations import HOUR
 from schemas.errors import OptionError
 from schemas.events import REPEATED
 from stores.encoded_texts import encode_columns
@@ -43,8 +42,8 @@ class Deduplicate(beam.PTransform):
     on, in no order, without the rows that are copies and with the columns of REPEATED dictionary-encoded.
 
     A stream is keyed by shard of devices. An event passes on with its bundle unless a copy was passed before. The
-    digests of passed events are kept by hour of client time. An hour expires when no on-time copy can arrive any more;
-    events of an expired hour are looked up in the lake.
+    digests of passed events are kept in buckets of client time. A bucket expires when no on-time copy can arrive any
+    more; events of an expired bucket are looked up in the lake.
 
     Counters: ``duplicates``, ``events_unique``.
 
@@ -53,7 +52,6 @@ class Deduplicate(beam.PTransform):
         gap: The sessions' inactivity gap, microseconds.
         allowed_lateness: How far behind the watermark an event is still on time, microseconds.
         tick: The sessions' cell, microseconds.
-        bucket: Length of a bucket of client time, microseconds.
         lake: For a stream, the lake that the events are written to; None for no lookup.
         stable_input: For a stream, see `WriteLake`.
         keying_worker: For a stream, the worker that emits the events and also keys them; see `in_worker`.
@@ -63,14 +61,13 @@ class Deduplicate(beam.PTransform):
     gap: int
     allowed_lateness: int
     tick: int
-    bucket: int = HOUR
     lake: str | None = None
     stable_input: bool = False
     keying_worker: str | None = None
 
     def __post_init__(self) -> None:
-        if self.shards < 1 or self.bucket < 1 or min(self.gap, self.allowed_lateness, self.tick) < 0:
-            raise OptionError("deduplication needs at least one shard, a bucket, and no negative duration")
+        if self.shards < 1 or min(self.gap, self.allowed_lateness, self.tick) < 0:
+            raise OptionError("deduplication needs at least one shard and no negative duration")
 
     def expand(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:
         """Expand by the boundedness of the input."""
@@ -78,7 +75,7 @@ class Deduplicate(beam.PTransform):
             return self._bounded(events)
         keep = self.allowed_lateness + self.gap + 2 * self.tick
         return events | "OfStream" >> DeduplicateStream(
-            self.shards, self.bucket, keep, self.lake, self.stable_input, self.keying_worker
+            self.shards, keep, self.lake, self.stable_input, self.keying_worker
         )
 
     def _bounded(self, events: beam.PCollection[pa.Table]) -> beam.PCollection[pa.Table]:

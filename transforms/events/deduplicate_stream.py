@@ -52,8 +52,7 @@ class DeduplicateStream(beam.PTransform):
 
     Attributes:
         shards: Number of shards of devices.
-        length: Length of a bucket, the stretch of client time that expires as a whole, microseconds.
-        keep: How long after its end a bucket is kept in state, microseconds.
+        keep: How long after the end of its bucket of client time an event is kept in state, microseconds.
         lake: The lake that the events are written to. Events of expired buckets are looked up there; None for no
             lookup.
         stable_input: See `WriteLake`.
@@ -61,7 +60,6 @@ class DeduplicateStream(beam.PTransform):
     """
 
     shards: int
-    length: int
     keep: int
     lake: str | None = None
     stable_input: bool = False
@@ -74,7 +72,7 @@ class DeduplicateStream(beam.PTransform):
             events
             | "SplitByShard" >> in_worker(split, self.keying_worker)
             | "DropSeen"
-            >> beam.ParDo(_DropSeen(self.length, self.keep))
+            >> beam.ParDo(_DropSeen(self.keep))
             .with_output_types(pa.Table, **{_LATE: pa.Table})
             .with_outputs(_LATE, main="unique")
         )
@@ -130,8 +128,7 @@ class _DropSeen(beam.DoFn):
     one, the digests are equal too, whatever was restarted, retried or restored in between.
     """
 
-    def __init__(self, length: int, keep: int) -> None:
-        self._length = length
+    def __init__(self, keep: int) -> None:
         self._keep = keep
         self._decoded = _Decoded()
 
@@ -155,19 +152,19 @@ class _DropSeen(beam.DoFn):
         seen = self._decoded.get(shard, current)
         if seen is None:
             seen = unpack(piece for cell in cells for piece in cell.read()) if current else {}
-        unique, fresh = drop_seen(events, seen, self._length)
+        before = self._read(expiries)
+        unique, fresh = drop_seen(events, seen, before.length)
         late = unique.slice(0, 0)
-        before = Expiries(*(expiries.read() or ()))
-        after = before.with_fresh(fresh, self._length, self._keep)
+        after = before.with_fresh(fresh, self._keep)
         remembered = [part for part in fresh if part.bucket in after.of]
         if len(remembered) < len(fresh):
-            unique, late = split_forgotten(unique, after, self._length)
+            unique, late = split_forgotten(unique, after)
             late = without_seen(late, seen)
             if late.num_rows:
                 # When the lake will have these events is not known here, so they go into the current bucket
                 now = max(after.passed or 0, *(part.latest for part in fresh))
-                remembered.append(seen_late(late, now, self._length))
-                after = after.with_fresh(remembered[-1:], self._length, self._keep)
+                remembered.append(seen_late(late, now, after.length))
+                after = after.with_fresh(remembered[-1:], self._keep)
                 self._late.add(late)
         count("duplicates", events.num_rows - unique.num_rows - late.num_rows)
         count("events_unique", unique.num_rows)
@@ -201,7 +198,7 @@ class _DropSeen(beam.DoFn):
         expiries: Any = _EXPIRIES,
         timer: Any = _TIMER,
     ) -> None:
-        before = Expiries(*(expiries.read() or ()))
+        before = self._read(expiries)
         after = before.at(now.micros)
         cells = (seen_0, seen_1, seen_2, seen_3)
         seen = self._decoded.get(shard, token.read())
@@ -218,6 +215,10 @@ class _DropSeen(beam.DoFn):
             left = {bucket: known for bucket, known in seen.items() if bucket in after.of}
             self._decoded.put(shard, _replace_token(token), left)
         _write_expiries(expiries, timer, after, before)
+
+    def _read(self, state: Any) -> Expiries:
+        # Buckets of half the time that they are kept: up to four exist at a time, one for each cell
+        return Expiries(*(state.read() or (max(self._keep // 2, 1),)))
 
 
 class _DropStored(beam.DoFn):

@@ -112,14 +112,16 @@ class Expiries(NamedTuple):
     """When each bucket expires; microseconds of event time.
 
     Attributes:
+        length: Length of a bucket, microseconds. A shard keeps the length that its state began with.
         of: The expiry time of each bucket in state: from then on, no on-time copy can arrive.
         passed: The latest time that event time is known to have reached; None before the first timer.
     """
 
+    length: int
     of: dict[int, int] = {}  # noqa: RUF012
     passed: int | None = None
 
-    def with_fresh(self, fresh: Iterable[Fresh], length: int, keep: int) -> Self:
+    def with_fresh(self, fresh: Iterable[Fresh], keep: int) -> Self:
         """Add the buckets of fresh events, except those that would expire at once.
 
         If the client's clock is right, the end of its bucket decides the expiry. If the clock is behind, that end has
@@ -127,16 +129,16 @@ class Expiries(NamedTuple):
 
         Args:
             fresh: The events passed for the first time.
-            length: Length of a bucket, microseconds.
             keep: How long after its end a bucket is kept, microseconds.
         """
+        length = self.length
         ends = {part.bucket: (max(part.bucket, part.latest // length) + 1) * length + keep for part in fresh}
         lasting = {bucket: end for bucket, end in ends.items() if self.passed is None or end > self.passed}
         return self._replace(of=self.of | {b: max(end, self.of.get(b, end)) for b, end in lasting.items()})
 
     def at(self, now: int) -> Self:
         """The expiries that remain once event time has reached `now`."""
-        return type(self)({bucket: end for bucket, end in self.of.items() if end > now}, now)
+        return self._replace(of={bucket: end for bucket, end in self.of.items() if end > now}, passed=now)
 
     @property
     def next(self) -> int | None:
@@ -144,15 +146,14 @@ class Expiries(NamedTuple):
         return min(self.of.values(), default=None)
 
 
-def split_forgotten(events: pa.Table, expiries: Expiries, length: int) -> tuple[pa.Table, pa.Table]:
+def split_forgotten(events: pa.Table, expiries: Expiries) -> tuple[pa.Table, pa.Table]:
     """Split events into those whose bucket is in state, and those whose bucket has expired.
 
     Args:
         events: A table with EVENT_BATCH's columns.
         expiries: The buckets in state.
-        length: Length of a bucket, microseconds.
     """
-    buckets = events.column("client_time").cast(pa.int64()).to_numpy() // length
+    buckets = events.column("client_time").cast(pa.int64()).to_numpy() // expiries.length
     known = np.isin(buckets, np.fromiter(expiries.of, np.int64))
     return events.filter(pa.array(known)), events.filter(pa.array(~known))
 

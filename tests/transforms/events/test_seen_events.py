@@ -107,19 +107,19 @@ def fresh(bucket: int, latest: int) -> Fresh:
 
 
 def test_bucket_is_kept_after_its_end_or_that_of_its_latest_event() -> None:
-    expiries = Expiries().with_fresh([fresh(5, 5 * HOUR), fresh(2, 7 * HOUR + 1)], HOUR, keep=10)
+    expiries = Expiries(HOUR).with_fresh([fresh(5, 5 * HOUR), fresh(2, 7 * HOUR + 1)], keep=10)
     assert expiries.of == {5: 6 * HOUR + 10, 2: 8 * HOUR + 10}
     assert expiries.next == 6 * HOUR + 10
 
 
 def test_bucket_is_kept_longer_for_a_later_event_and_never_shorter() -> None:
-    expiries = Expiries().with_fresh([fresh(2, 7 * HOUR)], HOUR, keep=0)
-    assert expiries.with_fresh([fresh(2, 2 * HOUR)], HOUR, keep=0) == expiries
-    assert expiries.with_fresh([fresh(2, 9 * HOUR)], HOUR, keep=0).of == {2: 10 * HOUR}
+    expiries = Expiries(HOUR).with_fresh([fresh(2, 7 * HOUR)], keep=0)
+    assert expiries.with_fresh([fresh(2, 2 * HOUR)], keep=0) == expiries
+    assert expiries.with_fresh([fresh(2, 9 * HOUR)], keep=0).of == {2: 10 * HOUR}
 
 
 def test_bucket_that_is_over_is_not_remembered() -> None:
-    expiries = Expiries().with_fresh([fresh(1, HOUR), fresh(2, 2 * HOUR)], HOUR, keep=0).at(2 * HOUR)
+    expiries = Expiries(HOUR).with_fresh([fresh(1, HOUR), fresh(2, 2 * HOUR)], keep=0).at(2 * HOUR)
     assert expiries.of == {2: 3 * HOUR}
-    assert expiries.with_fresh([fresh(1, HOUR)], HOUR, keep=0) == expiries
+    assert expiries.with_fresh([fresh(1, HOUR)], keep=0) == expiries
     assert expiries.at(3 * HOUR).next is None
