@@ -7,7 +7,7 @@ PACKAGES := $(VENV)/.packages
 STAMP := $(VENV)/.installed
 DEMO := demo-data
 DEMO_LIVE := demo-live-data
-# Each of these starts a cluster that needs both cores
+# Each of these starts a cluster, so they run apart from the other tests, and beside each other: both wait much
 FLINK_TESTS := tests/pipelines/test_live.py tests/runners/test_flink_runner.py
 
 .PHONY: help setup demo demo-live test check unit bench bench-live docs lock clean
@@ -44,7 +44,7 @@ check: $(STAMP)  ## Format, lint, types
 
 unit: $(STAMP)  ## All tests
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(FLINK_TESTS:%=--ignore=%)
-	$(BIN)/python -m pytest -q $(FLINK_TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FLINK_TESTS)
 
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py

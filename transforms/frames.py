@@ -3,9 +3,6 @@
 import polars as pl
 import pyarrow as pa
 
-UTC = pl.Datetime("us", "UTC")
-"""The type of a time in a frame."""
-
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """Convert a frame to an Arrow table of exactly this schema."""

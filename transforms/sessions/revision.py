@@ -15,13 +15,21 @@ import pyarrow as pa
 
 from schemas.columns import to_polars
 from schemas.durations import DAY
-from schemas.sessions import SESSION, SESSION_PANE, PaneTiming
-from transforms.frames import UTC, to_arrow
+from schemas.sessions import SESSION, PaneTiming
+from transforms.frames import to_arrow
 from transforms.runs import Flags, Integers
 from transforms.sessions.cells import merge_cells
 from transforms.sessions.event_hours import EventHours
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.sessions import SESSION_STATE, Spans, closing_ticks, describe, panes_of_bounded, spans_of
+from transforms.sessions.sessions import (
+    SESSION_STATE,
+    Spans,
+    as_panes,
+    closing_ticks,
+    describe,
+    panes_of_bounded,
+    spans_of,
+)
 
 TOUCHED = pa.schema([("device_id", pa.string()), ("slot", pa.int64())])
 """Slots of the time grid in which a run has added events of a device."""
@@ -206,8 +214,6 @@ _PANE = ("pane_timing", "pane_index")
 
 
 def _panes(sessions: pl.DataFrame, policy: SessionPolicy, *, is_retraction: bool) -> pa.Table:
-    fired = closing_ticks(sessions["session_end"].cast(pl.Int64).to_numpy(), policy)
-    panes = sessions.select(SESSION.names).with_columns(
-        pl.lit(is_retraction).alias("is_retraction"), pl.Series("fired_at", fired, pl.Int64).cast(UTC)
-    )
-    return to_arrow(panes, SESSION_PANE.schema)
+    table = to_arrow(sessions, SESSION.schema)
+    fired_at = closing_ticks(table["session_end"].cast(pa.int64()).to_numpy(), policy)
+    return as_panes(table, table["pane_timing"], table["pane_index"], fired_at, is_retraction=is_retraction)

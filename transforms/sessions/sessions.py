@@ -295,7 +295,7 @@ def _next_early(times: Integers, policy: SessionPolicy) -> Integers:
 
 def as_panes(
     sessions: pa.Table,
-    timing: pa.Array,
+    timing: pa.Array | pa.ChunkedArray,
     index: Integers | pa.ChunkedArray,
     fired_at: Integers,
     *,
