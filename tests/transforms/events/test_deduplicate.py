@@ -49,8 +49,9 @@ def batch(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=EVENT_BATCH.schema)
 
 
-def deduplicate(shards: int = 3, lake: str | None = None) -> Deduplicate:
-    return Deduplicate(shards=shards, gap=30 * MINUTE, allowed_lateness=80 * MINUTE, tick=5 * MINUTE, lake=lake)
+def deduplicate(shards: int = 3, lake: str | None = None, **rules: int) -> Deduplicate:
+    usual = {"gap": 30 * MINUTE, "allowed_lateness": 80 * MINUTE, "tick": 5 * MINUTE}
+    return Deduplicate(shards=shards, lake=lake, **(usual | rules))
 
 
 def identities(table: pa.Table, time: Any = beam.DoFn.TimestampParam) -> Iterable[tuple[Any, ...]]:
@@ -139,10 +140,14 @@ def test_bounded_input_delivered_twice_leaves_the_first_delivery() -> None:
 
 
 def run_stream(
-    script: test_stream.TestStream, expected: list[Any], mapper: Any = events_of, lake: str | None = None
+    script: test_stream.TestStream,
+    expected: list[Any],
+    mapper: Any = events_of,
+    lake: str | None = None,
+    **rules: int,
 ) -> None:
     pipeline = beam.Pipeline(BundleBasedDirectRunner(), options=parse_beam_options(["--streaming"]))
-    unique = pipeline | script | "Deduplicate" >> deduplicate(lake=lake) | beam.FlatMap(mapper)
+    unique = pipeline | script | "Deduplicate" >> deduplicate(lake=lake, **rules) | beam.FlatMap(mapper)
     assert_that(unique, equal_to(expected))
     pipeline.run().wait_until_finish()
 
@@ -234,6 +239,19 @@ def test_stream_copy_after_the_bucket_is_forgotten_goes_on() -> None:
         .advance_watermark_to_infinity()
     )
     run_stream(events, ["a", "a"])
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(-1, ["a"]), (1, ["a", "a"])])
+def test_stream_with_a_short_gap_and_lateness_forgets_soon(seconds: int, expected: list[str]) -> None:
+    # gap, lateness and two ticks are four minutes; the bucket of noon is half as long
+    events = (
+        script()
+        .add_elements([at_earliest(batch(copy("a", 1)))])
+        .advance_watermark_to(at(6) + seconds)
+        .add_elements([at_earliest(batch(copy("a", 1)))])
+        .advance_watermark_to_infinity()
+    )
+    run_stream(events, expected, gap=MINUTE, allowed_lateness=MINUTE, tick=MINUTE)
 
 
 def test_stream_copy_of_a_forgotten_hour_is_dropped_where_the_lake_has_the_first(tmp_path: Path) -> None:
