@@ -133,6 +133,8 @@ def describe(cells: pa.Table, spans: Spans) -> pa.Table:
 
     Spans may overlap: an early pane covers the first few cells of a session.
     """
+    if len(spans.starts) == 0:
+        return SESSION_STATE.empty_table()  # as at most ticks of a quiet shard
     starts, final = spans.starts, spans.ends - 1
     start, end = cells["first_time"].to_numpy()[starts], cells["last_time"].to_numpy()[final]
     device = cells["device_id"].take(pa.array(starts))
