@@ -239,8 +239,14 @@ def measure(events: int, rate: int, seconds: float, job_options: list[str]) -> d
         shutil.rmtree(folder, ignore_errors=True)
 
 
+SOAK_OPTIONS = ["--session-gap=1m", "--allowed-lateness=1m"]
+"""So that what a job remembers is complete after some minutes; with the default options it is after 150."""
+
+
 def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]:
     """Record memory, state, files and lag each minute at a steady rate, while a reader and `clickstream compact` run.
+
+    The options that are given override `SOAK_OPTIONS`.
 
     Raises:
         SystemExit: The job or the compaction ended.
@@ -249,6 +255,7 @@ def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]
     kafka = KafkaService(folder / "services")
     kafka.up()
     try:
+        job_options = [*SOAK_OPTIONS, *job_options]
         with LiveJob(folder, kafka, job_options).running() as job, job.compacting() as compact:
             began, samples = time.monotonic(), []
             with job.produce(int(rate * minutes * 60), rate) as traffic:
@@ -261,7 +268,7 @@ def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]
                         raise SystemExit(f"the job or the compaction ended: {(folder / 'run.log').read_text()}")
             counted = _final_counts(job)
             print(json.dumps(counted), flush=True)
-        return {"rate": rate, "samples": samples, "counted": counted}
+        return {"rate": rate, "options": job_options, "samples": samples, "counted": counted}
     finally:
         kafka.down()
         shutil.rmtree(folder, ignore_errors=True)
@@ -371,8 +378,9 @@ def _soak(soaked: dict[str, object]) -> list[str]:
     ]
     return [
         f"## Soak at {soaked['rate']:,} events a second, with `clickstream compact --every 1m`", "",
-        f"On {soaked['processors']} processors, {soaked['date']}. A checkpoint that is still being written when it is "
-        "sampled shows too few megabytes. At the end: "
+        f"On {soaked['processors']} processors, {soaked['date']}, with `{' '.join(soaked['options'])}`. Python "
+        "includes the process that refreshes the daily facts, if it runs when it is sampled. A checkpoint that is "
+        "still being written then shows too few megabytes. At the end: "
         + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in soaked["counted"].items()) + ".", "",
         "| minute | events | duplicates | Python, MB | Flink, MB | checkpoints, MB "
         f"| {' | '.join(f'files of {table}' for table in tables)} | of the raw log | records waiting | load |",
