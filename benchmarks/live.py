@@ -46,6 +46,8 @@ SETTLED, SATURATED, ALL = 0.3, 0.9, 0.97
 WARM_UP_SECONDS = 30.0
 BACKLOG_SECONDS = 300.0
 SETTLE_SECONDS = 60.0
+SOAK_OPTIONS = ["--session-gap=1m", "--allowed-lateness=1m"]
+"""So that what a job remembers is complete after some minutes; with the default options it is after 150."""
 TARGET_RATE = 70_000
 TARGETS = {"devices": 1.0, "lake": 5.0}
 """Target for the 99th percentile of the latency to each store, seconds."""
@@ -239,10 +241,6 @@ def measure(events: int, rate: int, seconds: float, job_options: list[str]) -> d
         shutil.rmtree(folder, ignore_errors=True)
 
 
-SOAK_OPTIONS = ["--session-gap=1m", "--allowed-lateness=1m"]
-"""So that what a job remembers is complete after some minutes; with the default options it is after 150."""
-
-
 def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]:
     """Record memory, state, files and lag each minute at a steady rate, while a reader and `clickstream compact` run.
 
@@ -251,11 +249,11 @@ def soak(minutes: float, rate: int, job_options: list[str]) -> dict[str, object]
     Raises:
         SystemExit: The job or the compaction ended.
     """
+    job_options = [*SOAK_OPTIONS, *job_options]
     folder = Path(tempfile.mkdtemp(prefix="bench-live-"))
     kafka = KafkaService(folder / "services")
     kafka.up()
     try:
-        job_options = [*SOAK_OPTIONS, *job_options]
         with LiveJob(folder, kafka, job_options).running() as job, job.compacting() as compact:
             began, samples = time.monotonic(), []
             with job.produce(int(rate * minutes * 60), rate) as traffic:

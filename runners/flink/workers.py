@@ -19,7 +19,8 @@ _ALLOCATIONS = 100_000
 thousand messages is read, with an occasional full collection that holds Python's lock for a tenth of a second."""
 
 _FLOOR, _GROWTH = 320 << 20, 0.5
-"""When a worker returns memory; see `share_memory`. The buffers of a bundle of a backlog take some 300 MB."""
+"""When a worker returns memory; see `share_memory`. A worker that has loaded all it imports takes some 270 MB, and the
+buffers of a bundle of a backlog some 300 MB more."""
 
 _HARNESS = f"""
 import gc, os, sys, threading

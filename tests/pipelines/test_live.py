@@ -208,7 +208,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> GenerateSummary:
-    """A day of events: a tick of the sessions is some 50 ms of work, and each five minutes of event time have one."""
+    """A day of events: a tick of the sessions has a fixed cost, and each five minutes of event time have one."""
     out = tmp_path_factory.mktemp("live") / "events"
     return generate(
         GenerateOptions(

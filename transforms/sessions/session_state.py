@@ -21,13 +21,23 @@ from schemas.sessions import SESSION_PANE, PaneTiming
 from transforms.runs import NONE, Flags, Integers
 from transforms.sessions.cells import CELL, fold_cells, merge_cells
 from transforms.sessions.policy import SessionPolicy
-from transforms.sessions.sessions import Spans, as_panes, closing_ticks, cuts_of, describe, range_sum, spans_of
+from transforms.sessions.sessions import (
+    EARLY,
+    LATE,
+    ON_TIME,
+    TIMINGS,
+    Spans,
+    as_panes,
+    closing_ticks,
+    cuts_of,
+    describe,
+    range_sum,
+    spans_of,
+)
 
 TICKS_AHEAD = 24
 """How many ticks beyond the next one a shard may set timers for while it catches up."""
 _MERGED_ROWS = 10_000
-_EARLY, _ON_TIME, _LATE = range(3)
-_TIMINGS = pa.array([PaneTiming.EARLY.value, PaneTiming.ON_TIME.value, PaneTiming.LATE.value])
 
 
 class Kept(NamedTuple):
@@ -236,7 +246,7 @@ def _decide(
     """Compare the current sessions with the last pane emitted for each, and decide what fires at this tick."""
     pane = _pane_of(cells, spans, emitted)
     known = pane != NONE
-    withdrawn = ~_flags(emitted["is_retraction"])
+    withdrawn = ~emitted["is_retraction"].to_numpy()
     withdrawn[pane[known]] = False
 
     # A session with the same start only ever gains events, so equal counts mean equal sessions.
@@ -245,7 +255,7 @@ def _decide(
     last_pane = emitted.take(pa.array(pane[known]))
     fired[known] = _has_fired(last_pane)
     changed[known] = (
-        _flags(last_pane["is_retraction"])
+        last_pane["is_retraction"].to_numpy()
         | (range_sum(cells["event_count"], spans)[known] != last_pane["event_count"].to_numpy())
         | (spans.cuts[known] != cuts_of(last_pane["cut_reason"]))
     )
@@ -257,20 +267,20 @@ def _decide(
     early_mark = policy.early_firing is not None and tick % policy.early_firing == 0
     inherits, inherits_fired = _inheriting(cells, spans, emitted.filter(pa.array(withdrawn)))
     rules = [
-        (fired & changed, _LATE),
+        (fired & changed, LATE),
         (fired, NONE),
-        (closed & (silence_ends >= before), _ON_TIME),
-        (closed, _LATE),
+        (closed & (silence_ends >= before), ON_TIME),
+        (closed, LATE),
         # A retraction is never emitted alone: the sessions that now hold its events fire at the same tick.
-        (inherits_fired, _LATE),
-        (inherits | (changed & early_mark), _EARLY),
+        (inherits_fired, LATE),
+        (inherits | (changed & early_mark), EARLY),
     ]
     timing = np.select([holds for holds, _ in rules], [timing for _, timing in rules], NONE)
     firing = np.flatnonzero(timing != NONE)
     retracted = np.flatnonzero(withdrawn)
     return _Decided(
         firing,
-        _TIMINGS.take(pa.array(timing[firing])),
+        TIMINGS.take(pa.array(timing[firing])),
         pane_index[firing],
         retracted,
         np.concatenate([retracted, pane[firing][known[firing]]]),
@@ -296,10 +306,6 @@ def _pane_of(cells: pa.Table, spans: Spans, emitted: pa.Table) -> Integers:
 
 def _has_fired(panes: pa.Table) -> Flags:
     return pc.not_equal(panes["pane_timing"], PaneTiming.EARLY.value).to_numpy()
-
-
-def _flags(column: pa.ChunkedArray) -> Flags:
-    return np.array(column.to_numpy())
 
 
 def _inheriting(cells: pa.Table, spans: Spans, withdrawn: pa.Table) -> tuple[Flags, Flags]:

@@ -22,7 +22,9 @@ SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_tim
 _NEVER = np.iinfo(np.int64).max
 _CUT_REASONS = pa.array([None, CutReason.CAP.value, CutReason.MIDNIGHT.value])
 _NO_CUT, _CAP, _MIDNIGHT = 0, 1, 2
-_TIMINGS = pa.array([PaneTiming.EARLY.value, PaneTiming.ON_TIME.value])
+EARLY, ON_TIME, LATE = range(3)
+TIMINGS = pa.array([PaneTiming.EARLY.value, PaneTiming.ON_TIME.value, PaneTiming.LATE.value])
+"""The timings of panes by number."""
 _MOST_MONEY = pl.Series(["99999999999999.9999"]).cast(pl.Decimal(38, 4))[0]
 
 
@@ -222,7 +224,7 @@ def panes_of_bounded(cells: pa.Table, policy: SessionPolicy) -> pa.Table:
     )
     index = np.arange(len(owner)) - np.searchsorted(owner, owner)
     fired_at = np.append(marks, _closing(cells, spans, policy))[order]
-    timing = _TIMINGS.take(pa.array((order >= len(of_early)).astype(np.int64)))
+    timing = TIMINGS.take(pa.array(np.where(order < len(of_early), EARLY, ON_TIME)))
     return as_panes(describe(cells, every), timing, index, fired_at)
 
 
