@@ -77,7 +77,7 @@ class Dimension(NamedTuple):
     Attributes:
         record: The record.
         observed: Columns whose value a single event decides.
-        least: Columns of which the minimum is kept.
+        least: Columns of which the minimum is kept: the time of the first event that adds a key to `keys`.
         keys: A set of keys, merged by union.
         given: Columns of which at most one row has a value, or all rows the same.
     """

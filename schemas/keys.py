@@ -5,9 +5,7 @@ arithmetic, an id by MD5, and by HMAC-SHA-256 if the input must stay secret.
 """
 
 import hashlib
-import hmac
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from schemas.records import TIMESTAMP
 from schemas.table_query import TableQuery
 
 _USED_BITS = np.array([(1 << 8 * used) - 1 for used in range(9)], np.uint64)
-_USERS_KNOWN = 1 << 16
+_SHA256_BLOCK = 64
 _MURMUR3 = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 
 
@@ -66,23 +64,22 @@ def session_ids(device_ids: pa.Array | pa.ChunkedArray, starts: pa.Array | pa.Ch
     return whole(_SESSION_IDS.run(table).column(0))
 
 
-@lru_cache(_USERS_KNOWN)
-def user_key(user_id: str, secret: str) -> str:
-    """The keyed hash of a user id: the first 128 bits of HMAC-SHA-256, as 32 hexadecimal digits.
+def user_keys(user_ids: pa.ChunkedArray, secret: str) -> pa.Array:
+    """The keyed hash of each user id: the first 128 bits of HMAC-SHA-256 (RFC 2104), as 32 hexadecimal digits.
 
-    >>> user_key("user-1", "k") == user_key("user-1", "k") != user_key("user-1", "another")
-    True
+    Null stays null. Hashes each distinct id once.
     """
-    return hmac.digest(secret.encode(), user_id.encode(), "sha256").hex()[:32]
-
-
-def user_keys(user_ids: pa.Array, secret: str) -> pa.Array:
-    """`user_key` of each id; null stays null. Hashes each distinct id once."""
-    encoded = pc.dictionary_encode(user_ids)
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    keys = pa.array((user_key(value, secret) for value in encoded.dictionary.to_pylist()), pa.string())
-    return keys.take(encoded.indices)
+    encoded = whole(user_ids).dictionary_encode()
+    # The key is the same for all ids: copying the two hashes that begin with it takes half the time of hmac.digest
+    key = secret.encode() if len(secret.encode()) <= _SHA256_BLOCK else hashlib.sha256(secret.encode()).digest()
+    padded = np.frombuffer(key.ljust(_SHA256_BLOCK, b"\0"), np.uint8)
+    inner, outer = (hashlib.sha256((padded ^ pad).tobytes()) for pad in (0x36, 0x5C))
+    keys = []
+    for user_id in encoded.dictionary.to_pylist():
+        (message := inner.copy()).update(user_id.encode())
+        (digest := outer.copy()).update(message.digest())
+        keys.append(digest.hexdigest()[:32])
+    return pa.array(keys, pa.string()).take(encoded.indices)
 
 
 def stable_digest(parts: Iterable[str]) -> str:

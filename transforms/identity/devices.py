@@ -2,7 +2,6 @@
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.columns import to_polars
 from schemas.dimensions import DEVICE, PUBLIC_DEVICE_USERS, ResolutionReason
@@ -21,12 +20,7 @@ def device_rows(events: pa.Table) -> pa.Table:
     """
     if events.num_rows == 0:
         return DEVICE.record.empty()
-    rows = sum_up(events, "device_id", events.column("user_key").combine_chunks(), DEVICE)
-    logins = events.filter(events.column("user_key").is_valid())
-    first = logins.group_by("device_id").aggregate([("event_time", "min")])
-    places = pc.index_in(rows.column("device_id"), first.column("device_id").combine_chunks())
-    place = rows.schema.get_field_index("first_login_at")
-    return _resolved(rows.set_column(place, rows.schema.field(place), first.column("event_time_min").take(places)))
+    return _resolved(sum_up(events, "device_id", events.column("user_key"), DEVICE))
 
 
 def merge_devices(rows: pa.Table) -> pa.Table:

@@ -36,8 +36,8 @@ def merge_users(rows: pa.Table) -> pa.Table:
 _DEVICE_KEYS = TableQuery("SELECT left(md5(device_id), 16) FROM given")
 
 
-def device_keys(device_ids: pa.ChunkedArray) -> pa.Array:
+def device_keys(device_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """A short key for each device, without commas: 16 hexadecimal digits of its MD5. Hashes each distinct id once."""
     encoded = whole(device_ids).dictionary_encode()
-    keys = whole(_DEVICE_KEYS.run(pa.table({"device_id": encoded.dictionary})).column(0))
+    keys = _DEVICE_KEYS.run(pa.table({"device_id": encoded.dictionary})).column(0)
     return keys.take(encoded.indices)
