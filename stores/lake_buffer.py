@@ -34,15 +34,23 @@ def split_rows(table: pa.Table, record: Record) -> list[Part]:
         table: A table with at least the record's columns.
         record: The record, which names the columns and the partitions.
     """
-    parts = []
-    for partition, part in split_by_partition(table.select(record.names), record):
-        # a part keeps the dictionaries of the whole table, which may be much larger than its rows
-        rows = encode_rows(plain(part) if 2 * part.num_rows < table.num_rows else part, record)
-        if rows.get_total_buffer_size() > 2 * rows.nbytes:
-            # a slice keeps the whole table that it was cut from in memory
-            rows = rows.take(pa.array(range(rows.num_rows), pa.int64()))
-        parts.append((partition, rows))
-    return parts
+    parts = split_by_partition(table.select(record.names), record)
+    return [(partition, to_hold(part, table.num_rows, record)) for partition, part in parts]
+
+
+def to_hold(part: pa.Table, table_rows: int, record: Record) -> pa.Table:
+    """Encode a part of a table for buffering, so that it does not keep the table in memory.
+
+    Args:
+        part: Rows of one partition.
+        table_rows: Number of rows of the table that it is a part of.
+        record: The record.
+    """
+    # a part keeps the dictionaries of the whole table, which may be much larger than its rows
+    rows = encode_rows(plain(part) if 2 * part.num_rows < table_rows else part, record)
+    # a slice keeps the whole table that it was cut from
+    sliced = rows.get_total_buffer_size() > 2 * rows.nbytes
+    return rows.take(pa.array(range(rows.num_rows), pa.int64())) if sliced else rows
 
 
 class PartitionBuffer:

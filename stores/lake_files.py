@@ -98,8 +98,7 @@ def parse_partition(folder: str) -> Partition:
 def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partition, pa.Table]]:
     """Split a table into one table per partition, keeping the order of rows.
 
-    A table with a single partition is returned as it is. Otherwise each part is a copy, so that it does not keep the
-    whole table in memory.
+    A table with a single partition is returned as it is. Otherwise each part is a slice of one copy of the table.
     """
     if table.num_rows == 0:
         return
@@ -115,9 +114,10 @@ def split_by_partition(table: pa.Table, record: Record) -> Iterator[tuple[Partit
     if len(partitions) == 1:
         yield partitions[0], table
         return
-    table = table.combine_chunks()  # otherwise each take would do so
-    for partition, rows in zip(partitions, groups["__row"], strict=True):
-        yield partition, table.take(rows.to_arrow())
+    ordered, start = table.combine_chunks().take(groups["__row"].explode().to_arrow()), 0
+    for partition, rows in zip(partitions, groups["__row"].list.len(), strict=True):
+        yield partition, ordered.slice(start, rows)
+        start += rows
 
 
 def _is_constant(column: pa.ChunkedArray) -> bool:

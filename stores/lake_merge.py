@@ -2,6 +2,7 @@
 
 import itertools
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -31,7 +32,7 @@ _APART = 4
 
 
 class KnownKeys:
-    """Cache of the keys in partitions of a table. A partition that fits is read once.
+    """Cache of the keys in partitions of a table, thread-safe. A partition that fits is read once.
 
     A key is held as a 128-bit hash with a random seed, so that nobody can construct colliding keys.
     """
@@ -39,6 +40,7 @@ class KnownKeys:
     def __init__(self, keys_held: int = KEYS_HELD) -> None:
         self._keys_held = keys_held
         self._seeds = {"high": secrets.randbits(64), "low": secrets.randbits(64)}
+        self._lock = threading.Lock()
         self._held: dict[Partition, pl.DataFrame] = {}
 
     def without_known(self, rows: pa.Table, place: Place, live: Sequence[LiveFile]) -> pa.Table:
@@ -58,18 +60,21 @@ class KnownKeys:
         return rows if len(left) == rows.num_rows else rows.take(left["__row"].to_arrow())
 
     def _batches(self, place: Place, live: Sequence[LiveFile]) -> Iterator[pl.DataFrame]:
-        held = self._held.get(place.partition)
-        if held is not None:
-            yield held
-        elif sum(file.rows for file in live) > self._keys_held:
+        if sum(file.rows for file in live) > self._keys_held:
             yield from (self._read(place, file) for file in live)
         else:
-            held = pl.concat([self._read(place, file) for file in live])
-            # evicts the first partition read: in a replay in time order, it is the first to be finished
-            while self._held and sum(map(len, self._held.values())) + len(held) > self._keys_held:
-                del self._held[next(iter(self._held))]
-            self._held[place.partition] = held
-            yield held
+            yield self._all(place, live)
+
+    def _all(self, place: Place, live: Sequence[LiveFile]) -> pl.DataFrame:
+        with self._lock:
+            held = self._held.get(place.partition)
+            if held is None:
+                held = pl.concat([self._read(place, file) for file in live])
+                # evicts the first partition read: in a replay in time order, it is the first to be finished
+                while self._held and sum(map(len, self._held.values())) + len(held) > self._keys_held:
+                    del self._held[next(iter(self._held))]
+                self._held[place.partition] = held
+            return held
 
     def _read(self, place: Place, file: LiveFile) -> pl.DataFrame:
         return self._hashes(read_files(place, [file.path], place.record.key))

@@ -31,6 +31,8 @@ def sort_encoded(tables: Sequence[pa.Table], sort_by: Sequence[str]) -> pa.Table
 
     def join(name: str) -> pa.Array:
         parts = [table.column(name) for table in tables]
+        if len(parts) == 1:
+            return whole(parts[0])
         if len({part.type for part in parts}) > 1:
             parts = [part.cast(plain_type(part.type)) for part in parts]
         column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)

@@ -52,7 +52,8 @@ class TableCoder(Coder):
             raise RuntimeError("a spilled table was read after its spill was closed or in another process")
         else:
             source = TableCoder.spill.read(encoded[1:])
-        with pa.ipc.open_stream(source) as reader:
+        # Most tables are small, and Arrow's tasks for their columns would cost more than the work
+        with pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
             return reader.read_all()
 
     def estimate_size(self, value: pa.Table) -> int:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.records import Record
 from stores.lake_files import Partition, partition_folder, split_by_partition
-from transforms.tables import PackedTable, TableCoder
+from transforms.gathered import Gathered
+from transforms.tables import PackedTable, TableCoder, at_the_end
 
 
 @dataclass(eq=False)
@@ -41,14 +43,29 @@ def unpack(packed: Iterable[PackedTable]) -> Iterator[pa.Table]:
     return (coder.decode(table) for table in packed if table)
 
 
+_GATHERED_ROWS = 100_000
+
+
 @beam.typehints.with_output_types(tuple[str, PackedTable])
 class _Split(beam.DoFn):
-    """Table → one packed table per partition, keyed by the partition's folder."""
+    """Table → one packed table per partition, keyed by the partition's folder.
+
+    The tables of a bundle are gathered first: each may have a few rows of every partition.
+    """
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._coder = TableCoder()
 
-    def process(self, table: pa.Table) -> Iterator[tuple[str, PackedTable]]:
-        for partition, part in split_by_partition(table, self._record):
-            yield partition_folder(self._record, partition), self._coder.encode(part)
+    def start_bundle(self) -> None:
+        self._gathered = Gathered(_GATHERED_ROWS)
+
+    def process(self, table: pa.Table) -> Iterator[WindowedValue]:
+        if self._gathered.add(table):
+            yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for table in self._gathered.take():
+            for partition, part in split_by_partition(table, self._record):
+                packed = partition_folder(self._record, partition), self._coder.encode(part)
+                yield at_the_end(packed)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -13,15 +14,23 @@ from deltalake.transaction import Transaction
 
 from schemas.errors import OptionError
 from schemas.records import Record
+from stores.encoded_texts import plain
 from stores.lake import LiveFile, find_files, table_uri
-from stores.lake_buffer import Part, PartitionBuffer, split_rows
+from stores.lake_buffer import Part, PartitionBuffer, to_hold
 from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMode, commit
-from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, check_partition_columns, parse_partition, write_files
+from stores.lake_files import (
+    TARGET_FILE_BYTES,
+    Partition,
+    Place,
+    check_partition_columns,
+    parse_partition,
+    split_by_partition,
+    write_files,
+)
 from stores.lake_merge import KnownKeys, add_missing, replace_changed
 from stores.lake_stream import Changes
-from stores.parquet_files import sort_encoded
 from transforms.background import Ahead, Background
-from transforms.gathered import GATHERED_BYTES, Gathered
+from transforms.gathered import GATHERED_BYTES, Gathered, put_together
 from transforms.sinks.group_by_partition import GroupByPartition, unpack
 from transforms.sinks.stream_lake import StreamToLake, count_commit
 from transforms.tables import PackedTable, TableCoder, at_the_end
@@ -102,7 +111,30 @@ _FEW_PARTITIONS = 16
 _GATHERED_ROWS, _SPLIT_BYTES = 100_000, GATHERED_BYTES // 2
 """How much of an unordered input is split at a time: each part of a table takes a millisecond or two."""
 _SMALL_SHARE = 8
-"""Less than an eighth of a file is not worth a file while rows may still come."""
+"""Less than an eighth of a table is not worth a place in the buffer, and would not fill a file when it overflows."""
+
+
+class _Split(NamedTuple):
+    """A table's rows by partition.
+
+    Attributes:
+        parts: For the buffer.
+        small: Parts with few of the rows, packed.
+    """
+
+    parts: list[Part]
+    small: list[tuple[Partition, PackedTable]]
+
+
+def _split(table: pa.Table, record: Record) -> _Split:
+    """Split a table by partition. Without a spill file, no part is packed, as it would remain in memory."""
+    split, coder = _Split([], []), TableCoder()
+    for partition, part in split_by_partition(table.select(record.names), record):
+        if TableCoder.spill is not None and _SMALL_SHARE * part.num_rows < table.num_rows:
+            split.small.append((partition, coder.encode(plain(part))))
+        else:
+            split.parts.append((partition, to_hold(part, table.num_rows, record)))
+    return split
 
 
 @beam.typehints.with_output_types(NamedWrite)
@@ -111,9 +143,9 @@ class _WriteRows(beam.DoFn):
 
     One thread splits tables by partition, and another sorts and writes the files. Both run mostly without the GIL.
 
-    If the input is in no order of time, each table has rows of many partitions, and the buffer overflows before a file
-    is full. Tables are then gathered before they are split, and what overflows waits in the spill file, if the runner
-    has one: otherwise a history in the order of its devices would become thousands of small files.
+    If the input is in no order of time, each table has a few rows of many partitions, and the buffer would overflow
+    before a file is full. Tables are then gathered before they are split, and small parts wait in the spill file, if
+    the runner has one: otherwise a history in the order of its devices would become thousands of small files.
     """
 
     def __init__(self, write: WriteLake) -> None:
@@ -121,13 +153,14 @@ class _WriteRows(beam.DoFn):
         self._target_bytes = write.target_file_bytes
 
     def setup(self) -> None:
-        self._coder = TableCoder()
-        self._splitting = Ahead[list[Part]](f"split-{self._record.name}", workers=1)
+        self._splitting = Ahead[_Split](f"split-{self._record.name}", workers=1)
         self._writer = Background[PartitionWrite](f"write-{self._record.name}")
+        self._small_writers = Ahead[PartitionWrite](f"write-small-{self._record.name}")
 
     def start_bundle(self) -> None:
         self._splitting.reset()
         self._writer.reset()
+        self._small_writers.reset()
         self._gathered, self._scattered = Gathered(_GATHERED_ROWS, _SPLIT_BYTES), False
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
         self._rows = RowWriter(self._lake, self._record, self._mode, self._target_bytes)
@@ -141,33 +174,33 @@ class _WriteRows(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self._split()
-        for parts in self._splitting.finish():
-            self._hold(parts)
+        for split in self._splitting.finish():
+            self._hold(split)
         for filled in self._buffer.drain():
             self._write(*filled)
-        for partition in list(self._waiting):
-            self._write(partition, [])
-        for write in join_writes(self._writer.finish()):
+        writes = self._writer.finish()
+        for partition, packed in self._waiting.items():
+            writes += self._small_writers.start(self._rows.write, partition, [], packed)
+        for write in join_writes([*writes, *self._small_writers.finish()]):
             described = (self._record.name, write)
             yield at_the_end(described)
 
     def teardown(self) -> None:
         self._splitting.close()
         self._writer.close()
+        self._small_writers.close()
 
     def _split(self) -> None:
         for table in self._gathered.take():
-            for parts in self._splitting.start(split_rows, table, self._record):
-                self._hold(parts)
+            for split in self._splitting.start(_split, table, self._record):
+                self._hold(split)
 
-    def _hold(self, parts: list[Part]) -> None:
-        self._scattered = len(parts) > _FEW_PARTITIONS
-        for partition, tables in self._buffer.hold(parts):
-            small = _SMALL_SHARE * sum(table.nbytes for table in tables) < self._buffer.file_bytes
-            if small and TableCoder.spill is not None:
-                self._waiting[partition].append(self._coder.encode(sort_encoded(tables, ())))
-            else:
-                self._write(partition, tables)
+    def _hold(self, split: _Split) -> None:
+        self._scattered = len(split.parts) + len(split.small) > _FEW_PARTITIONS
+        for partition, packed in split.small:
+            self._waiting[partition].append(packed)
+        for filled in self._buffer.hold(split.parts):
+            self._write(*filled)
 
     def _write(self, partition: Partition, tables: list[pa.Table]) -> None:
         self._writer.start(self._rows.write, partition, tables, self._waiting.pop(partition, []))
@@ -187,10 +220,10 @@ class RowWriter:
         Args:
             partition: The partition.
             tables: Rows.
-            packed: More rows, which are unpacked one table at a time.
+            packed: More rows, in small tables.
         """
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        rows = chain(unpack(packed), tables)
+        rows = chain(put_together(unpack(packed), _GATHERED_ROWS, min(GATHERED_BYTES, self._target_bytes)), tables)
         try:
             if self._live is not None:
                 return add_missing(place, self._live.get(partition, []), rows, self._target_bytes, self._known)
