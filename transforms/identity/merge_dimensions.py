@@ -44,6 +44,15 @@ def rows_of(events: pa.Table) -> Rows:
     }
 
 
+def merges(page_rules: PageRules) -> dict[str, tuple[Record, Merge]]:
+    """The record of each dimension, and how its rows merge, by its name."""
+    return {
+        DEVICE.record.name: (DEVICE.record, merge_devices),
+        USER.record.name: (USER.record, merge_users),
+        PAGE.name: (PAGE, partial(merge_pages, rules=page_rules)),
+    }
+
+
 def into_existing(merge: Merge, existing: pa.Table, rows: pa.Table) -> pa.Table:
     """Merge new rows into existing ones."""
     return merge(pa.concat_tables([existing, rows]))
@@ -70,11 +79,7 @@ class MergeDimensions:
         Raises:
             StoreError: A table cannot be read or written.
         """
-        dimensions: dict[str, tuple[Record, Merge]] = {
-            DEVICE.record.name: (DEVICE.record, merge_devices),
-            USER.record.name: (USER.record, merge_users),
-            PAGE.name: (PAGE, partial(merge_pages, rules=self.page_rules)),
-        }
+        dimensions = merges(self.page_rules)
         summed: dict[str, list[pa.Table]] = {name: [record.empty()] for name, (record, _) in dimensions.items()}
         for events in put_together(tables, GATHERED_ROWS):
             for name, rows in rows_of(plain(deciding(events))).items():

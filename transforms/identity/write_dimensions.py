@@ -1,6 +1,6 @@
 """Write the dimensions in the main graph: aggregate the events of each bundle, and merge them into the lake's rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,30 +8,33 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.utils.windowed_value import WindowedValue
 
-from schemas.dimensions import DEVICE, EVENT_COLUMNS, PAGE, USER
-from schemas.records import Record
+from schemas.dimensions import DEVICE, EVENT_COLUMNS
 from stores.encoded_texts import plain
-from stores.lake import table_uri
-from stores.lake_commit import CommitResult, WriteMode
+from stores.lake import find_files, table_uri
+from stores.lake_commit import CommitResult, NamedWrite, WriteMode
+from stores.lake_files import Place
+from stores.lake_merge import replace_changed
 from stores.lake_stream import STAGING, Changes
-from transforms.events.pages import PageRules, merge_pages
+from transforms.events.pages import PageRules
 from transforms.gathered import GATHERED_BYTES, Gathered
-from transforms.identity.devices import merge_devices
 from transforms.identity.merge_dimensions import (
     GATHERED_ROWS,
     Merge,
     MergeDimensions,
-    Rows,
     deciding,
     into_existing,
+    merges,
     rows_of,
 )
-from transforms.identity.users import merge_users
+from transforms.sinks.group_by_partition import unpack
 from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.sinks.stream_lake import count_commit
-from transforms.sinks.write_lake import WriteLake
-from transforms.tables import at_the_end
+from transforms.sinks.write_lake import CommitOnce
+from transforms.tables import PackedTable, TableCoder, at_the_end
 from transforms.work_ahead import WorkAhead
+
+NamedRows = tuple[str, PackedTable]
+"""A dimension's name, and some rows of it."""
 
 _HELD_ROWS, _HELD_BYTES = 200_000, GATHERED_BYTES // 2
 """The most deciding events that a bundle holds. Beyond that they are aggregated and emitted, which is possible at any
@@ -71,35 +74,25 @@ class WriteDimensions(beam.PTransform):
                 | "HoldBack" >> HoldBack(folder, self.commit_seconds, work, self.stable_input)
                 | "TellCommits" >> beam.ParDo(_TellCommits())
             )
-        summed = events | "SumUp" >> beam.ParDo(_SumUp()).with_output_types(pa.Table).with_outputs(
-            USER.record.name, PAGE.name, main=DEVICE.record.name
+        merged = (
+            events
+            | "SumUp" >> beam.ParDo(_SumUp())
+            | "GroupByTable" >> beam.GroupByKey()
+            | "MergeRows" >> beam.ParDo(_MergeRows(self))
         )
-        merge_pages_here = partial(merge_pages, rules=self.page_rules)
-        commits = [
-            summed[DEVICE.record.name] | "DevicesToLake" >> self._write(DEVICE.record, merge_devices),
-            summed[USER.record.name] | "UsersToLake" >> self._write(USER.record, merge_users),
-            summed[PAGE.name] | "PagesToLake" >> self._write(PAGE, merge_pages_here),
-        ]
-        return commits | "AllCommits" >> beam.Flatten()
-
-    def _write(self, record: Record, merge: Merge) -> WriteLake:
-        return WriteLake(
-            record,
-            self.lake,
-            WriteMode.MERGE,
-            changes=Changes(record, partial(_fold, merge), partial(into_existing, merge)),
-        )
+        records = tuple(record for record, _ in merges(self.page_rules).values())
+        return merged | "CommitOnce" >> CommitOnce(records, self.lake, WriteMode.MERGE)
 
 
-def _fold(merge: Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    return merge(rows), rows.slice(0, 0)
-
-
-@beam.typehints.with_output_types(pa.Table)
+@beam.typehints.with_output_types(NamedRows)
 class _SumUp(WorkAhead):
-    """Aggregates the events of a bundle into a few small tables per dimension, before any shuffle."""
+    """Aggregates the events of a bundle into a few small tables, keyed by dimension, before any shuffle."""
 
     workers = 1  # its thread holds the events that have decided so far
+
+    def setup(self) -> None:
+        super().setup()
+        self._coder = TableCoder()
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -110,19 +103,14 @@ class _SumUp(WorkAhead):
         if self._gathered.add(events.select(EVENT_COLUMNS)):
             yield from self._select()
 
-    def work(self, events: pa.Table) -> list[Rows]:
+    def work(self, events: pa.Table) -> list[NamedRows]:
         """Keep what decides among these events and those held; once that is too much, aggregate it instead."""
         self._held.add(events)
         full = [self._held.add(deciding(together)) for together in self._held.take()]
         return self._sum_up() if any(full) else []
 
-    def tell(self, summed: list[Rows]) -> Iterator[WindowedValue]:
-        for rows_of_each in summed:
-            for name, rows in rows_of_each.items():
-                if rows.num_rows:
-                    # At the end of time: a dimension is never late and must not hold back the watermark
-                    value = at_the_end(rows)
-                    yield value if name == DEVICE.record.name else beam.pvalue.TaggedOutput(name, value)
+    def tell(self, summed: list[NamedRows]) -> Iterator[WindowedValue]:
+        return map(at_the_end, summed)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from self._select()
@@ -133,8 +121,39 @@ class _SumUp(WorkAhead):
         for gathered in self._gathered.take():
             yield from super().process(gathered)
 
-    def _sum_up(self) -> list[Rows]:
-        return [rows_of(plain(events)) for events in self._held.take()]
+    def _sum_up(self) -> list[NamedRows]:
+        return [
+            (name, self._coder.encode(rows))
+            for events in self._held.take()
+            for name, rows in rows_of(plain(events)).items()
+            if rows.num_rows
+        ]
+
+
+@beam.typehints.with_output_types(NamedWrite)
+class _MergeRows(WorkAhead):
+    """Merges all rows of a dimension into its table's files; emits their description for the commit, keyed by table."""
+
+    def __init__(self, write: WriteDimensions) -> None:
+        self._lake, self._merges = write.lake, merges(write.page_rules)
+
+    def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[WindowedValue]:
+        name, packed = group
+        yield from super().process(name, list(packed))
+
+    def work(self, name: str, packed: list[PackedTable]) -> NamedWrite:
+        record, merge = self._merges[name]
+        changes = Changes(record, partial(_fold, merge))
+        rows, gone = changes.fold_by_key(pa.concat_tables(unpack(packed)), record.key[0])
+        place, live = Place(table_uri(self._lake, name), record, ()), find_files(self._lake, name).get((), [])
+        return name, replace_changed(place, live, rows, gone, merge=partial(into_existing, merge))
+
+    def tell(self, described: NamedWrite) -> Iterator[WindowedValue]:
+        yield at_the_end(described)
+
+
+def _fold(merge: Merge, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    return merge(rows), rows.slice(0, 0)
 
 
 @beam.typehints.with_output_types(pa.Table)
