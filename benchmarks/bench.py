@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,15 +63,15 @@ class Target:
     reached: bool
 
 
-def command(program: str, source: Path, target: Path) -> list[str]:
+def command(program: str, source: Path, target: Path, options: Sequence[str] = ()) -> list[str]:
     """The command line of a program that reads *.jsonl in `source` and writes below `target`."""
     if program == "product":
         stores = ["--lake", str(target / "lake"), "--devices", f"rocksdb:{target / 'devices'}"]
         # The script writes no typed tables either
         run = [sys.executable, "-m", "pipelines.cli", "run", "--layers=raw"]
-        return [*run, "--input", f"{source}/*.jsonl", *stores]
+        return [*run, "--input", f"{source}/*.jsonl", *stores, *options]
     script = {"duckdb": "duckdb_script.py", "plain_beam": "plain_beam.py"}[program]
-    return [sys.executable, str(HERE / script), str(source), str(target / "out")]
+    return [sys.executable, str(HERE / script), str(source), str(target / "out"), *options]
 
 
 SESSIONS = {
@@ -94,7 +94,7 @@ def count_sessions(kind: str, folder: Path) -> int:
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
-def run_trial(program: str, events: int, source: Path, work: Path) -> Trial:
+def run_trial(program: str, events: int, source: Path, work: Path, *options: str) -> Trial:
     """Run a program once with an empty output folder, and measure its process."""
     target = work / "out"
     shutil.rmtree(target, ignore_errors=True)
@@ -103,7 +103,7 @@ def run_trial(program: str, events: int, source: Path, work: Path) -> Trial:
     log = work / f"{program}.log"
     with log.open("wb") as output:
         began = time.monotonic()
-        process = subprocess.Popen(command(program, source, target), cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(command(program, source, target, options), cwd=ROOT, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,5 +1,6 @@
 """Rows that a table has already, however many keys can be held."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from deltalake.transaction import Transaction
 
 from schemas.records import TIMESTAMP, Field, Record
+from stores import lake_merge
 from stores.lake import live_files, open_table, read_table, table_uri
 from stores.lake_bounds import TimeBounds
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, encode_rows, write_files
 from stores.lake_merge import KnownKeys, merge_into_table, replace_changed
+from stores.lake_read import read_files
 
 DAYS = ["2026-04-12", "2026-04-13"]
 RECORD = Record(
@@ -55,6 +58,28 @@ def test_rows_of_two_dates_with_known_keys_are_left_out_whether_keys_are_held_or
             ):
                 left = known.without_known(incoming, place, live[day,])
                 assert left.column("number").to_pylist() == list(range(max(start, 100), start + 60))
+
+
+def test_threads_that_share_known_keys_read_each_partition_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {day: Place(table_uri(str(tmp_path), RECORD.name), RECORD, (day,)) for day in DAYS}
+    writes = [
+        PartitionWrite((day,), tuple(write_files(place, [rows(day, range(50))]))) for day, place in places.items()
+    ]
+    commit(str(tmp_path), RECORD, writes, WriteMode.APPEND, Transaction("one", 1))
+    live = live_files(open_table(str(tmp_path), RECORD))
+    known, read = KnownKeys(), []
+    monkeypatch.setattr(
+        lake_merge, "read_files", lambda place, paths, names: read.append(paths) or read_files(place, paths, names)
+    )
+
+    def left(day: str) -> list[int]:
+        return known.without_known(rows(day, range(40, 60)), places[day], live[day,]).column("number").to_pylist()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(left, DAYS * 8)) == [list(range(50, 60))] * 16
+    assert sorted(read) == sorted([[file.path] for day in DAYS for file in live[day,]])
 
 
 TOTAL = Record("totals", "one name", (Field("name", pa.string(), "name"), Field("n", pa.int64(), "sum")), key=("name",))
