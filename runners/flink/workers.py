@@ -18,7 +18,7 @@ _ALLOCATIONS = 100_000
 """New objects after which a worker's garbage collector runs. The default of 700 runs it often while a batch of some ten
 thousand messages is read, with an occasional full collection that holds Python's lock for a tenth of a second."""
 
-_FLOOR, _GROWTH = 320 << 20, 0.5
+_FLOOR, _GROWTH = 320 << 20, 0.25
 """When a worker returns memory; see `share_memory`. A worker that has loaded all it imports takes some 270 MB, and the
 buffers of a bundle of a backlog some 300 MB more."""
 
