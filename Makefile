@@ -44,7 +44,7 @@ check: $(STAMP)  ## Format, lint, types
 
 unit: $(STAMP)  ## All tests
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(FLINK_TESTS:%=--ignore=%)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FLINK_TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(FLINK_TESTS)
 
 bench: $(STAMP)  ## The product beside plain Beam and a DuckDB script; results in benchmarks/
 	$(BIN)/python benchmarks/bench.py
