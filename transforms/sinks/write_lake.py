@@ -141,7 +141,8 @@ def _split(table: pa.Table, record: Record) -> _Split:
 class _WriteRows(beam.DoFn):
     """Writes tables to files as they arrive; at the end of a bundle emits their descriptions, keyed by table.
 
-    One thread splits tables by partition, and another sorts and writes the files. Both run mostly without the GIL.
+    One thread splits tables by partition, and another sorts and writes the files; those of the bundle's end are written
+    in parallel, as no rows come in any more. All run mostly without the GIL.
 
     If the input is in no order of time, each table has a few rows of many partitions, and the buffer would overflow
     before a file is full. Tables are then gathered before they are split, and small parts wait in the spill file, if
@@ -155,12 +156,12 @@ class _WriteRows(beam.DoFn):
     def setup(self) -> None:
         self._splitting = Ahead[_Split](f"split-{self._record.name}", workers=1)
         self._writer = Background[PartitionWrite](f"write-{self._record.name}")
-        self._small_writers = Ahead[PartitionWrite](f"write-small-{self._record.name}")
+        self._last_writers = Ahead[PartitionWrite](f"write-last-{self._record.name}")
 
     def start_bundle(self) -> None:
         self._splitting.reset()
         self._writer.reset()
-        self._small_writers.reset()
+        self._last_writers.reset()
         self._gathered, self._scattered = Gathered(_GATHERED_ROWS, _SPLIT_BYTES), False
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
         self._rows = RowWriter(self._lake, self._record, self._mode, self._target_bytes)
@@ -176,19 +177,19 @@ class _WriteRows(beam.DoFn):
         self._split()
         for split in self._splitting.finish():
             self._hold(split)
-        for filled in self._buffer.drain():
-            self._write(*filled)
         writes = self._writer.finish()
-        for partition, packed in self._waiting.items():
-            writes += self._small_writers.start(self._rows.write, partition, [], packed)
-        for write in join_writes([*writes, *self._small_writers.finish()]):
+        for partition, tables in self._buffer.drain():
+            writes += self._write_last(partition, tables)
+        for partition in list(self._waiting):
+            writes += self._write_last(partition, [])
+        for write in join_writes([*writes, *self._last_writers.finish()]):
             described = (self._record.name, write)
             yield at_the_end(described)
 
     def teardown(self) -> None:
         self._splitting.close()
         self._writer.close()
-        self._small_writers.close()
+        self._last_writers.close()
 
     def _split(self) -> None:
         for table in self._gathered.take():
@@ -204,6 +205,9 @@ class _WriteRows(beam.DoFn):
 
     def _write(self, partition: Partition, tables: list[pa.Table]) -> None:
         self._writer.start(self._rows.write, partition, tables, self._waiting.pop(partition, []))
+
+    def _write_last(self, partition: Partition, tables: list[pa.Table]) -> list[PartitionWrite]:
+        return self._last_writers.start(self._rows.write, partition, tables, self._waiting.pop(partition, []))
 
 
 class RowWriter:
