@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +63,7 @@ class Target:
     reached: bool
 
 
-def command(program: str, source: Path, target: Path, options: Sequence[str] = ()) -> list[str]:
+def command(program: str, source: Path, target: Path, *options: str) -> list[str]:
     """The command line of a program that reads *.jsonl in `source` and writes below `target`."""
     if program == "product":
         stores = ["--lake", str(target / "lake"), "--devices", f"rocksdb:{target / 'devices'}"]
@@ -103,7 +103,7 @@ def run_trial(program: str, events: int, source: Path, work: Path, *options: str
     log = work / f"{program}.log"
     with log.open("wb") as output:
         began = time.monotonic()
-        process = subprocess.Popen(command(program, source, target, options), cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(command(program, source, target, *options), cwd=ROOT, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -122,15 +122,23 @@ def run_trial(program: str, events: int, source: Path, work: Path, *options: str
     return trial
 
 
-def input_folder(events: int, work: Path) -> Path:
-    """The generated input; reuses the input of an earlier run."""
-    folder = work / f"events-{events}"
+def input_folder(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder with an input that `make` creates; reuses the input of an earlier run."""
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        generator = [sys.executable, "-m", "pipelines.cli", "generate", "--events", str(events), "--out", str(folder)]
-        subprocess.run(generator, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        make(folder)
         (folder / "done").touch()
     return folder
+
+
+def generated(events: int, work: Path) -> Path:
+    """The input of the generator."""
+
+    def generate(folder: Path) -> None:
+        generator = [sys.executable, "-m", "pipelines.cli", "generate", "--events", str(events), "--out", str(folder)]
+        subprocess.run(generator, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    return input_folder(work / f"events-{events}", generate)
 
 
 def medians(trials: list[Trial]) -> list[Trial]:
@@ -270,7 +278,7 @@ def main() -> None:
 
     trials = []
     for events in options.events:
-        source = input_folder(events, options.work)
+        source = generated(events, options.work)
         truth = count_sessions("truth", source)
         programs = [p for p in options.only or NAMES if events <= (LARGEST[p] or events)]
         for turn in range(options.repeats):

@@ -1,20 +1,21 @@
 """Compare the product with the DuckDB script on inputs whose distribution is not that of a shop.
 
-python benchmarks/shapes.py                                # all shapes, some six minutes; writes shapes.md
-python benchmarks/shapes.py --only bot --events 100000     # a trial; writes nothing
+    python benchmarks/shapes.py                                # all shapes, some six minutes; writes shapes.md
+    python benchmarks/shapes.py --only bot --events 100000     # a trial; writes nothing
+
+The inputs stay in benchmarks/work for the next run.
 """
 
 import argparse
 import json
 import random
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import HERE, NAMES, Trial, machine, run_trial
+from bench import HERE, NAMES, Trial, input_folder, machine, run_trial
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 WORDS = [f"{word:08x}" for word in random.Random(1).sample(range(1 << 32), 5_000)]
@@ -91,23 +92,17 @@ def events_of(shape: Shape, count: int) -> Iterator[Event]:
         yield usual | shape.change(chance)
 
 
-def input_folder(name: str, count: int, work: Path) -> Path:
-    """The input of a shape; reuses that of an earlier run."""
-    folder = work / f"shape-{name}-{count}"
-    if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
+def compare(name: str, events: int, work: Path) -> tuple[Trial, Trial]:
+    """Run the product, then the script, on the input of a shape."""
+    count = int(events * SHAPES[name].share)
+
+    def write(folder: Path) -> None:
         folder.mkdir(parents=True)
         with (folder / "events.jsonl").open("w") as out:
             for event in events_of(SHAPES[name], count):
                 out.write(json.dumps(event, separators=(",", ":")) + "\n")
-        (folder / "done").touch()
-    return folder
 
-
-def compare(name: str, events: int, work: Path) -> tuple[Trial, Trial]:
-    """Run the product, then the script, on the input of a shape."""
-    count = int(events * SHAPES[name].share)
-    source = input_folder(name, count, work)
+    source = input_folder(work / f"shape-{name}-{count}", write)
     # The script does not cut long sessions
     product = run_trial("product", count, source, work, "--max-session=off")
     script = run_trial("duckdb", count, source, work)

@@ -71,7 +71,9 @@ def user_keys(user_ids: pa.ChunkedArray, secret: str) -> pa.Array:
     """
     encoded = whole(user_ids).dictionary_encode()
     # The key is the same for all ids: copying the two hashes that begin with it takes half the time of hmac.digest
-    key = secret.encode() if len(secret.encode()) <= _SHA256_BLOCK else hashlib.sha256(secret.encode()).digest()
+    key = secret.encode()
+    if len(key) > _SHA256_BLOCK:
+        key = hashlib.sha256(key).digest()
     padded = np.frombuffer(key.ljust(_SHA256_BLOCK, b"\0"), np.uint8)
     inner, outer = (hashlib.sha256((padded ^ pad).tobytes()) for pad in (0x36, 0x5C))
     keys = []

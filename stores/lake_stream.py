@@ -18,10 +18,10 @@ from deltalake.transaction import Transaction
 from schemas.errors import BrokenStreamError, StoreError
 from schemas.keys import shards_of
 from schemas.records import Record
-from stores.lake import live_files, table_uri
+from stores.lake import LiveFile, live_files, table_uri
 from stores.lake_bounds import TimeBounds
 from stores.lake_commit import CommitResult, PartitionWrite, Planned, WriteMode, commit_planned
-from stores.lake_files import Partition, Place, delete_files
+from stores.lake_files import TARGET_FILE_BYTES, Partition, Place, delete_files
 from stores.lake_merge import MergeRows, replace_changed
 from stores.lake_read import read_files
 from stores.patience import Patience
@@ -82,6 +82,18 @@ class Changes(NamedTuple):
         folded = [self.fold(changes.filter(pa.array(part_of == part))) for part in range(parts)]
         rows, gone = zip(*folded, strict=True)
         return pa.concat_tables(rows), pa.concat_tables(gone)
+
+    def merge_into(
+        self,
+        place: Place,
+        live: Sequence[LiveFile],
+        changes: pa.Table,
+        target_bytes: int = TARGET_FILE_BYTES,
+        bounds: TimeBounds | None = None,
+    ) -> PartitionWrite:
+        """Fold changes, and replace the rows of a partition by them; see `replace_changed`."""
+        rows, gone = self.fold_by_key(changes, place.record.key[0])
+        return replace_changed(place, live, rows, gone, target_bytes, self.merge, bounds)
 
     def place(self, lake_uri: str, record: Record, partition: Partition) -> Place:
         """Where changes to a partition of a record's table are staged."""
@@ -175,8 +187,6 @@ def _merge(
     merged: list[PartitionWrite] = []
     for partition, paths in staged.items():
         read = read_files(changes.place(lake_uri, record, partition), paths)
-        rows, gone = changes.fold_by_key(read, record.key[0])
         place = Place(uri, record, partition)
-        files = live.get(partition, [])
-        merged.append(replace_changed(place, files, rows, gone, merge=changes.merge, bounds=bounds))
+        merged.append(changes.merge_into(place, live.get(partition, []), read, bounds=bounds))
     return merged

@@ -13,7 +13,6 @@ from stores.encoded_texts import plain
 from stores.lake import find_files, table_uri
 from stores.lake_commit import CommitResult, NamedWrite, WriteMode
 from stores.lake_files import Place
-from stores.lake_merge import replace_changed
 from stores.lake_stream import STAGING, Changes
 from transforms.events.pages import PageRules
 from transforms.gathered import GATHERED_BYTES, Gathered
@@ -135,18 +134,20 @@ class _MergeRows(WorkAhead):
     """Merges all rows of a dimension into its table's files; emits their description for the commit, keyed by table."""
 
     def __init__(self, write: WriteDimensions) -> None:
-        self._lake, self._merges = write.lake, merges(write.page_rules)
+        self._lake = write.lake
+        self._changes = {
+            name: Changes(record, partial(_fold, merge), partial(into_existing, merge))
+            for name, (record, merge) in merges(write.page_rules).items()
+        }
 
     def process(self, group: tuple[str, Iterable[PackedTable]]) -> Iterator[WindowedValue]:
         name, packed = group
         yield from super().process(name, list(packed))
 
     def work(self, name: str, packed: list[PackedTable]) -> NamedWrite:
-        record, merge = self._merges[name]
-        changes = Changes(record, partial(_fold, merge))
-        rows, gone = changes.fold_by_key(pa.concat_tables(unpack(packed)), record.key[0])
-        place, live = Place(table_uri(self._lake, name), record, ()), find_files(self._lake, name).get((), [])
-        return name, replace_changed(place, live, rows, gone, merge=partial(into_existing, merge))
+        changes = self._changes[name]
+        place, live = Place(table_uri(self._lake, name), changes.record, ()), find_files(self._lake, name).get((), [])
+        return name, changes.merge_into(place, live, pa.concat_tables(unpack(packed)))
 
     def tell(self, described: NamedWrite) -> Iterator[WindowedValue]:
         yield at_the_end(described)

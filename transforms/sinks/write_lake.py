@@ -27,7 +27,7 @@ from stores.lake_files import (
     split_by_partition,
     write_files,
 )
-from stores.lake_merge import KnownKeys, add_missing, replace_changed
+from stores.lake_merge import KnownKeys, add_missing
 from stores.lake_stream import Changes
 from transforms.background import Ahead, Background
 from transforms.gathered import GATHERED_BYTES, Gathered, put_together
@@ -114,27 +114,27 @@ _SMALL_SHARE = 8
 """Less than an eighth of a table is not worth a place in the buffer, and would not fill a file when it overflows."""
 
 
-class _Split(NamedTuple):
+class _Parts(NamedTuple):
     """A table's rows by partition.
 
     Attributes:
-        parts: For the buffer.
-        small: Parts with few of the rows, packed.
+        large: For the buffer.
+        small: Those with few of the rows, packed.
     """
 
-    parts: list[Part]
+    large: list[Part]
     small: list[tuple[Partition, PackedTable]]
 
 
-def _split(table: pa.Table, record: Record) -> _Split:
+def _parts_of(table: pa.Table, record: Record) -> _Parts:
     """Split a table by partition. Without a spill file, no part is packed, as it would remain in memory."""
-    split, coder = _Split([], []), TableCoder()
+    parts, coder = _Parts([], []), TableCoder()
     for partition, part in split_by_partition(table.select(record.names), record):
         if TableCoder.spill is not None and _SMALL_SHARE * part.num_rows < table.num_rows:
-            split.small.append((partition, coder.encode(plain(part))))
+            parts.small.append((partition, coder.encode(plain(part))))
         else:
-            split.parts.append((partition, to_hold(part, table.num_rows, record)))
-    return split
+            parts.large.append((partition, to_hold(part, table.num_rows, record)))
+    return parts
 
 
 @beam.typehints.with_output_types(NamedWrite)
@@ -154,7 +154,7 @@ class _WriteRows(beam.DoFn):
         self._target_bytes = write.target_file_bytes
 
     def setup(self) -> None:
-        self._splitting = Ahead[_Split](f"split-{self._record.name}", workers=1)
+        self._splitting = Ahead[_Parts](f"split-{self._record.name}", workers=1)
         self._writer = Background[PartitionWrite](f"write-{self._record.name}")
         self._last_writers = Ahead[PartitionWrite](f"write-last-{self._record.name}")
 
@@ -175,8 +175,8 @@ class _WriteRows(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self._split()
-        for split in self._splitting.finish():
-            self._hold(split)
+        for parts in self._splitting.finish():
+            self._hold(parts)
         writes = self._writer.finish()
         for partition, tables in self._buffer.drain():
             writes += self._write_last(partition, tables)
@@ -193,14 +193,14 @@ class _WriteRows(beam.DoFn):
 
     def _split(self) -> None:
         for table in self._gathered.take():
-            for split in self._splitting.start(_split, table, self._record):
-                self._hold(split)
+            for parts in self._splitting.start(_parts_of, table, self._record):
+                self._hold(parts)
 
-    def _hold(self, split: _Split) -> None:
-        self._scattered = len(split.parts) + len(split.small) > _FEW_PARTITIONS
-        for partition, packed in split.small:
+    def _hold(self, parts: _Parts) -> None:
+        self._scattered = len(parts.large) + len(parts.small) > _FEW_PARTITIONS
+        for partition, packed in parts.small:
             self._waiting[partition].append(packed)
-        for filled in self._buffer.hold(split.parts):
+        for filled in self._buffer.hold(parts.large):
             self._write(*filled)
 
     def _write(self, partition: Partition, tables: list[pa.Table]) -> None:
@@ -269,10 +269,10 @@ class _WriteFiles(WorkAhead):
 
     def work(self, partition: Partition, packed: list[PackedTable]) -> PartitionWrite:
         place = Place(table_uri(self._lake, self._record.name), self._record, partition)
-        rows, gone = self._changes.fold_by_key(pa.concat_tables(unpack(packed)), self._record.key[0])
+        changes = pa.concat_tables(unpack(packed))
         if self._mode is WriteMode.MERGE:
-            live = self._live.get(partition, [])
-            return replace_changed(place, live, rows, gone, self._target_bytes, self._changes.merge)
+            return self._changes.merge_into(place, self._live.get(partition, []), changes, self._target_bytes)
+        rows, _ = self._changes.fold_by_key(changes, self._record.key[0])
         return PartitionWrite(partition, tuple(write_files(place, [rows], self._target_bytes)))
 
     def tell(self, write: PartitionWrite) -> Iterator[WindowedValue]:
