@@ -25,10 +25,9 @@ from stores.device_store import open_device_store
 from stores.lake import find_table, live_files, open_table, read_table, table_uri
 from stores.lake_commit import PartitionWrite, WriteMode, commit
 from stores.lake_files import Place, split_by_partition, write_files
-from stores.lake_merge import replace_changed
 from stores.lake_read import read_files
 from stores.lake_sql import connect
-from transforms.sinks import write_lake
+from stores.lake_stream import Changes
 
 SECRET = "for tests"
 SHARED = ", ".join(name for name in SESSION.names if name not in {"pane_timing", "pane_index"})
@@ -284,11 +283,12 @@ def test_rebuild_names_every_wrong_option_at_once(tmp_path: Path, command_line: 
 
 
 def commit_beside(lake: Path, times: int) -> Callable[..., PartitionWrite]:
-    """The merge of sessions, with another run's commit to the same date right after the first few."""
+    """A method for `Changes` that merges as before, with another run's commit to the same date after the first few."""
     left = iter(range(times))
+    merge_alone = Changes.merge_into
 
-    def merge(place: Place, *rest: Any, **more: Any) -> PartitionWrite:
-        write = replace_changed(place, *rest, **more)
+    def merge(changes: Changes, place: Place, *rest: Any, **more: Any) -> PartitionWrite:
+        write = merge_alone(changes, place, *rest, **more)
         if next(left, None) is not None:
             live = live_files(open_table(str(lake), place.record))[place.partition]
             paths = tuple(file.path for file in live)
@@ -305,7 +305,7 @@ def test_rebuild_beside_a_run_that_commits_computes_anew_and_then_gives_up(
 ) -> None:
     stores = Stores(tmp_path, command_line)
     stores.do("run", f"--input={write_lines(tmp_path / '1.jsonl', '12T10:00:00', '12T10:20:00')}")
-    monkeypatch.setattr(write_lake, "replace_changed", commit_beside(stores.lake, commits))
+    monkeypatch.setattr(Changes, "merge_into", commit_beside(stores.lake, commits))
     ended = command_line(*stores.command("rebuild", "--days=all", "--session-gap=10m"))
     assert ended.code == code
     if code:
