@@ -36,6 +36,7 @@ from transforms.gathered import Gathered, put_together
 from transforms.metrics import count
 from transforms.sinks.hold_back import HoldBack, Worked
 from transforms.tables import ShardedTable, at_earliest, at_the_end, split_by_shard
+from transforms.work_gathered import WorkGathered
 from transforms.workers import in_worker
 
 # Large enough to amortize the runner's cost per element; a larger batch would only add latency
@@ -85,23 +86,15 @@ class DeduplicateStream(beam.PTransform):
         return (dropped["unique"], late) | "Unique" >> beam.Flatten()
 
 
-class _SplitByShard(beam.DoFn):
+class _SplitByShard(WorkGathered):
     """Tables of a bundle → one table per shard, so that each bundle reads the state of a key only once."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
 
-    def start_bundle(self) -> None:
-        self._gathered = Gathered(_GATHERED_ROWS)
-
-    def process(self, events: pa.Table) -> Iterator[WindowedValue]:
-        if self._gathered.add(events):
-            yield from self.finish_bundle()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for gathered in self._gathered.take():
-            for shard, events in split_by_shard(gathered, self._shards):
-                yield WindowedValue((shard, events), at_earliest(events).timestamp, [GlobalWindow()])
+    def work(self, table: pa.Table) -> Iterator[WindowedValue]:
+        for shard, events in split_by_shard(table, self._shards):
+            yield WindowedValue((shard, events), at_earliest(events).timestamp, [GlobalWindow()])
 
 
 _EXPIRY = TimerSpec("expiry", TimeDomain.WATERMARK)

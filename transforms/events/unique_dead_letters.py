@@ -10,6 +10,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.gathered import Gathered
 from transforms.tables import Table, at_the_end
+from transforms.work_gathered import WorkGathered
 
 _GATHERED_ROWS = 20_000
 """Number of dead letters that are split and written together: each step takes about a millisecond per table, even for
@@ -36,19 +37,13 @@ class UniqueDeadLetters(beam.PTransform):
 
 
 @beam.typehints.with_output_types(tuple[str, Table])
-class _SplitById(beam.DoFn):
-    def start_bundle(self) -> None:
-        self._gathered = Gathered(_GATHERED_ROWS)
+class _SplitById(WorkGathered):
+    gathered_rows = _GATHERED_ROWS
 
-    def process(self, letters: pa.Table) -> Iterator[WindowedValue]:
-        if self._gathered.add(letters):
-            yield from self.finish_bundle()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for letters in self._gathered.take():
-            digits = pc.utf8_slice_codeunits(letters["dead_letter_id"], 0, 1)
-            for digit in pc.unique(digits).to_pylist():
-                yield at_the_end((digit, letters.filter(pc.equal(digits, digit))))
+    def work(self, letters: pa.Table) -> Iterator[WindowedValue]:
+        digits = pc.utf8_slice_codeunits(letters["dead_letter_id"], 0, 1)
+        for digit in pc.unique(digits).to_pylist():
+            yield at_the_end((digit, letters.filter(pc.equal(digits, digit))))
 
 
 @beam.typehints.with_output_types(Table)

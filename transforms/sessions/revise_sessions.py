@@ -23,7 +23,6 @@ from schemas.sessions import FACT_SESSION, SESSION
 from stores.lake import LiveFile, find_files, table_uri
 from stores.lake_files import Place, date_of, partition_of
 from stores.lake_read import read_files
-from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.runs import Integers
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of
@@ -32,12 +31,12 @@ from transforms.sessions.policy import SessionPolicy
 from transforms.sessions.revision import TOUCHED, Revised, Scope, revise, touched_slots
 from transforms.sessions.sessionize import count_panes
 from transforms.tables import ShardedTable, TableCoder, at_the_end, split_by_shard
+from transforms.work_gathered import WorkGathered
 
 _REACH = 2 * HOUR
 """How far to read around the revised hours, in addition to the gap. Few sessions extend further; `read_more` reads the
 rest of them."""
 _FEW_DEVICES = 2_000
-_GATHERED_ROWS = 150_000
 _Paths = Mapping[date, tuple[str, ...]]
 
 
@@ -182,22 +181,19 @@ _DatedPath = tuple[date, str]
 
 
 @beam.typehints.with_output_types(ShardedTable)
-class _FindTouched(beam.DoFn):
+class _FindTouched(WorkGathered):
     """Finds the slots that the events of a bundle touch, by shard of devices."""
+
+    gathered_rows = 150_000
 
     def __init__(self, policy: SessionPolicy, shards: int) -> None:
         self._policy, self._shards = policy, shards
 
-    def start_bundle(self) -> None:
-        self._gathered = Gathered(_GATHERED_ROWS)
-
     def process(self, events: pa.Table) -> Iterator[beam.utils.windowed_value.WindowedValue]:
-        if self._gathered.add(events.select(["device_id", "event_time"])):
-            yield from self.finish_bundle()
+        yield from super().process(events.select(["device_id", "event_time"]))
 
-    def finish_bundle(self) -> Iterator[beam.utils.windowed_value.WindowedValue]:
-        for events in self._gathered.take():
-            yield from map(at_the_end, split_by_shard(touched_slots(events, self._policy), self._shards))
+    def work(self, events: pa.Table) -> Iterator[beam.utils.windowed_value.WindowedValue]:
+        return map(at_the_end, split_by_shard(touched_slots(events, self._policy), self._shards))
 
 
 _Sum = tuple[frozenset[int], frozenset[str] | None]

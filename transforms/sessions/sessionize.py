@@ -15,7 +15,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 from schemas.errors import OptionError
 from schemas.records import Record
 from schemas.sessions import SESSION_PANE, PaneTiming
-from transforms.gathered import Gathered
 from transforms.metrics import count
 from transforms.sessions.cells import CELL, EVENT_COLUMNS, cells_of, merge_cells
 from transforms.sessions.policy import SessionPolicy
@@ -33,8 +32,7 @@ from transforms.sessions.session_state import (
 from transforms.sessions.sessions import last_panes_of_bounded
 from transforms.tables import ShardedTable, TableCoder, at_earliest, at_the_end, split_by_shard
 from transforms.work_ahead import WorkAhead
-
-_GATHERED_ROWS = 150_000
+from transforms.work_gathered import WorkGathered
 
 
 @dataclass(eq=False)
@@ -79,29 +77,25 @@ class Sessionize(beam.PTransform):
         return shards | "ChainSessions" >> beam.ParDo(_ChainBounded(self.policy)).with_output_types(pa.Table)
 
 
-class _ToCells(beam.DoFn):
-    """Aggregates event batches into the cells of each shard.
+class _ToCells(WorkGathered):
+    """Aggregates the events of a bundle into the cells of each shard.
 
-    The batches of a bundle are gathered first: they are small if earlier steps have split them by key, and their cells
-    would be even smaller.
+    The batches are small if earlier steps have split them by key, and their cells would be even smaller.
     """
+
+    gathered_rows = 150_000
 
     def __init__(self, policy: SessionPolicy, shards: int) -> None:
         self._policy = policy
         self._shards = shards
 
-    def start_bundle(self) -> None:
-        self._gathered = Gathered(_GATHERED_ROWS)
-
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
-        if self._gathered.add(events.select(EVENT_COLUMNS)):
-            yield from self.finish_bundle()
+        yield from super().process(events.select(EVENT_COLUMNS))
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for events in self._gathered.take():
-            for shard, cells in split_by_shard(cells_of(events, self._policy), self._shards):
-                stamped = at_earliest(cells, "first_time")
-                yield WindowedValue((shard, cells), stamped.timestamp, [beam.window.GlobalWindow()])
+    def work(self, events: pa.Table) -> Iterator[WindowedValue]:
+        for shard, cells in split_by_shard(cells_of(events, self._policy), self._shards):
+            stamped = at_earliest(cells, "first_time")
+            yield WindowedValue((shard, cells), stamped.timestamp, [beam.window.GlobalWindow()])
 
 
 class _ChainBounded(WorkAhead):

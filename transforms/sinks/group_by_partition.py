@@ -9,8 +9,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.records import Record
 from stores.lake_files import Partition, partition_folder, split_by_partition
-from transforms.gathered import Gathered
 from transforms.tables import PackedTable, TableCoder, at_the_end
+from transforms.work_gathered import WorkGathered
 
 
 @dataclass(eq=False)
@@ -43,29 +43,15 @@ def unpack(packed: Iterable[PackedTable]) -> Iterator[pa.Table]:
     return (coder.decode(table) for table in packed if table)
 
 
-_GATHERED_ROWS = 100_000
-
-
 @beam.typehints.with_output_types(tuple[str, PackedTable])
-class _Split(beam.DoFn):
-    """Table → one packed table per partition, keyed by the partition's folder.
-
-    The tables of a bundle are gathered first: each may have a few rows of every partition.
-    """
+class _Split(WorkGathered):
+    """Tables of a bundle, each with a few rows of many partitions → one packed table per partition, keyed by folder."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._coder = TableCoder()
 
-    def start_bundle(self) -> None:
-        self._gathered = Gathered(_GATHERED_ROWS)
-
-    def process(self, table: pa.Table) -> Iterator[WindowedValue]:
-        if self._gathered.add(table):
-            yield from self.finish_bundle()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for table in self._gathered.take():
-            for partition, part in split_by_partition(table, self._record):
-                packed = partition_folder(self._record, partition), self._coder.encode(part)
-                yield at_the_end(packed)
+    def work(self, table: pa.Table) -> Iterator[WindowedValue]:
+        for partition, part in split_by_partition(table, self._record):
+            packed = partition_folder(self._record, partition), self._coder.encode(part)
+            yield at_the_end(packed)
