@@ -54,8 +54,8 @@ _REFUSED = (
 
 
 @dataclass(frozen=True)
-class TopicShare:
-    """The partitions of a topic that one reader reads, and where it starts and ends.
+class TopicRange:
+    """The part of a topic to read.
 
     Attributes:
         cluster: The topic's cluster.
@@ -64,8 +64,6 @@ class TopicShare:
             beginning.
         until: Where to end; None to read without end.
         group: Consumer group to commit offsets to, for monitoring its lag; None to commit none.
-        reader: Number of the reader; it reads the partitions whose number modulo `readers` is this.
-        readers: Number of readers that share the topic.
     """
 
     cluster: KafkaCluster
@@ -73,8 +71,6 @@ class TopicShare:
     start: Start = "earliest"
     until: Until = None
     group: str | None = None
-    reader: int = 0
-    readers: int = 1
 
 
 class Polled(NamedTuple):
@@ -95,13 +91,13 @@ class Polled(NamedTuple):
 
 
 class TopicReader:
-    """Reads a share of a topic. Only `commit` is thread-safe. Call `close` after use."""
+    """Reads all partitions of a topic. Only `commit` is thread-safe. Call `close` after use."""
 
-    def __init__(self, share: TopicShare) -> None:
-        self._share = share
+    def __init__(self, topic_range: TopicRange) -> None:
+        self._range = topic_range
         self._login_error: KafkaError | None = None
-        settings = {**_CONSUMER, "group.id": share.group or "clickstream", "error_cb": self._on_error}
-        self._consumer = share.cluster.client(Consumer, settings)
+        settings = {**_CONSUMER, "group.id": topic_range.group or "clickstream", "error_cb": self._on_error}
+        self._consumer = topic_range.cluster.client(Consumer, settings)
         self._spans: dict[int, Span] = {}
         self._end_checks: dict[int, tuple[float, int, bool]] = {}
 
@@ -112,17 +108,17 @@ class TopicReader:
             BrokerUnreachableError: No broker answers; a retry may succeed.
             InputError: The topic does not exist, or the end offsets name other partitions than it has.
         """
-        share = self._share
+        topic, start, until = self._range.topic, self._range.start, self._range.until
         partitions = self._partitions(_REQUEST_SECONDS)
-        if isinstance(share.until, Mapping) and set(share.until) != set(self._all_partitions):
+        if isinstance(until, Mapping) and set(until) != set(partitions):
             raise InputError(
-                f"the offsets to read until name the partitions {_listed(share.until)}; "
-                f"topic {share.topic} has {_listed(self._all_partitions)}"
+                f"the offsets to read until name the partitions {_listed(until)}; "
+                f"topic {topic} has {_listed(partitions)}"
             )
         try:
             logs = {p: self._log_range(p, _REQUEST_SECONDS) for p in partitions}
-            firsts = self._offsets(share.start, logs)
-            ends = None if share.until is None else self._offsets(share.until, logs)
+            firsts = self._offsets(start, logs)
+            ends = None if until is None else self._offsets(until, logs)
         except KafkaException as error:
             raise self._request_error(error) from error
         if ends is None:
@@ -162,7 +158,7 @@ class TopicReader:
         """
         messages = self._consumer.consume(rows, seconds)
         if self._login_error is not None:
-            raise unreachable(self._share.cluster.servers, self._login_error)
+            raise unreachable(self._range.cluster.servers, self._login_error)
         offsets: dict[int, int] = {}
         if any(map(Message.error, messages)):
             for message in messages:
@@ -174,7 +170,7 @@ class TopicReader:
             self._spans[partition] = Span(offset, self._spans[partition].end)
         done = [p for p in offsets if self._spans[p].is_done]
         if done:
-            self._consumer.incremental_unassign([TopicPartition(self._share.topic, p) for p in done])
+            self._consumer.incremental_unassign([TopicPartition(self._range.topic, p) for p in done])
         return polled
 
     def at_end(self, partitions: Iterable[int]) -> set[int]:
@@ -206,8 +202,8 @@ class TopicReader:
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit offsets for the group, if there is one; a failure is only logged."""
-        if self._share.group:
-            commit_offsets(self._consumer, self._share.topic, dict(offsets))
+        if self._range.group:
+            commit_offsets(self._consumer, self._range.topic, dict(offsets))
 
     def close(self) -> None:
         """Close the connections."""
@@ -219,20 +215,18 @@ class TopicReader:
 
     def _request_error(self, error: KafkaException) -> InputError:
         self._consumer.poll(0)  # lets the client call `error_cb` with the reason
-        return unreachable(self._share.cluster.servers, self._login_error or error.args[0])
+        return unreachable(self._range.cluster.servers, self._login_error or error.args[0])
 
     def _topic_partition(self, partition: int, offset: int = -1) -> TopicPartition:
-        return TopicPartition(self._share.topic, partition, offset)
+        return TopicPartition(self._range.topic, partition, offset)
 
     def _partitions(self, seconds: float) -> list[int]:
-        """The partitions of this reader; also sets `_all_partitions`."""
-        share = self._share
+        topic, cluster = self._range.topic, self._range.cluster
         try:
-            metadata = self._consumer.list_topics(share.topic, timeout=seconds)
+            metadata = self._consumer.list_topics(topic, timeout=seconds)
         except KafkaException as error:
             raise self._request_error(error) from error
-        self._all_partitions = sorted(known_topic(metadata, share.topic, share.cluster.servers).partitions)
-        return [p for p in self._all_partitions if p % share.readers == share.reader]
+        return sorted(known_topic(metadata, topic, cluster.servers).partitions)
 
     def _log_range(self, partition: int, seconds: float) -> tuple[int, int]:
         """The first offset in a partition's log, and the offset after its last record."""
@@ -266,11 +260,11 @@ class TopicReader:
         elif error.code() in _OFFSET_LOST:
             raise self._offset_error(partition)
         elif error.code() in _REFUSED:
-            raise InputError(f"topic {self._share.topic}, partition {partition} cannot be read: {error.str()}")
+            raise InputError(f"topic {self._range.topic}, partition {partition} cannot be read: {error.str()}")
 
     def _offset_error(self, partition: int) -> InputError:
         wanted = self._spans[partition].next
-        where = f"topic {self._share.topic}, partition {partition}"
+        where = f"topic {self._range.topic}, partition {partition}"
         try:
             first, end = self._log_range(partition, _REQUEST_SECONDS)
         except KafkaException:
@@ -301,7 +295,7 @@ class TopicReader:
             return Polled(RAW.empty(), offsets, {}, 0) if offsets else None
         stamps = np.fromiter((stamp for _, stamp in map(Message.timestamp, messages)), np.int64, len(messages))
         payloads = pa.array(list(map(Message.value, messages)), pa.binary())
-        return _polled(payloads, self._share.topic, partitions, places, stamps, offsets)
+        return _polled(payloads, self._range.topic, partitions, places, stamps, offsets)
 
 
 def _polled(

@@ -44,18 +44,16 @@ class EventTimeProgress:
 class WatermarkPolicy:
     """Computes the watermark; durations in microseconds.
 
+    While all partitions are idle, the watermark advances from the newest event at the pace of the clock. This is right
+    for live traffic, and a pause in a replay of old events makes none of them late.
+
     Attributes:
         max_disorder: How much older than its partition's newest event an event may be without being late.
         idle_timeout: Silence after which a partition that has nothing more to read is idle.
-        alone: Whether one reader has all partitions. If so, and all are idle, the watermark advances from the newest
-            event at the pace of the clock. This is right for live traffic, and a pause in a replay of old events makes
-            none of them late. If there are several readers, one whose partitions are all idle must not hold back the
-            others, so its watermark follows the clock itself.
     """
 
     max_disorder: int
     idle_timeout: int
-    alone: bool = True
 
     def silent(self, progress: EventTimeProgress, partitions: Iterable[int], now: int) -> list[int]:
         """The partitions silent for the idle timeout or longer; they are idle if they have nothing more to read."""
@@ -101,11 +99,7 @@ class WatermarkPolicy:
             times = [known.newest.get(p) for p in active]
             known_times = [time for time in times if time is not None]
             return min(known_times) - self.max_disorder if len(known_times) == len(times) else None
-        if not known.heard:
-            return None
-        if not self.alone:
-            return now - self.max_disorder
-        if not known.newest:
+        if not (known.heard and known.newest):
             return None
         paused = now - max(known.heard.values()) - self.idle_timeout
         return min(max(known.newest.values()) + paused, now) - self.max_disorder

@@ -8,7 +8,7 @@ needs a Java expansion service and harness; `unbounded_source` can neither end n
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from schemas.errors import OptionError
 from transforms.metrics import NAMESPACE
 from transforms.sources.kafka_client import LOGGER, BrokerUnreachableError, KafkaCluster
 from transforms.sources.kafka_positions import Positions, Span, Start, Until
-from transforms.sources.kafka_reader import TopicReader, TopicShare
+from transforms.sources.kafka_reader import TopicRange, TopicReader
 from transforms.sources.kafka_restriction import JsonCoder, PositionsTracker, ProgressEstimator
 from transforms.sources.kafka_watermark import EventTimeProgress, WatermarkPolicy
 from transforms.sources.raw_input import DEAD_LETTERS, RawInput, count_read
@@ -40,7 +40,7 @@ class ReadKafka(beam.PTransform):
     """Reads a topic. Durations are in microseconds.
 
     A batch's timestamp is the earliest event time of its rows. If that is before the watermark, the batch is late.
-    Counters: ``events_read``, ``bytes_read``. Gauges, per reader: ``watermark_lag_ms``, ``consumer_lag`` (records).
+    Counters: ``events_read``, ``bytes_read``. Gauges: ``watermark_lag_ms``, ``consumer_lag`` (records).
 
     Attributes:
         servers: Comma-separated HOST:PORT of brokers.
@@ -53,8 +53,6 @@ class ReadKafka(beam.PTransform):
         idle_timeout: Silence after which a partition with nothing more to read no longer holds the watermark back.
         config: A client properties file (TLS, SASL). Workers read it; the job holds only its path.
         group: Consumer group to commit offsets to, for monitoring its lag; None to commit none.
-        readers: Number of readers that share the partitions. One keeps the watermark exact on every runner; several
-            catch up faster.
         batch_rows: Maximum number of rows in a batch.
         bundle_time: Length of a bundle; checkpoints wait for its end. Five times as long while the backlog is a batch
             or more.
@@ -72,13 +70,12 @@ class ReadKafka(beam.PTransform):
     idle_timeout: int = 30 * SECOND
     config: Path | None = None
     group: str | None = None
-    readers: int = 1
     batch_rows: int = 40_000
     bundle_time: int = 200 * MILLISECOND
     discovery_interval: int = 10 * SECOND
 
     def __post_init__(self) -> None:
-        counts = ("max_disorder", "idle_timeout", "readers", "batch_rows", "bundle_time", "discovery_interval")
+        counts = ("max_disorder", "idle_timeout", "batch_rows", "bundle_time", "discovery_interval")
         problems = [f"{name} must be more than zero" for name in counts if getattr(self, name) <= 0]
         problems += [f"{name} must not be empty" for name in ("servers", "topic") if not getattr(self, name)]
         if problems:
@@ -90,7 +87,7 @@ class ReadKafka(beam.PTransform):
         reading = _ReadEndlessly(self) if self.until is None else _ReadToEnd(self)
         read = (
             pipeline
-            | "EachReader" >> beam.Create(range(self.readers))
+            | "Topic" >> beam.Create([None])
             | "ReadPartitions"
             >> beam.ParDo(reading)
             .with_output_types(pa.Table, **{DEAD_LETTERS: pa.Table})
@@ -109,35 +106,35 @@ class ReadKafka(beam.PTransform):
 
 
 class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider):
-    """Reader number → batches of RAW rows. The consumer stays open between bundles."""
+    """None → batches of RAW rows. The consumer stays open between bundles."""
 
     def __init__(self, source: ReadKafka) -> None:
-        self._share = TopicShare(
+        self._range = TopicRange(
             cluster=KafkaCluster(source.servers, source.config),
-            topic=source.topic, start=source.start, until=source.until, group=source.group, readers=source.readers,
+            topic=source.topic, start=source.start, until=source.until, group=source.group,
         )  # fmt: skip
-        self._policy = WatermarkPolicy(source.max_disorder, source.idle_timeout, alone=source.readers == 1)
+        self._policy = WatermarkPolicy(source.max_disorder, source.idle_timeout)
         self._batch_rows = source.batch_rows
         self._bundle_seconds = source.bundle_time / SECOND
         # A bounded read is one bundle: without checkpoints Flink would not continue a deferred remainder
         self._endless = source.until is None
         self._discovery_seconds = source.discovery_interval / SECOND
-        self._readers: dict[int, TopicReader] = {}
-        self._discovered_at: dict[int, float] = {}
+        self._reader: TopicReader | None = None
+        self._discovered_at = 0.0
 
-    def initial_restriction(self, element: int) -> Positions:  # noqa: ARG002
+    def initial_restriction(self, element: None) -> Positions:  # noqa: ARG002
         return Positions(bounded=not self._endless)
 
     def create_tracker(self, restriction: Positions) -> PositionsTracker:
         return PositionsTracker(restriction)
 
-    def restriction_size(self, element: int, restriction: Positions) -> int:  # noqa: ARG002
+    def restriction_size(self, element: None, restriction: Positions) -> int:  # noqa: ARG002
         return max(restriction.left, 1)
 
     def restriction_coder(self) -> Coder:
         return JsonCoder(Positions)
 
-    def initial_estimator_state(self, element: int, restriction: Positions) -> EventTimeProgress:  # noqa: ARG002
+    def initial_estimator_state(self, element: None, restriction: Positions) -> EventTimeProgress:  # noqa: ARG002
         return EventTimeProgress()
 
     def create_watermark_estimator(self, state: EventTimeProgress) -> ProgressEstimator:
@@ -147,12 +144,13 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
         return JsonCoder(EventTimeProgress)
 
     def teardown(self) -> None:
-        while self._readers:
-            self._readers.popitem()[1].close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
-    def read(self, number: int, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
-        """Read one bundle of one reader: a part of an unbounded read, or a bounded read as a whole."""
-        while (opened := self._open(number, tracker.current_restriction())) is None:
+    def read(self, finalizer: Any, tracker: Any, estimator: Any) -> Iterator[beam.window.TimestampedValue]:
+        """Read one bundle: a part of an unbounded read, or a bounded read as a whole."""
+        while (opened := self._open(tracker.current_restriction())) is None:
             if self._endless:
                 tracker.defer_remainder(Duration(seconds=_RETRY_SECONDS))
                 return
@@ -167,7 +165,7 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
             if self._endless and left <= 0:
                 tracker.defer_remainder()
                 break
-            if found := self._discover(number, reader):
+            if found := self._discover(reader):
                 positions = positions.with_new(found)
                 if not tracker.try_claim(positions):
                     return
@@ -184,36 +182,32 @@ class _ReadPartitions(beam.DoFn, RestrictionProvider, WatermarkEstimatorProvider
                 int(time.time() * SECOND),
             )  # fmt: skip
             estimator.advance(progress)
-        if self._share.group:
+        if self._range.group:
             finalizer.register(_Commit(reader, {p: span.next for p, span in positions.known.items()}))
         _report(reader, estimator.get_estimator_state())
 
-    def _open(self, number: int, positions: Positions) -> tuple[TopicReader, Positions] | None:
+    def _open(self, positions: Positions) -> tuple[TopicReader, Positions] | None:
         """Open the reader at these positions, resolving them if needed; None if no broker answers."""
         try:
-            reader = self._reader(number)
+            if self._reader is None:
+                self._reader = TopicReader(self._range)
+                self._discovered_at = time.monotonic()
             if positions.spans is None:
-                positions = reader.resolve()
-            reader.seek(positions)
+                positions = self._reader.resolve()
+            self._reader.seek(positions)
         except BrokerUnreachableError as error:
             LOGGER.warning("%s; trying again", error)
             return None
-        return reader, positions
+        return self._reader, positions
 
-    def _reader(self, number: int) -> TopicReader:
-        if number not in self._readers:
-            self._readers[number] = TopicReader(replace(self._share, reader=number))
-            self._discovered_at[number] = time.monotonic()
-        return self._readers[number]
-
-    def _discover(self, number: int, reader: TopicReader) -> dict[int, Span]:
+    def _discover(self, reader: TopicReader) -> dict[int, Span]:
         now = time.monotonic()
-        if not self._endless or now - self._discovered_at[number] < self._discovery_seconds:
+        if not self._endless or now - self._discovered_at < self._discovery_seconds:
             return {}
-        self._discovered_at[number] = now
+        self._discovered_at = now
         found = reader.new_partitions()
         if found:
-            LOGGER.info("new partitions of %s: %s", self._share.topic, ", ".join(map(str, found)))
+            LOGGER.info("new partitions of %s: %s", self._range.topic, ", ".join(map(str, found)))
         return found
 
 
@@ -223,12 +217,12 @@ class _ReadEndlessly(_ReadPartitions):
     @beam.DoFn.unbounded_per_element()
     def process(
         self,
-        element: int,
+        element: None,  # noqa: ARG002
         finalizer: Any = beam.DoFn.BundleFinalizerParam,
         tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008
         estimator: Any = beam.DoFn.WatermarkEstimatorParam(),  # noqa: B008
     ) -> Iterator[beam.window.TimestampedValue]:
-        yield from self.read(element, finalizer, tracker, estimator)
+        yield from self.read(finalizer, tracker, estimator)
 
 
 class _ReadToEnd(_ReadPartitions):
@@ -236,12 +230,12 @@ class _ReadToEnd(_ReadPartitions):
 
     def process(
         self,
-        element: int,
+        element: None,  # noqa: ARG002
         finalizer: Any = beam.DoFn.BundleFinalizerParam,
         tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008
         estimator: Any = beam.DoFn.WatermarkEstimatorParam(),  # noqa: B008
     ) -> Iterator[beam.window.TimestampedValue]:
-        yield from self.read(element, finalizer, tracker, estimator)
+        yield from self.read(finalizer, tracker, estimator)
 
 
 @dataclass(frozen=True)

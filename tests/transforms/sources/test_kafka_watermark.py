@@ -125,13 +125,6 @@ def test_empty_bus_says_nothing() -> None:
     assert bus.poll(HOUR) is None
 
 
-def test_idle_reader_among_others_follows_the_clock() -> None:
-    bus = Bus(1, WatermarkPolicy(MINUTE, 30 * SECOND, alone=False))
-    bus.at_end = {0}
-    bus.poll()
-    assert bus.poll(30 * SECOND) == 30 * SECOND - MINUTE
-
-
 def test_new_partition_holds_the_watermark_until_it_has_spoken_or_is_idle() -> None:
     bus = Bus(1)
     bus.poll(p0=0)

@@ -231,13 +231,6 @@ def test_end_behind_a_transaction_marker_is_reached(new_topic: Callable[[int], T
     assert read_to_end(topic.source(until="now"))["payload"].to_pylist() == [b"a", b"b"]
 
 
-def test_several_readers_share_the_partitions(new_topic: Callable[[int], Topic], read_to_end: ReadToEnd) -> None:
-    topic = new_topic(5)
-    for partition in range(5):
-        topic.send(partition, *(b"%d" % n for n in range(50)))
-    assert rows_of(read_to_end(topic.source(until="now", readers=3))) == topic.sent
-
-
 def test_read_between_two_times_of_arrival(new_topic: Callable[[int], Topic], read_to_end: ReadToEnd) -> None:
     topic = new_topic(2)
     noon = datetime(2026, 4, 12, 12, tzinfo=UTC)
@@ -427,9 +420,9 @@ def test_commit_after_the_reader_has_closed_is_harmless(
 
 def test_options_without_sense_are_refused_together() -> None:
     with pytest.raises(OptionError) as refusal:
-        ReadKafka("", "clicks", readers=0, max_disorder=-1)
+        ReadKafka("", "clicks", batch_rows=0, max_disorder=-1)
     assert str(refusal.value).split("\n") == [
         "max_disorder must be more than zero",
-        "readers must be more than zero",
+        "batch_rows must be more than zero",
         "servers must not be empty",
     ]
