@@ -145,3 +145,15 @@ def last_true(flags: Flags, starts: Integers, ends: Integers) -> Integers:
     preceding = places[np.searchsorted(places, ends[unsettled]) - 1]
     found[unsettled] = np.where(preceding >= starts[unsettled], preceding, NONE)
     return found
+
+
+def take(values: pa.ChunkedArray, rows: Integers) -> pa.ChunkedArray:
+    """The values at some rows, null where the row is `NONE`.
+
+    >>> take(pa.chunked_array([["a", "b"]]), np.array([1, NONE])).to_pylist()
+    ['b', None]
+    """
+    missing = rows == NONE
+    if missing.all():
+        return pa.chunked_array([pa.nulls(len(rows), values.type)])
+    return values.take(pa.array(rows, mask=missing) if missing.any() else rows)

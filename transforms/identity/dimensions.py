@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from schemas.columns import codes, whole
 from schemas.dimensions import KEYS_KEPT, Dimension
 from schemas.records import TIMESTAMP, Record
-from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, repeats, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, repeats, runs_of, take
 
 _SEPARATOR = ","
 
@@ -116,13 +116,13 @@ def sum_up(events: pa.Table, key: str, keys: pa.ChunkedArray, dimension: Dimensi
     for column in dimension.observed:
         values, own = events.column(column.source), first if column.keep == "first" else last
         found = _deciding(values, Runs(_by_value(values, order, again, numbers), runs.starts), column.keep)
-        columns[column.name] = _take(values, found)
+        columns[column.name] = take(values, found)
         apart = np.where(numbers[found] == numbers[own], NONE, found) if column.brief else found
-        columns[column.at], columns[column.event] = _take(when, apart), _take(ids, apart)
+        columns[column.at], columns[column.event] = take(when, apart), take(ids, apart)
     for name in {*dimension.given} & {*events.column_names}:
         columns[name] = events.column(name).take(first)
     for name in dimension.least:
-        columns[name] = _take(when, _deciding(keys, runs, "first"))
+        columns[name] = take(when, _deciding(keys, runs, "first"))
     columns[dimension.keys.name], columns[dimension.keys.number] = _union(keys, runs)
     return _table(columns, dimension.record, len(runs.starts))
 
@@ -170,8 +170,8 @@ def _reduce(rows: pa.Table, runs: Runs, dimension: Dimension) -> pa.Table:
         micros = times.cast(pa.int64()).fill_null(0).to_numpy()
         find = runs.first if column.keep == "first" else runs.last
         found = find(micros, ids, rows.column(column.name), valid=valid)
-        columns[column.name] = _take(rows.column(column.name), found)
-        at, event = _take(times, found), _take(ids, found)
+        columns[column.name] = take(rows.column(column.name), found)
+        at, event = take(times, found), take(ids, found)
         if column.brief:
             is_own = pc.and_(pc.equal(at, columns[own[0]]), pc.equal(event, columns[own[1]]))
             at = pc.if_else(is_own, pa.scalar(None, TIMESTAMP), at)
@@ -183,7 +183,7 @@ def _reduce(rows: pa.Table, runs: Runs, dimension: Dimension) -> pa.Table:
         least = np.minimum.reduceat(micros[runs.order], runs.starts)
         columns[name] = pa.array(least, mask=least == np.iinfo(np.int64).max).cast(values.type)
     for name in dimension.given:
-        columns[name] = _take(rows.column(name), _any_valid(rows.column(name).is_valid().to_numpy(), runs))
+        columns[name] = take(rows.column(name), _any_valid(rows.column(name).is_valid().to_numpy(), runs))
     keys, counts = _union(rows.column(dimension.keys.name), runs)
     columns |= {dimension.keys.name: keys, dimension.keys.number: counts}
     return _table(columns, record, len(runs.starts))
@@ -216,7 +216,7 @@ def _union(keys: pa.ChunkedArray, runs: Runs) -> tuple[pa.Array, pa.Array]:
     found[of_run[~several]] = sets[~several]  # most runs have one set, which is their union
     united = _united(pl.DataFrame({"run": of_run[several], "keys": pl.from_arrow(texts.take(sets[several]))}))
     found[united["run"].to_numpy()] = len(texts) + np.arange(len(united))
-    joined = whole(_take(pa.chunked_array([texts, united["keys"].to_arrow().cast(pa.string())]), found))
+    joined = whole(take(pa.chunked_array([texts, united["keys"].to_arrow().cast(pa.string())]), found))
     return joined, pc.fill_null(pc.add(pc.count_substring(joined, _SEPARATOR), 1), 0)
 
 
@@ -226,14 +226,6 @@ def _united(sets: pl.DataFrame) -> pl.DataFrame:
     # The least keys of a union are among the least keys of its parts, so truncated sets merge the same in any order
     least = each.group_by("run", maintain_order=True).head(KEYS_KEPT)
     return least.group_by("run").agg(pl.col("keys").str.join(_SEPARATOR))
-
-
-def _take(values: pa.ChunkedArray, rows: Integers) -> pa.ChunkedArray:
-    """The values at some rows, null where the row is `NONE`."""
-    missing = rows == NONE
-    if missing.all():
-        return pa.chunked_array([pa.nulls(len(rows), values.type)])
-    return values.take(pa.array(rows, mask=missing) if missing.any() else rows)
 
 
 def _table(columns: Mapping[str, Any], record: Record, rows: int) -> pa.Table:

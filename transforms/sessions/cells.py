@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from schemas.columns import codes
 from schemas.records import Field, Record
 from stores.encoded_texts import plain
-from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of
+from transforms.runs import NONE, Flags, Integers, Runs, first_true, in_order, last_true, ranks, runs_of, take
 from transforms.sessions.policy import SessionPolicy
 
 MONEY_SUM = pa.decimal128(38, 4)
@@ -221,14 +221,6 @@ def _attribute(
         f"{name}_time": pa.array(times[apart], mask=apart == NONE),
         f"{name}_id": take(ids, apart),
     }
-
-
-def take(values: pa.ChunkedArray, rows: Integers) -> pa.Array | pa.ChunkedArray:
-    """The values at some rows, null where the row is `NONE`."""
-    missing = rows == NONE
-    if missing.all():
-        return pa.nulls(len(rows), values.type)
-    return values.take(pa.array(rows, mask=missing) if missing.any() else rows)
 
 
 def _total(amounts: pa.ChunkedArray, runs: Runs) -> pa.Array | pa.ChunkedArray:

@@ -12,8 +12,8 @@ from schemas.columns import whole
 from schemas.durations import DAY, SECOND
 from schemas.keys import session_ids
 from schemas.sessions import SESSION, SESSION_PANE, CutReason, PaneTiming
-from transforms.runs import NONE, Integers, first_true, last_true
-from transforms.sessions.cells import ATTRIBUTES, take
+from transforms.runs import NONE, Integers, first_true, last_true, take
+from transforms.sessions.cells import ATTRIBUTES
 from transforms.sessions.policy import SessionPolicy
 
 SESSION_STATE = pa.schema([f for f in SESSION.schema if f.name not in {"pane_timing", "pane_index"}])
