@@ -19,6 +19,8 @@ from schemas.errors import ServiceError
 POM = Path(__file__).with_name("pom.xml")
 PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))
 START_SECONDS = 60.0
+_FIRST_HEAP_MB = 128
+"""Java's default is a share of the machine's memory, which it fills with garbage before it collects thoroughly."""
 
 # The pipe on standard input closes when the process at its other end ends, in whatever way, and the server is killed.
 # If it stayed, its job would restart endlessly without the Python workers that it calls.
@@ -83,7 +85,8 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
         port = free_port()
         _write_settings(Path(work), options, rest)
         command = [
-            *(java(), f"-Xmx{options.heap_mb}m", STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", QUICK_COMPILER),
+            *(java(), f"-Xms{min(_FIRST_HEAP_MB, options.heap_mb)}m", f"-Xmx{options.heap_mb}m"),
+            *(STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", QUICK_COMPILER),
             *("-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={work}", *JAVA_17),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
             *("-cp", class_path(jars), "org.apache.beam.runners.flink.FlinkJobServerDriver"),
