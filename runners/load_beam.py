@@ -18,7 +18,7 @@ def load_beam(google_cloud: bool) -> None:
     the import, and works without it. This hides what these parts consist of or need, while Beam is imported.
 
     Beam also asks each step several times which state and timers it has, by inspecting all its methods: a tenth of a
-    short run. The answer is remembered from the first time.
+    short run. The answer is remembered for each class of steps.
 
     Args:
         google_cloud: Whether to load the parts for Google Cloud.
@@ -36,9 +36,11 @@ def _remember_state_and_timers() -> None:
     inspect, known = userstate.get_dofn_specs, WeakKeyDictionary[Any, Any]()
 
     def get_dofn_specs(dofn: Any) -> Any:
-        if dofn not in known:
-            known[dofn] = inspect(dofn)
-        return known[dofn]
+        # The methods are those of the class, except where Beam made a step of a function
+        about = dofn if any(map(callable, vars(dofn).values())) else type(dofn)
+        if about not in known:
+            known[about] = inspect(dofn)
+        return known[about]
 
     userstate.get_dofn_specs = get_dofn_specs
 

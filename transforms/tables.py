@@ -127,18 +127,18 @@ def at_the_end(value: object) -> WindowedValue:
     return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
-def split_by_shard(table: pa.Table, shards: int) -> Iterator[ShardedTable]:
-    """Split a table with a device_id column into one table per shard; the rows of a shard keep their order."""
+def split_by_shard(table: pa.Table, shards: int, key: str = "device_id") -> Iterator[ShardedTable]:
+    """Split a table into one table per shard of the values of a text column; the rows of a shard keep their order."""
     if table.num_rows == 0:
         return
     if shards == 1:
         yield 0, table
         return
-    shard = shards_of(table.column("device_id"), shards)
+    shard = shards_of(table.column(key), shards)
     order = np.argsort(shard, kind="stable")
     # Polars gathers on both cores; pyarrow's take does not
     ordered = pl.from_arrow(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema)
     found, starts = np.unique(shard[order], return_index=True)
     ends = np.append(starts[1:], len(order))
-    for key, start, end in zip(found, starts, ends, strict=True):
-        yield int(key), ordered.slice(start, end - start)
+    for number, start, end in zip(found, starts, ends, strict=True):
+        yield int(number), ordered.slice(start, end - start)

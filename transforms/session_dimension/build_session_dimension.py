@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.session_dimension import SESSION_BRIDGE
 from stores.lake_files import Place
@@ -21,12 +22,12 @@ from transforms.session_dimension.session_dimension import (
     place_events,
     resolve_users,
     sessions_before,
-    split_by_user,
     user_cells,
     user_events,
 )
 from transforms.sessions.cells import EVENT_COLUMNS
-from transforms.tables import TableCoder, split_by_shard
+from transforms.tables import TableCoder, at_the_end, split_by_shard
+from transforms.work_gathered import WorkGathered
 
 DEVICE_COLUMNS = ("device_id", "resolved_user_key")
 """The columns that are read from dim_devices."""
@@ -136,16 +137,16 @@ class _Read(beam.DoFn):
 
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
-class _ByDevice(beam.DoFn):
-    """Splits a table with a device_id into one encoded table per shard."""
+class _ByDevice(WorkGathered):
+    """Splits tables with a device_id into one encoded table per shard."""
 
     def __init__(self, tag: str, shards: int) -> None:
         self._tag, self._shards = tag, shards
         self._coder = TableCoder()
 
-    def process(self, table: pa.Table) -> Iterator[tuple[int, _Tagged]]:
+    def work(self, table: pa.Table) -> Iterator[WindowedValue]:
         for shard, part in split_by_shard(table, self._shards):
-            yield shard, (self._tag, self._coder.encode(part))
+            yield at_the_end((shard, (self._tag, self._coder.encode(part))))
 
 
 @beam.typehints.with_output_types(pa.Table)
@@ -161,32 +162,32 @@ class _Resolve(beam.DoFn):
 
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
-class _ByUser(beam.DoFn):
+class _ByUser(WorkGathered):
     """Turns events into the tables that a shard of users needs: cells for the sessions, and times and ids of events."""
 
     def __init__(self, dates: StartDates, shards: int) -> None:
         self._dates, self._shards = dates, shards
         self._coder = TableCoder()
 
-    def process(self, events: pa.Table) -> Iterator[tuple[int, _Tagged]]:
+    def work(self, events: pa.Table) -> Iterator[WindowedValue]:
         wanted = user_events(events, self._dates)
         for tag, table in (
             (_CELLS, user_cells(wanted)),
             (_EVENTS, wanted.select(USER_EVENT_SCHEMA.names).cast(USER_EVENT_SCHEMA)),
         ):
-            for shard, part in split_by_user(table, self._shards):
-                yield shard, (tag, self._coder.encode(part))
+            for shard, part in split_by_shard(table, self._shards, "user_key"):
+                yield at_the_end((shard, (tag, self._coder.encode(part))))
 
 
 @beam.typehints.with_output_types(tuple[int, _Tagged])
-class _CountBefore(beam.DoFn):
+class _CountBefore(WorkGathered):
     """Counts the sessions of each user in the files, by shard of users."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
         self._coder = TableCoder()
 
-    def process(self, counted: Counted) -> Iterator[tuple[int, _Tagged]]:
+    def process(self, counted: Counted) -> Iterator[WindowedValue]:
         (place, paths), sign = counted
         if place.record.name == SESSION_BRIDGE.name:
             rows = read_files(place, paths, ["user_key", "highest_session_id"])
@@ -196,8 +197,11 @@ class _CountBefore(beam.DoFn):
             counts = users.group_by("user_key", use_threads=False).aggregate([([], "count_all")])
             signed = pc.multiply(counts.column("count_all"), sign)
             table = pa.table([counts.column("user_key"), signed], schema=BEFORE_SCHEMA)
-        for shard, part in split_by_user(table, self._shards):
-            yield shard, (_BEFORE, self._coder.encode(part))
+        yield from super().process(table)
+
+    def work(self, counts: pa.Table) -> Iterator[WindowedValue]:
+        for shard, part in split_by_shard(counts, self._shards, "user_key"):
+            yield at_the_end((shard, (_BEFORE, self._coder.encode(part))))
 
 
 class _Number(beam.DoFn):

@@ -5,13 +5,12 @@ functions of `transforms.sessions.cells` and `transforms.sessions.sessions` comp
 together in place of the device. So each date can be computed without the others.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import polars as pl
 import pyarrow as pa
 
 from schemas.columns import to_polars
-from schemas.keys import shards_of
 from schemas.records import TIMESTAMP
 from schemas.session_dimension import ANONYMOUS_PREFIX, DIM_SESSIONS, EVENT_SESSIONS
 from transforms.frames import to_arrow
@@ -94,15 +93,6 @@ def user_cells(events: pa.Table) -> pa.Table:
     )
     keyed = _with_column(_with_column(events, "device_id", keys["device_id"]), "event_id", keys["event_id"])
     return cells_of(keyed.select(EVENT_COLUMNS), POLICY)
-
-
-def split_by_user(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """Split a table with a user_key column into one table per shard of users."""
-    if table.num_rows:
-        shard = pl.Series("__shard", shards_of(table.column("user_key"), shards))
-        parts = to_polars(table).with_columns(shard).partition_by("__shard", include_key=False, as_dict=True)
-        for (key, *_), part in parts.items():
-            yield int(key), to_arrow(part, table.schema)
 
 
 def sessions_before(counts: Iterable[pa.Table]) -> pa.Table:

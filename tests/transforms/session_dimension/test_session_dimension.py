@@ -18,11 +18,11 @@ from transforms.session_dimension.session_dimension import (
     place_events,
     resolve_users,
     sessions_before,
-    split_by_user,
     user_cells,
     user_events,
 )
 from transforms.sessions.cells import EVENT_COLUMNS
+from transforms.tables import split_by_shard
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
 GAP = timedelta(minutes=30)
@@ -190,7 +190,7 @@ def test_order_and_grouping_of_the_events_do_not_matter(rows: list[dict[str, Any
 def test_shards_hold_each_row_once_and_a_user_in_one(rows: list[dict[str, Any]], shards: int) -> None:
     dates = StartDates(date(2020, 1, 1), date(2030, 1, 1), ZoneInfo("UTC"))
     table = user_events(pa.Table.from_pylist(rows, schema=SCHEMA), dates)
-    parts = dict(split_by_user(table, shards))
+    parts = dict(split_by_shard(table, shards, "user_key"))
     assert sum(part.num_rows for part in parts.values()) == len(rows)
     assert all(0 <= shard < shards and part.schema == table.schema for shard, part in parts.items())
     users = [user for part in parts.values() for user in set(part.column("user_key").to_pylist())]
