@@ -3,6 +3,8 @@
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -21,9 +23,13 @@ from stores.locations import open_location
 LOG_FOLDER = "_delta_log"
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 """deltalake decodes this as a percent escape even in a local path, and would write its log to another folder."""
+_TABLES_AT_ONCE = 8
 CONFIGURATION = {
     # how long Delta remembers a run's (application id, version): longer than any retry of that run
     "delta.setTransactionRetentionDuration": "interval 30 days",
+    # a table is opened several times a commit, and each time reads the commits since the last checkpoint; a checkpoint
+    # itself costs little unless the table has many thousands of files
+    "delta.checkpointInterval": "20",
 }
 
 
@@ -52,15 +58,26 @@ def check_lake(lake_uri: str, records: Sequence[Record]) -> None:
         StoreError: The root cannot be written, or a table cannot be read.
         OptionError: A record has a partition column of an unsupported type.
     """
+    _find_checked(lake_uri, records)
+
+
+def _find_checked(lake_uri: str, records: Sequence[Record]) -> list[DeltaTable | None]:
+    """As `check_lake`; returns the table of each record, None if there is none."""
     for record in records:
         check_partition_columns(record)
     _delta_uri(lake_uri)
     filesystem, root = open_location(lake_uri)
     _check_writable(filesystem, root, lake_uri)
-    for record in records:
+
+    def find(record: Record) -> DeltaTable | None:
         existing = find_table(lake_uri, record.name)
         if existing is not None:
             check_evolution(existing, record)
+        return existing
+
+    # A table takes a few requests, which wait for each other
+    with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
+        return list(pool.map(find, records))
 
 
 def check_fresh(lake_uri: str, records: Sequence[Record]) -> None:
@@ -92,11 +109,11 @@ def create_tables(lake_uri: str, records: Sequence[Record]) -> None:
     A table of an earlier version of its record is migrated, see `stores.lake_schema.evolve`.
 
     Raises:
-        StoreError: As `check_lake`, which runs first.
+        SchemaMismatchError, StoreError, OptionError: As `check_lake`, before anything is created.
     """
-    check_lake(lake_uri, records)
-    for record in records:
-        open_table(lake_uri, record)
+    found = _find_checked(lake_uri, records)
+    with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
+        list(pool.map(partial(_up_to_date, lake_uri), records, found))
 
 
 def find_table(lake_uri: str, name: str) -> DeltaTable | None:
@@ -119,7 +136,10 @@ def open_table(lake_uri: str, record: Record) -> DeltaTable:
         SchemaMismatchError: The table has columns or a partitioning that cannot become those of the record.
         StoreError: The table can be neither read nor created.
     """
-    table = find_table(lake_uri, record.name)
+    return _up_to_date(lake_uri, record, find_table(lake_uri, record.name))
+
+
+def _up_to_date(lake_uri: str, record: Record, table: DeltaTable | None) -> DeltaTable:
     if table is None:
         uri = _delta_uri(table_uri(lake_uri, record.name))
         try:

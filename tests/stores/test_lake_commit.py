@@ -1,5 +1,6 @@
 """Transactions of the lake: all or nothing, once, whoever else writes."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -82,6 +83,19 @@ def test_a_commit_again_with_its_transaction_changes_nothing(tmp_path: Path) -> 
         CommitResult(VISIT.name, first.version, committed=False),
     )
     assert ids_of(tmp_path) == ["a"]
+
+
+def test_opening_a_table_reads_few_commits_however_many_there_were(tmp_path: Path) -> None:
+    first = planned(tmp_path, ["0"])
+    commit_as(tmp_path, "run 0", first, mode=WriteMode.APPEND)
+    for n in range(1, 45):
+        commit_as(tmp_path, f"run {n}", planned(tmp_path, [f"{n}"]), mode=WriteMode.APPEND)
+    log = tmp_path / VISIT.name / "_delta_log"
+    checkpoint = json.loads((log / "_last_checkpoint").read_text())["version"]
+    assert len([name for name in log.glob("*.json") if int(name.stem) > checkpoint]) <= 20
+    # a checkpoint keeps the transactions: one of long ago is still known
+    assert not commit_as(tmp_path, "run 0", first, mode=WriteMode.APPEND).committed
+    assert len(ids_of(tmp_path)) == 45
 
 
 def test_a_merge_that_brings_nothing_new_makes_no_version(tmp_path: Path) -> None:
