@@ -19,8 +19,9 @@ from schemas.errors import ServiceError
 POM = Path(__file__).with_name("pom.xml")
 PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))
 START_SECONDS = 60.0
-_FIRST_HEAP_MB = 128
-"""Java's default is a share of the machine's memory, which it fills with garbage before it collects thoroughly."""
+_FIRST_HEAP_MB, _YOUNG_HEAP_MB = 256, 128
+"""The default first heap is a share of the machine's memory, which Java fills with garbage before it collects
+thoroughly. With less room for new objects than this, a job takes a fifth more time per event while records wait."""
 
 # The pipe on standard input closes when the process at its other end ends, in whatever way, and the server is killed.
 # If it stayed, its job would restart endlessly without the Python workers that it calls.
@@ -86,6 +87,7 @@ def job_server(options: FlinkOptions, folder: Path) -> Iterator[JobServer]:
         _write_settings(Path(work), options, rest)
         command = [
             *(java(), f"-Xms{min(_FIRST_HEAP_MB, options.heap_mb)}m", f"-Xmx{options.heap_mb}m"),
+            f"-Xmn{min(_YOUNG_HEAP_MB, options.heap_mb // 2)}m",
             *(STEADY_HEAP, "-XX:+ExitOnOutOfMemoryError", QUICK_COMPILER),
             *("-Dfile.encoding=UTF-8", f"-Djava.io.tmpdir={work}", *JAVA_17),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
