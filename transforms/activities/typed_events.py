@@ -24,7 +24,7 @@ from transforms.activities.refused_events import refused_letters
 
 _GATHERED = [*(field.name for field in COMMON), "page_url", "properties"]
 # the length prefix makes the concatenation of the two ids unambiguous
-_ACTIVITY_IDS = TableQuery("SELECT md5(concat(strlen(device_id), ':', device_id, event_id)) FROM given", {"threads": 1})
+_ACTIVITY_IDS = TableQuery("SELECT md5(concat(strlen(device_id), ':', device_id, event_id)) FROM given")
 
 
 class TypedEvents(NamedTuple):
@@ -61,9 +61,7 @@ class EventTyper:
         self._typings = [_Typing(other_record(), None)]
         self._typings += [_Typing(silver_record(event), event) for event in catalogue.events]
         self._place = {event.name: place for place, event in enumerate(catalogue.events, 1)}
-        self._queries = {
-            event.name: TableQuery(type_query(event), {"threads": 1}) for event in catalogue.events if event.properties
-        }
+        self._queries = {event.name: TableQuery(type_query(event)) for event in catalogue.events if event.properties}
 
     def type_events(self, events: pa.Table, first_met: date) -> TypedEvents:
         """Type a batch.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import whole
 from schemas.dead_letters import DEAD_LETTER, Reason
 from schemas.durations import micros_of
 from schemas.events import EVENT_BATCH
@@ -35,6 +36,8 @@ from transforms.events.json_members import MemberFinder, Members
 MAX_EVENT_BYTES = 1 << 20
 _FEW_ROWS = 64
 """Up to this many rows are handled one by one."""
+
+Columns = dict[str, pa.Array | pa.ChunkedArray]
 
 _MESSAGES = {
     Reason.NULL_PAYLOAD: "the record has no value (a tombstone)",
@@ -96,47 +99,41 @@ class EnvelopeDecoder:
         refused = np.flatnonzero(reasons.is_valid())
         accepted = np.flatnonzero(reasons.is_null())
 
-        columns = _columns(raw, members)
-        events = [
-            _with(columns.filter(pa.array(plain.rows)), plain.columns),
-            _with(columns.take(others[accepted]), judged.take(accepted)),
-        ]
+        rows = np.concatenate([np.flatnonzero(plain.rows), others[accepted]])
+        decided = pa.concat_tables([plain.columns, judged.take(accepted).select(DECIDED)]).combine_chunks()
         fields = judged["field"].take(refused)
         letters = dead_letters(raw.take(others[refused]), reasons.take(refused), fields, "decode", now.date())
-        return Decoded(self._finish(pa.concat_tables(events).combine_chunks()), letters)
+        return Decoded(self._events(_given(raw, members, rows), decided), letters)
 
-    def _finish(self, rows: pa.Table) -> pa.Table:
-        """Add user_key, device_id and event_date to the accepted rows, and cast them to EVENT_BATCH."""
-        columns = dict(zip(rows.column_names, rows.columns, strict=True))
-        columns["user_key"] = keys = user_keys(rows["user_id"], self._secret)
-        if rows["device_id"].null_count:
+    def _events(self, given: Columns, decided: pa.Table) -> pa.Table:
+        """Rows of EVENT_BATCH."""
+        columns = {**given, **{name: decided[name] for name in DECIDED}}
+        columns["user_key"] = keys = user_keys(decided["user_id"], self._secret)
+        if decided["device_id"].null_count:
             # An event with a user but no device gets a device named after the user's key, so that no user id leaks
             # into a store's key
-            columns["device_id"] = pc.coalesce(rows["device_id"], pc.binary_join_element_wise("user", keys, ":"))
-        columns["event_date"] = rows["event_time"].cast(TIMESTAMP).cast(pa.date32())
+            columns["device_id"] = pc.coalesce(decided["device_id"], pc.binary_join_element_wise("user", keys, ":"))
+        columns["event_date"] = decided["event_time"].cast(TIMESTAMP).cast(pa.date32())
         schema = EVENT_BATCH.schema
         return pa.table([columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
 
 
-def _columns(raw: pa.Table, members: Members) -> pa.Table:
-    """The columns of an event that are as they stand in the envelope or in RAW."""
-    return pa.table(
-        {
-            **{name: members.texts(name) for name in ("event_id", "event_type", "entity_id", "entity_type")},
-            "tracker_session_id": members.texts("session_id"),
-            "page_url": members.texts("properties", "page_url"),
-            **{name: members.texts("context", name) for name in CONTEXT_ATTRIBUTES},
-            **{name: _mended(members.texts(name), members.lone_surrogate) for name in OBJECTS},
-            "extra_properties": _mended(members.others(), members.lone_surrogate),
-            **{name: raw[name] for name in raw.column_names if name != "payload"},
-        }
-    )
+def _given(raw: pa.Table, members: Members, rows: npt.NDArray[np.int64]) -> Columns:
+    """The columns of some events that are as they stand in the envelope or in RAW."""
 
+    def texts(*path: str) -> pa.Array:
+        return members.texts(*path, rows=rows)
 
-def _with(columns: pa.Table, more: pa.Table) -> pa.Table:
-    for name in DECIDED:
-        columns = columns.append_column(name, more[name])
-    return columns
+    halves = members.lone_surrogate[rows]
+    return {
+        **{name: texts(name) for name in ("event_id", "event_type", "entity_id", "entity_type")},
+        "tracker_session_id": texts("session_id"),
+        "page_url": texts("properties", "page_url"),
+        **{name: texts("context", name) for name in CONTEXT_ATTRIBUTES},
+        **{name: _mended(texts(name), halves) for name in OBJECTS},
+        "extra_properties": _mended(members.others().take(pa.array(rows)), halves),
+        **{name: raw[name].take(pa.array(rows)) for name in raw.column_names if name != "payload"},
+    }
 
 
 def dead_letters(
@@ -188,7 +185,7 @@ def _unreadable(payload: pa.ChunkedArray) -> pa.ChunkedArray:
         Reason.OVERSIZED_EVENT.value,
     )
     bad = np.zeros(len(payload), np.bool_)
-    bad[_rows_not_utf8(payload.combine_chunks(), 0)] = True
+    bad[_rows_not_utf8(whole(payload), 0)] = True
     return pc.coalesce(reason, pc.if_else(pa.array(bad), Reason.BAD_UTF8.value, None))
 
 

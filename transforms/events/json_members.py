@@ -163,12 +163,13 @@ class Members:
             rows: The rows to return, by default all.
         """
         number = self._numbers[path]
-        arrays = [array[number] for array in self._found[-4:]]
-        kinds, escaped, starts, ends = arrays if rows is None else [array[rows] for array in arrays]
+        kinds, escaped, starts, ends = (array[number] for array in self._found[-4:])
         present = kinds > Kind.NULL
+        if rows is None:
+            rows = np.arange(len(present))
         if not present.any():
-            return pa.nulls(len(present), pa.string())
-        return self._copy(present, escaped, starts, ends)
+            return pa.nulls(len(rows), pa.string())
+        return self._copy(rows, present, escaped, starts, ends)
 
     def sizes(self, *path: str) -> npt.NDArray[np.int32]:
         """By row, the size of the member in bytes, with any escapes; 0 if it is null or absent."""
@@ -196,7 +197,7 @@ class Members:
         """By row, an object of the members of the top level with other keys, or null; each as it stands."""
         found = self._others
         everywhere = np.ones(len(found.texts), np.bool_)
-        members = self._copy(everywhere, ~everywhere, found.starts, found.ends)
+        members = self._copy(np.arange(len(everywhere)), everywhere, ~everywhere, found.starts, found.ends)
         rows, counts = np.unique(found.texts, return_counts=True)
         lists = pa.ListArray.from_arrays(np.cumsum([0, *counts], dtype=np.int32), members)
         objects = pc.binary_join_element_wise("{", pc.binary_join(lists, ","), "}", "")
@@ -210,7 +211,7 @@ class Members:
         repeated = np.zeros(len(self._payload), np.bool_)
         if np.any(found.texts[1:] == found.texts[:-1]):
             everywhere = np.ones(len(found.texts), np.bool_)
-            keys = self._copy(everywhere, everywhere, found.starts + 1, found.key_ends - 1)
+            keys = self._copy(np.arange(len(everywhere)), everywhere, everywhere, found.starts + 1, found.key_ends - 1)
             counts = (
                 pa.table({"text": found.texts, "key": keys}).group_by(["text", "key"]).aggregate([([], "count_all")])
             )
@@ -219,22 +220,22 @@ class Members:
 
     def _copy(
         self,
+        chosen: npt.NDArray[np.int64],
         present: npt.NDArray[np.bool_],
         escaped: npt.NDArray[np.bool_],
         starts: npt.NDArray[np.int32],
         ends: npt.NDArray[np.int32],
     ) -> pa.Array:
-        """Parts of the texts as strings."""
+        """The chosen ones of some parts of the texts, as strings."""
         data, _ = _contents(self._payload)
         out = np.empty(ends.sum(dtype=np.int64) - starts.sum(dtype=np.int64), np.uint8)
-        offsets = np.zeros(len(present) + 1, np.int32)
+        offsets = np.zeros(len(chosen) + 1, np.int32)
         size = _LIBRARY.copy(
-            *_pointers(data), ctypes.c_int64(len(present)), *_pointers(present, escaped, starts, ends, out, offsets[1:])
-        )
-        valid = pa.py_buffer(np.packbits(present, bitorder="little"))
-        return pa.Array.from_buffers(
-            pa.string(), len(present), [valid, pa.py_buffer(offsets), pa.py_buffer(out[:size])]
-        )
+            *_pointers(data, chosen), ctypes.c_int64(len(chosen)),
+            *_pointers(present, escaped, starts, ends, out, offsets[1:]),
+        )  # fmt: skip
+        valid = pa.py_buffer(np.packbits(present[chosen], bitorder="little"))
+        return pa.Array.from_buffers(pa.string(), len(chosen), [valid, pa.py_buffer(offsets), pa.py_buffer(out[:size])])
 
 
 def _contents(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

@@ -416,13 +416,14 @@ int64_t scan(const uint8_t *data, const int32_t *offsets, int64_t text_count, co
     return scanner.other_count;
 }
 
-/* Write parts of data, without escapes, one after the other, and where each ends; returns the number of bytes.
-   Where a part is not present, nothing is written. */
-int64_t copy(const uint8_t *data, int64_t count, const uint8_t *present, const uint8_t *escaped, const int32_t *starts,
-             const int32_t *ends, uint8_t *out, int32_t *out_ends)
+/* Write the chosen parts of data, without escapes, one after the other, and where each ends; returns the number of
+   bytes. Where a part is not present, nothing is written. */
+int64_t copy(const uint8_t *data, const int64_t *chosen, int64_t count, const uint8_t *present, const uint8_t *escaped,
+             const int32_t *starts, const int32_t *ends, uint8_t *out, int32_t *out_ends)
 {
     int32_t size = 0;
-    for (int64_t part = 0; part < count; part++) {
+    for (int64_t place = 0; place < count; place++) {
+        int64_t part = chosen[place];
         if (present[part]) {
             if (escaped[part]) {
                 size += unescape(data, starts[part], ends[part], out + size);
@@ -431,7 +432,7 @@ int64_t copy(const uint8_t *data, int64_t count, const uint8_t *present, const u
                 size += ends[part] - starts[part];
             }
         }
-        out_ends[part] = size;
+        out_ends[place] = size;
     }
     return size;
 }
