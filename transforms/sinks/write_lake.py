@@ -126,6 +126,10 @@ class _Parts(NamedTuple):
     small: list[tuple[Partition, PackedTable]]
 
 
+_Rows = tuple[Partition, list[pa.Table], list[PackedTable]]
+"""The arguments of `RowWriter.write`."""
+
+
 def _parts_of(table: pa.Table, record: Record) -> _Parts:
     """Split a table by partition. Without a spill file, no part is packed, as it would remain in memory."""
     parts, coder = _Parts([], []), TableCoder()
@@ -171,18 +175,13 @@ class _WriteRows(beam.DoFn):
         self._writer.check()
         full = self._gathered.add(table)
         if full or not self._scattered:
-            self._split()
+            for filled in self._full(self._split()):
+                self._writer.start(self._rows.write, *filled)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        self._split()
-        for parts in self._splitting.finish():
-            self._hold(parts)
-        writes = self._writer.finish()
-        for partition, tables in self._buffer.drain():
-            writes += self._write_last(partition, tables)
-        for partition in list(self._waiting):
-            writes += self._write_last(partition, [])
-        for write in join_writes([*writes, *self._last_writers.finish()]):
+        rest = chain(self._full(chain(self._split(), self._splitting.finish())), self._drain())
+        writes = [write for filled in rest for write in self._last_writers.start(self._rows.write, *filled)]
+        for write in join_writes([*self._writer.finish(), *writes, *self._last_writers.finish()]):
             described = (self._record.name, write)
             yield at_the_end(described)
 
@@ -191,23 +190,27 @@ class _WriteRows(beam.DoFn):
         self._writer.close()
         self._last_writers.close()
 
-    def _split(self) -> None:
+    def _split(self) -> Iterator[_Parts]:
+        """Start to split the gathered tables; yields the parts of the tables before them."""
         for table in self._gathered.take():
-            for parts in self._splitting.start(_parts_of, table, self._record):
-                self._hold(parts)
+            yield from self._splitting.start(_parts_of, table, self._record)
 
-    def _hold(self, parts: _Parts) -> None:
-        self._scattered = len(parts.large) + len(parts.small) > _FEW_PARTITIONS
-        for partition, packed in parts.small:
-            self._waiting[partition].append(packed)
-        for filled in self._buffer.hold(parts.large):
-            self._write(*filled)
+    def _full(self, split: Iterable[_Parts]) -> Iterator[_Rows]:
+        """Buffer rows; yields the partitions that are full."""
+        for parts in split:
+            self._scattered = len(parts.large) + len(parts.small) > _FEW_PARTITIONS
+            for partition, packed in parts.small:
+                self._waiting[partition].append(packed)
+            for partition, tables in self._buffer.hold(parts.large):
+                yield partition, tables, self._waiting.pop(partition, [])
 
-    def _write(self, partition: Partition, tables: list[pa.Table]) -> None:
-        self._writer.start(self._rows.write, partition, tables, self._waiting.pop(partition, []))
-
-    def _write_last(self, partition: Partition, tables: list[pa.Table]) -> list[PartitionWrite]:
-        return self._last_writers.start(self._rows.write, partition, tables, self._waiting.pop(partition, []))
+    def _drain(self) -> Iterator[_Rows]:
+        """All rows that are left."""
+        for partition, tables in self._buffer.drain():
+            yield partition, tables, self._waiting.pop(partition, [])
+        while self._waiting:
+            partition, packed = self._waiting.popitem()
+            yield partition, [], packed
 
 
 class RowWriter:
