@@ -19,7 +19,6 @@ from schemas.dead_letters import DEAD_LETTER, Reason
 from schemas.durations import micros_of
 from schemas.events import EVENT_BATCH
 from schemas.keys import stable_digest, user_keys
-from schemas.records import TIMESTAMP
 from schemas.table_query import TableQuery
 from transforms.events.envelope_rules import (
     CONTEXT_ATTRIBUTES,
@@ -107,15 +106,15 @@ class EnvelopeDecoder:
 
     def _events(self, given: Columns, decided: pa.Table) -> pa.Table:
         """Rows of EVENT_BATCH."""
-        columns = {**given, **{name: decided[name] for name in DECIDED}}
+        schema = EVENT_BATCH.schema
+        columns = {**given, **{name: decided[name].cast(schema.field(name).type) for name in DECIDED}}
         columns["user_key"] = keys = user_keys(decided["user_id"], self._secret)
         if decided["device_id"].null_count:
             # An event with a user but no device gets a device named after the user's key, so that no user id leaks
             # into a store's key
             columns["device_id"] = pc.coalesce(decided["device_id"], pc.binary_join_element_wise("user", keys, ":"))
-        columns["event_date"] = decided["event_time"].cast(TIMESTAMP).cast(pa.date32())
-        schema = EVENT_BATCH.schema
-        return pa.table([columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
+        columns["event_date"] = columns["event_time"].cast(pa.date32())
+        return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _given(raw: pa.Table, members: Members, rows: npt.NDArray[np.int64]) -> Columns:

@@ -100,10 +100,9 @@ def read_slice(stream: BinaryIO, part: FileSlice) -> Iterator[pa.Table | Damage]
     if part.format is FileFormat.AVRO:
         yield from _read_avro(stream, part.path)
     elif part.format is FileFormat.LINES:
-        start = _first_line(stream, part.start)
-        yield from _read_lines(_plain(stream, start, part.end), part.path, start)
+        yield from _read_plain(stream, part.path, _first_line(stream, part.start), part.end)
     else:
-        yield from _read_lines(_inflate(stream, part.format), part.path, 0)
+        yield from _read_inflated(_inflate(stream, part.format), part.path)
 
 
 class _BrokenStreamError(Exception):
@@ -111,7 +110,7 @@ class _BrokenStreamError(Exception):
 
 
 def _first_line(stream: BinaryIO, start: int) -> int:
-    """Seek to the first line that starts at or after `start`; returns its offset."""
+    """The offset of the first line that starts at or after `start`."""
     if start == 0:
         return 0
     stream.seek(start - 1)
@@ -119,11 +118,20 @@ def _first_line(stream: BinaryIO, start: int) -> int:
     return stream.tell()
 
 
-def _plain(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """Read the lines that start in [start, end), in pieces."""
-    while start < end and (piece := stream.read(min(CHUNK_BYTES, end - start))):
-        start += len(piece)
-        yield piece if start < end or piece.endswith(b"\n") else piece + stream.readline()
+def _read_plain(stream: BinaryIO, path: str, start: int, end: int) -> Iterator[pa.Table]:
+    """Read batches of the lines that start in [start, end)."""
+    while start < end:
+        # Begins again with the line that the batch before cut off, which costs less than to join the two
+        stream.seek(start)
+        data = stream.read(min(CHUNK_BYTES, end - start))
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data) and (start + len(data) == end or not whole):
+            data += stream.readline()
+            whole = len(data)
+        if not whole:
+            return
+        yield _lines(data, whole, path, start)
+        start += whole
 
 
 def _inflate(stream: BinaryIO, kind: FileFormat) -> Iterator[bytes]:
@@ -170,10 +178,10 @@ def _inflate_blocks(stream: BinaryIO, kind: FileFormat, sizes: Iterator[int]) ->
         raise _BrokenStreamError(f"the {kind} data ends in the middle")
 
 
-def _read_lines(pieces: Iterator[bytes], path: str, offset: int) -> Iterator[pa.Table | Damage]:
-    """Split a stream of bytes into batches of lines; `offset` is its start in the (decompressed) file."""
+def _read_inflated(pieces: Iterator[bytes], path: str) -> Iterator[pa.Table | Damage]:
+    """Split the pieces of a decompressed file into batches of lines."""
     held: list[bytes] = []
-    size, broken = 0, None
+    size, offset, broken = 0, 0, None
     try:
         for piece in pieces:
             held.append(piece)
