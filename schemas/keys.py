@@ -96,6 +96,12 @@ def _begun_hmac(secret: str) -> tuple[Any, Any]:
     return inner, outer
 
 
+def stable_digest_sql(*parts: str) -> str:
+    """A SQL expression for the `stable_digest` of expressions of type text that are not null."""
+    joined = " || ".join(f"unhex(printf('%016x', strlen({part}))) || encode({part})" for part in parts)
+    return f"md5({joined})"
+
+
 def stable_digest(parts: Iterable[str]) -> str:
     """A hash of several strings as 32 hexadecimal digits; it includes their lengths, so the parts are unambiguous."""
     digest = hashlib.md5(usedforsecurity=False)

@@ -4,13 +4,14 @@ import hashlib
 import hmac
 from datetime import UTC, datetime
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.keys import session_ids, shards_of, stable_digest, user_keys
+from schemas.keys import session_ids, shards_of, stable_digest, stable_digest_sql, user_keys
 
 IDS = ["device-1", "", "d", "é", "设备", "a\0b", "a\0", "12345678", "123456789", "x" * 1000, "user:0f" * 5]
 
@@ -91,3 +92,9 @@ def test_digest_of_parts_tells_where_a_part_ends() -> None:
     assert stable_digest(["ab", "c"]) != stable_digest(["a", "bc"])
     assert stable_digest(["ab"]) != stable_digest(["ab", ""])
     assert stable_digest(["a"]) == hashlib.md5((1).to_bytes(8, "big") + b"a").hexdigest()
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=300), min_size=1, max_size=4))
+def test_digest_in_sql_is_that_of_python(parts: list[str]) -> None:
+    expression = stable_digest_sql(*(f"${number}" for number in range(1, len(parts) + 1)))
+    assert duckdb.execute(f"SELECT {expression}", parts).fetchone() == (stable_digest(parts),)

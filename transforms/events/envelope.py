@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import whole
+from schemas.columns import to_polars, whole
 from schemas.dead_letters import DEAD_LETTER, Reason
 from schemas.durations import micros_of
 from schemas.events import EVENT_BATCH
-from schemas.keys import stable_digest, user_keys
+from schemas.keys import stable_digest_sql, user_keys
 from schemas.table_query import TableQuery
 from transforms.events.envelope_rules import (
     CONTEXT_ATTRIBUTES,
@@ -57,6 +58,17 @@ _MESSAGES = {
     Reason.PROPERTY_MISSING: "the property {field} is missing or null, and required",
     Reason.PROPERTY_WRONG_TYPE: "the property {field} is not of its declared type",
 }
+_FAULT = pa.schema([DEAD_LETTER.schema.field(name) for name in ("reason", "field")])
+_LETTER_IDS = TableQuery(
+    "SELECT {} AS id FROM given".format(
+        stable_digest_sql(
+            "source",
+            "CAST(partition AS VARCHAR)",
+            'CAST("offset" AS VARCHAR)',
+            "coalesce(lower(hex(payload)), '')",
+        )
+    )
+)
 
 # An escaped backslash, a complete surrogate pair, or (captured) half of a pair
 _SURROGATES = re.compile(
@@ -147,27 +159,27 @@ def dead_letters(
         step: The step that refused the rows.
         first_met: The arrival date of rows for which the input gives no arrival time.
     """
-    rows = raw.to_pylist()
-    why = list(zip(rows, reasons.to_pylist(), fields.to_pylist(), strict=True))
-    letters = [
-        {
-            "dead_letter_id": stable_digest(
-                [row["source"], str(row["partition"]), str(row["offset"]), (row["payload"] or b"").hex()]
-            ),
-            "arrival_date": row["arrival_time"].date() if row["arrival_time"] else first_met,
-            "arrival_time": row["arrival_time"],
-            "source": row["source"],
-            "partition": row["partition"],
-            "offset": row["offset"],
-            "step": step,
-            "reason": reason,
-            "field": field,
-            "message": _MESSAGES[Reason(reason)].format(field=field),
-            "payload": row["payload"],
-        }
-        for row, reason, field in why
-    ]
-    return pa.Table.from_pylist(letters, schema=DEAD_LETTER.schema)
+    fault = pa.table({"reason": reasons, "field": fields}).cast(_FAULT)
+    columns = {
+        **{name: raw[name] for name in raw.column_names},
+        **{name: fault[name] for name in fault.column_names},
+        "dead_letter_id": _LETTER_IDS.run(raw.select(["source", "partition", "offset", "payload"]))["id"],
+        "arrival_date": pc.fill_null(raw["arrival_time"].cast(pa.date32()), first_met),
+        "step": pa.repeat(step, raw.num_rows),
+        "message": _messages(fault),
+    }
+    schema = DEAD_LETTER.schema
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _messages(fault: pa.Table) -> pa.Array:
+    """The message for each reason and field; few of them differ."""
+    faults = to_polars(fault)
+    distinct = faults.unique()
+    texts = [_MESSAGES[Reason(reason)].format(field=field) for reason, field in distinct.rows()]
+    told = distinct.with_columns(pl.Series("message", texts, pl.String))
+    joined = faults.join(told, on=fault.column_names, nulls_equal=True, maintain_order="left")
+    return joined["message"].to_arrow().cast(pa.string())
 
 
 def _unreadable(payload: pa.ChunkedArray) -> pa.ChunkedArray:
