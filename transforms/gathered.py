@@ -22,11 +22,15 @@ class Gathered:
         self._rows = self._bytes = 0
 
     def add(self, table: pa.Table) -> bool:
-        """Add a table; returns whether the buffer is full, and it is time to `take` the tables."""
+        """Add a table; returns whether it is time to `take` the tables: the buffer is full, or the table has no rows.
+
+        A table without rows says that no more follow, so that the steps that it reaches do their last work side by side
+        in their threads, instead of one after the other when the bundle ends.
+        """
         self._tables.append(table)
         self._rows += table.num_rows
         self._bytes += table.nbytes
-        return self._rows >= self._most_rows or self._bytes >= self._most_bytes
+        return table.num_rows == 0 or self._rows >= self._most_rows or self._bytes >= self._most_bytes
 
     def take(self) -> Iterator[pa.Table]:
         """Empty the buffer; yields its tables as one table, if they have any rows."""

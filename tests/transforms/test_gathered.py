@@ -31,9 +31,16 @@ def test_what_was_taken_no_longer_counts() -> None:
     assert list(gathered.take()) == []
 
 
+def test_table_without_rows_says_that_no_more_follow() -> None:
+    gathered = Gathered(rows=3)
+    assert not gathered.add(texts(1, 1))
+    assert gathered.add(texts(1, 1).slice(0, 0))
+    assert [len(table) for table in gathered.take()] == [1]
+
+
 def test_tables_without_rows_come_to_none() -> None:
     gathered = Gathered(rows=3)
-    assert not gathered.add(texts(0, 1))
+    gathered.add(texts(0, 1))
     assert list(gathered.take()) == []
 
 

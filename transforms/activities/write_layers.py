@@ -104,7 +104,7 @@ class _TypeEvents(beam.DoFn):
         self._gathered = Gathered(GATHERED_ROWS)
 
     def process(self, events: pa.Table) -> Iterator[Any]:
-        for start in range(0, events.num_rows, GATHERED_ROWS):
+        for start in range(0, max(events.num_rows, 1), GATHERED_ROWS):
             if self._gathered.add(events.slice(start, GATHERED_ROWS)):
                 yield from self._start()
 

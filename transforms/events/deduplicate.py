@@ -10,7 +10,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.errors import OptionError
-from schemas.events import REPEATED
+from schemas.events import EVENT_BATCH, REPEATED
 from stores.encoded_texts import encode_columns
 from transforms.events.deduplicate_stream import DeduplicateStream
 from transforms.events.duplicates import BatchId, RowNumbers, drop_rows, find_copies, keys_of, split_keys
@@ -25,6 +25,8 @@ NamedRows = tuple[BatchId, RowNumbers]
 Output = Any
 """An element, or one with a tag."""
 
+_NO_MORE = encode_columns(EVENT_BATCH.empty(), REPEATED)
+"""The last table of a bundle; see `Gathered.add`."""
 _KEYS = "keys"
 _CELLS_TO_KEYS = 4
 """How many times fewer shards the keys get than the cells of sessions: a shard has fewer bytes of keys."""
@@ -39,7 +41,8 @@ class Deduplicate(beam.PTransform):
     The copy that arrived first is kept.
 
     For a bounded input, only keys are grouped, by shard of their digests. The batches wait for the result and then pass
-    on, in no order, without the rows that are copies and with the columns of REPEATED dictionary-encoded.
+    on, in no order, without the rows that are copies and with the columns of REPEATED dictionary-encoded. A table
+    without rows follows the last one of a bundle (see `Gathered`).
 
     A stream is keyed by shard of devices. An event passes on with its bundle unless a copy was passed before. The
     digests of passed events are kept in buckets of client time. A bucket expires when no on-time copy can arrive any
@@ -148,3 +151,7 @@ class _DropCopies(WorkAhead):
         count("events_unique", unique.num_rows)
         if unique.num_rows:
             yield WindowedValue(unique, at_earliest(unique).timestamp, [GlobalWindow()])
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from super().finish_bundle()
+        yield at_the_end(_NO_MORE)

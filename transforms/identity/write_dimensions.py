@@ -100,25 +100,25 @@ class _SumUp(WorkAhead):
 
     def process(self, events: pa.Table) -> Iterator[WindowedValue]:
         if self._gathered.add(events.select(EVENT_COLUMNS)):
-            yield from self._select()
+            yield from self._select(last=not events.num_rows)
 
-    def work(self, events: pa.Table) -> list[NamedRows]:
-        """Keep what decides among these events and those held; once that is too much, aggregate it instead."""
+    def work(self, events: pa.Table, last: bool) -> list[NamedRows]:
+        """Keep what decides among these events and those held; at the last, or once it is too much, aggregate it."""
         self._held.add(events)
         full = [self._held.add(deciding(together)) for together in self._held.take()]
-        return self._sum_up() if any(full) else []
+        return self._sum_up() if last or any(full) else []
 
     def tell(self, summed: list[NamedRows]) -> Iterator[WindowedValue]:
         return map(at_the_end, summed)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from self._select()
+        yield from self._select(last=True)
         yield from super().finish_bundle()
         yield from self.tell(self._sum_up())
 
-    def _select(self) -> Iterator[WindowedValue]:
+    def _select(self, last: bool) -> Iterator[WindowedValue]:
         for gathered in self._gathered.take():
-            yield from super().process(gathered)
+            yield from super().process(gathered, last)
 
     def _sum_up(self) -> list[NamedRows]:
         return [

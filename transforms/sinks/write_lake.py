@@ -170,6 +170,7 @@ class _WriteRows(beam.DoFn):
         self._buffer = PartitionBuffer(self._record, self._target_bytes)
         self._rows = RowWriter(self._lake, self._record, self._mode, self._target_bytes)
         self._waiting: defaultdict[Partition, list[PackedTable]] = defaultdict(list)
+        self._rest: list[PartitionWrite] = []
 
     def process(self, table: pa.Table) -> None:
         self._writer.check()
@@ -177,11 +178,12 @@ class _WriteRows(beam.DoFn):
         if full or not self._scattered:
             for filled in self._full(self._split()):
                 self._writer.start(self._rows.write, *filled)
+        if not table.num_rows:
+            self._write_rest()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        rest = chain(self._full(chain(self._split(), self._splitting.finish())), self._drain())
-        writes = [write for filled in rest for write in self._last_writers.start(self._rows.write, *filled)]
-        for write in join_writes([*self._writer.finish(), *writes, *self._last_writers.finish()]):
+        self._write_rest()
+        for write in join_writes([*self._writer.finish(), *self._rest, *self._last_writers.finish()]):
             described = (self._record.name, write)
             yield at_the_end(described)
 
@@ -203,6 +205,10 @@ class _WriteRows(beam.DoFn):
                 self._waiting[partition].append(packed)
             for partition, tables in self._buffer.hold(parts.large):
                 yield partition, tables, self._waiting.pop(partition, [])
+
+    def _write_rest(self) -> None:
+        for rest in chain(self._full(chain(self._split(), self._splitting.finish())), self._drain()):
+            self._rest += self._last_writers.start(self._rows.write, *rest)
 
     def _drain(self) -> Iterator[_Rows]:
         """All rows that are left."""

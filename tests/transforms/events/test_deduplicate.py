@@ -65,6 +65,10 @@ def events_of(table: pa.Table) -> Iterable[str]:
     return table.column("event_id").to_pylist()
 
 
+NO_MORE: list[Any] = []
+"""The table without rows that follows the last one of a bundle."""
+
+
 def run_bounded(
     tables: list[pa.Table], expected: list[Any], shards: int = 3, mapper: Any = events_of
 ) -> dict[str, int]:
@@ -100,7 +104,7 @@ def test_bounded_same_id_on_another_device_is_kept() -> None:
 def test_bounded_batch_without_copies_goes_on_as_it_came_under_its_earliest_event() -> None:
     tables = [batch(copy("b", 7), copy("a", 9)), batch(copy("c", 8)), EVENT_BATCH.empty()]
     expected = [batch(copy("b", 7), copy("a", 9)).to_pylist(), batch(copy("c", 8)).to_pylist()]
-    run_bounded(tables, expected, mapper=lambda table: [table.to_pylist()])
+    run_bounded(tables, [*expected, NO_MORE], mapper=lambda table: [table.to_pylist()])
     run_bounded(tables, [("phone", "b", 7.0), ("phone", "a", 7.0), ("phone", "c", 8.0)], mapper=identities)
 
 
@@ -115,13 +119,14 @@ def test_bounded_input_without_events_gives_none() -> None:
 
 def test_bounded_batch_of_copies_alone_gives_no_table() -> None:
     second = batch(copy("a", offset=1), copy("b", offset=1))
-    counters = run_bounded([second, batch(copy("a"), copy("b"))], [2], mapper=lambda table: [table.num_rows])
+    both = [second, batch(copy("a"), copy("b"))]
+    counters = run_bounded(both, [2, len(NO_MORE)], mapper=lambda table: [table.num_rows])
     assert counters == {"duplicates": 2, "events_unique": 2}
 
 
 def test_bounded_batch_read_twice_counts_once() -> None:
     twice = batch(copy("a"), copy("b", offset=1), copy("b", offset=2))
-    counters = run_bounded([twice, twice], [["a", "b"]], mapper=lambda table: [events_of(table)])
+    counters = run_bounded([twice, twice], [["a", "b"], NO_MORE], mapper=lambda table: [events_of(table)])
     assert counters == {"duplicates": 4, "events_unique": 2}
 
 
