@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from apache_beam.coders import Coder, registry
 from apache_beam.transforms.window import GlobalWindow
@@ -136,8 +135,8 @@ def split_by_shard(table: pa.Table, shards: int, key: str = "device_id") -> Iter
         return
     shard = shards_of(table.column(key), shards)
     order = np.argsort(shard, kind="stable")
-    # Polars gathers on both cores; pyarrow's take does not
-    ordered = pl.from_arrow(table)[order].to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema)
+    # To take from one chunk costs half of what it does from several
+    ordered = table.combine_chunks().take(order)
     found, starts = np.unique(shard[order], return_index=True)
     ends = np.append(starts[1:], len(order))
     for number, start, end in zip(found, starts, ends, strict=True):
