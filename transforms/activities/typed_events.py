@@ -19,6 +19,7 @@ from schemas.records import MONEY, Record
 from schemas.silver import COMMON, other_record, silver_record
 from schemas.table_query import TableQuery
 from schemas.user_stream import USER_STREAM
+from transforms.activities.plain_properties import PropertyFinder
 from transforms.activities.property_types import type_query
 from transforms.activities.refused_events import refused_letters
 
@@ -61,7 +62,9 @@ class EventTyper:
         self._typings = [_Typing(other_record(), None)]
         self._typings += [_Typing(silver_record(event), event) for event in catalogue.events]
         self._place = {event.name: place for place, event in enumerate(catalogue.events, 1)}
-        self._queries = {event.name: TableQuery(type_query(event)) for event in catalogue.events if event.properties}
+        with_properties = [event for event in catalogue.events if event.properties]
+        self._queries = {event.name: TableQuery(type_query(event)) for event in with_properties}
+        self._finders = {event.name: PropertyFinder(event) for event in with_properties}
 
     def type_events(self, events: pa.Table, first_met: date) -> TypedEvents:
         """Type a batch.
@@ -109,12 +112,22 @@ class EventTyper:
             extra = pc.if_else(pc.equal(properties, "{}"), none, properties)
             declared = properties if event is None else none
             return pa.table({"fault": none, "extra_properties": extra, "declared_properties": declared})
-        typed = self._queries[event.name].run(pa.table({"properties": properties}))
+        typed = self._typed(event, properties)
         place = typed.schema.get_field_index("declared_properties")
         declared = typed.column(place)
         # usually there are no extra properties, and the original text is reused
         whole = properties if declared.null_count == len(declared) else pc.coalesce(declared, properties)
         return typed.set_column(place, "declared_properties", whole)
+
+    def _typed(self, event: EventType, properties: pa.ChunkedArray) -> pa.Table:
+        """The result of `type_query`; most rows need no query."""
+        plain = self._finders[event.name].find(properties)
+        others = np.delete(np.arange(len(properties)), plain.rows)
+        if not len(others):
+            return plain.typed
+        typed = self._queries[event.name].run(pa.table({"properties": properties.take(pa.array(others))}))
+        joined = pa.concat_tables([plain.typed.cast(typed.schema), typed])
+        return joined.take(np.argsort(np.concatenate([plain.rows, others])))
 
     def _activities(
         self, event: EventType | None, silver: pa.Table, rows: pa.Table, properties: pa.ChunkedArray

@@ -138,6 +138,7 @@ class Members:
 
     Attributes:
         document: By row, the `Kind` of the whole text.
+        has_others: By row: are there members of the top level with other keys?
         repeated_key: By row: does a key occur twice at the top level?
         lone_surrogate: By row: is an escape half of a surrogate pair? In `texts` it is U+FFFD, but not where JSON is
             given as it stands.
@@ -148,6 +149,8 @@ class Members:
     ) -> None:
         self._payload, self._numbers, self._found, self._others = payload, numbers, found, others
         self.document = found.document
+        self.has_others = np.zeros(len(payload), np.bool_)
+        self.has_others[others.texts] = True
         self.lone_surrogate = found.lone_surrogate
         self.repeated_key = found.repeated_key | self._repeated_others()
 
