@@ -13,6 +13,11 @@ MOST_WORKERS = 4
 """Each worker holds its input and its result, some 100 MB."""
 
 
+def processors(most: int = MOST_WORKERS) -> int:
+    """The number of processors of this machine, but at most `most`."""
+    return min(os.cpu_count() or 1, most)
+
+
 class Background(Generic[T]):
     """One thread that runs one task at a time. `start` waits for the previous task, which bounds the memory.
 
@@ -65,7 +70,7 @@ class Ahead(Generic[T]):
     """
 
     def __init__(self, name: str, workers: int = MOST_WORKERS) -> None:
-        self._workers = min(os.cpu_count() or 1, workers)
+        self._workers = processors(workers)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix=name)
         self._running: deque[Future[T]] = deque()
 

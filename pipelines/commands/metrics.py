@@ -41,13 +41,14 @@ def metrics(
     from stores.lake import check_exists
     from transforms.activities.daily_metrics import MetricRules
     from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
+    from transforms.background import processors
     from transforms.events.pages import PageRules
 
     check_exists(known(uri))
     rules = MetricRules.of(known(event_types), PageRules.load())
 
     def once() -> None:
-        result = refresh_daily_metrics(known(uri), rules, first)
+        result = refresh_daily_metrics(known(uri), rules, first, threads=processors())
         if as_json:
             OUT.print_json(
                 json.dumps({"dates_replaced": result.files_written, "rows": result.rows_written}), indent=None

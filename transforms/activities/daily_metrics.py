@@ -29,8 +29,8 @@ SESSION_COLUMNS = ("session_id", "device_id", "session_start", "session_end")
 Piece = Callable[[Sequence[str]], pa.Table]
 """A function from column names to these columns of a part of fact_events."""
 
-_MEMORY = "256MB"
-"""DuckDB's memory for a date; beyond this it spills to disk."""
+_MEMORY_MB = 256
+"""DuckDB's memory for the dates that are counted at the same time; beyond this it spills to disk."""
 _TEXTS_AT_ONCE = 4_096
 
 _TABLES = """
@@ -117,17 +117,21 @@ class MetricRules:
 
 
 @contextmanager
-def counting() -> Iterator[duckdb.DuckDBPyConnection]:
+def counting(share: int = 1) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the DuckDB connection in which `daily_metrics` counts one date after another.
 
     Reuse it over dates: opening it takes as long as counting a small date.
 
+    Args:
+        share: Number of connections that share the memory.
+
     Raises:
         StoreError: DuckDB fails, for example because there is no space to spill.
     """
+    memory = f"{_MEMORY_MB // share}MB"
     with (
         tempfile.TemporaryDirectory(prefix="clickstream-metrics-") as spill,
-        duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY, "temp_directory": spill}) as connection,
+        duckdb.connect(config={"threads": 1, "memory_limit": memory, "temp_directory": spill}) as connection,
     ):
         connection.execute("SET preserve_insertion_order = false")
         try:

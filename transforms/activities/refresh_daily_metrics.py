@@ -5,9 +5,11 @@ erased in between. The table's transaction log records the versions of the fact 
 from, and the fingerprint of the rules. If the rules have changed, all dates are recomputed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -31,13 +33,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RULES = f"{DAILY_METRICS.name}:rules"
 
 
-def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = None) -> CommitResult:
+def refresh_daily_metrics(
+    lake: str, rules: MetricRules, since: date | None = None, *, threads: int = 1
+) -> CommitResult:
     """Recompute the dates whose facts have changed, and replace their rows in one transaction.
 
     Args:
         lake: The lake's root.
         rules: Segments, categories, watch time.
         since: Recompute this date and all later ones too, changed or not; None for changed dates only.
+        threads: Number of dates that are computed at the same time.
 
     Raises:
         StoreBusyError: Other runs kept committing; run again.
@@ -55,17 +60,25 @@ def refresh_daily_metrics(lake: str, rules: MetricRules, since: date | None = No
         if all(found.up_to_date for found in facts) and not dates:
             return None
         live = {date_of(partition): files for partition, files in live_files(table).items()}
-        writes = []
-        with counting() as tables:
-            for day in sorted(dates & (events.dates() | live.keys())):
-                place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, partition_of(day))
-                existing = [file.path for file in live.get(day, [])]
-                of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
-                rows = daily_metrics(tables, day, events.pieces(day), of_day, rules)
-                if read_files(place, existing).equals(rows):
-                    continue
-                files = tuple(write_files(place, [rows]))
-                writes.append(PartitionWrite(place.partition, files, tuple(existing), fingerprint(live.get(day, []))))
+
+        def compute(days: Sequence[date]) -> list[PartitionWrite]:
+            writes = []
+            with counting(share=threads) as tables:
+                for day in days:
+                    place = Place(table_uri(lake, DAILY_METRICS.name), DAILY_METRICS, partition_of(day))
+                    existing = [file.path for file in live.get(day, [])]
+                    of_day = (piece(SESSION_COLUMNS) for piece in sessions.pieces(day))
+                    rows = daily_metrics(tables, day, events.pieces(day), of_day, rules)
+                    if read_files(place, existing).equals(rows):
+                        continue
+                    files, seen = tuple(write_files(place, [rows])), fingerprint(live.get(day, []))
+                    writes.append(PartitionWrite(place.partition, files, tuple(existing), seen))
+            return writes
+
+        days = sorted(dates & (events.dates() | live.keys()))
+        shares = [days[first::threads] for first in range(min(threads, len(days)))]
+        with ThreadPoolExecutor(threads, thread_name_prefix="daily-metrics") as pool:
+            writes = list(chain.from_iterable(pool.map(compute, shares)))
         return Planned(events.version, writes, even_empty=True, also=(sessions.transaction, by_rules))
 
     return commit_planned(lake, DAILY_METRICS, WriteMode.MERGE, _application(FACT_EVENT), plan)

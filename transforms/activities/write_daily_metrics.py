@@ -12,6 +12,7 @@ from schemas.errors import ClickstreamError
 from stores.lake_commit import CommitResult
 from transforms.activities.daily_metrics import MetricRules
 from transforms.activities.refresh_daily_metrics import refresh_daily_metrics
+from transforms.background import processors
 from transforms.metrics import count
 from transforms.sinks.hold_back import now_and_then
 from transforms.sinks.stream_lake import count_commit
@@ -78,7 +79,7 @@ class _Refresh(beam.DoFn):
             self._refresher.ask()
         else:
             self._refresher.end()
-            results.append(refresh_daily_metrics(self._lake, self._rules))
+            results.append(refresh_daily_metrics(self._lake, self._rules, threads=processors()))
         for result in results:
             count_commit(result)
             yield result

@@ -1,5 +1,6 @@
 """Writes rows of several tables to the lake in one step, with one bound on the buffered rows and one commit a table."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from schemas.records import Record
 from stores.lake_buffer import TableBuffers
 from stores.lake_commit import CommitResult, NamedWrite, PartitionWrite, WriteMode
 from stores.lake_files import Partition
-from transforms.background import Background
+from transforms.background import Ahead, Background
 from transforms.sinks.write_lake import CommitOnce, RowWriter, join_writes
 from transforms.tables import Table, at_the_end
 
@@ -43,18 +44,24 @@ class WriteTables(beam.PTransform):
 
 @beam.typehints.with_output_types(NamedWrite)
 class _WriteFiles(beam.DoFn):
-    """Writes rows to files in a background thread; at the end of a bundle emits their descriptions, keyed by table."""
+    """Writes rows to files in a background thread; at the end of a bundle emits their descriptions, keyed by table.
+
+    The files of the bundle's end are written in parallel, as no rows come in any more.
+    """
 
     def __init__(self, write: WriteTables) -> None:
         self._lake, self._records, self._mode = write.lake, write.records, write.mode
 
     def setup(self) -> None:
         self._writer = Background[NamedWrite]("write-tables")
+        self._last_writers = Ahead[NamedWrite]("write-last-tables")
 
     def start_bundle(self) -> None:
         self._writer.reset()
+        self._last_writers.reset()
         self._buffers = TableBuffers(self._records)
         self._rows: dict[str, RowWriter] = {}
+        self._creating = threading.Lock()
 
     def process(self, element: NamedTable) -> None:
         self._writer.check()
@@ -62,10 +69,11 @@ class _WriteFiles(beam.DoFn):
             self._writer.start(self._write, record, partition, tables)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        last: list[NamedWrite] = []
         for record, (partition, tables) in self._buffers.drain():
-            self._writer.start(self._write, record, partition, tables)
+            last += self._last_writers.start(self._write, record, partition, tables)
         described: dict[str, list[PartitionWrite]] = {}
-        for name, write in self._writer.finish():
+        for name, write in [*self._writer.finish(), *last, *self._last_writers.finish()]:
             described.setdefault(name, []).append(write)
         for name, writes in described.items():
             for write in join_writes(writes):
@@ -74,8 +82,10 @@ class _WriteFiles(beam.DoFn):
 
     def teardown(self) -> None:
         self._writer.close()
+        self._last_writers.close()
 
     def _write(self, record: Record, partition: Partition, tables: list[pa.Table]) -> NamedWrite:
-        if record.name not in self._rows:
-            self._rows[record.name] = RowWriter(self._lake, record, self._mode)
+        with self._creating:
+            if record.name not in self._rows:
+                self._rows[record.name] = RowWriter(self._lake, record, self._mode)
         return record.name, self._rows[record.name].write(partition, tables)
