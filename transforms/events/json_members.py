@@ -22,7 +22,7 @@ try:
 except OSError as error:
     raise ImportError(f"json_scan.c is not compiled: run make setup, or pip install ({error})") from error
 _LIBRARY.scan.restype = _LIBRARY.copy.restype = ctypes.c_int64
-_LIBRARY.times.restype = None
+_LIBRARY.first.restype = _LIBRARY.times.restype = None
 
 
 class Kind(IntEnum):
@@ -183,18 +183,11 @@ class Members:
     def times(self, *path: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """By row, the member as a time in microseconds since 1970, UTC; and by row, whether it was read as one.
 
-        Read are integers of at most fifteen digits, as milliseconds, and texts such as 2026-04-12T00:00:00.5+02:00, but
-        not the rarer forms of RFC 3339: in lower case, with a space, with a leap second.
+        Read are integers of at most fifteen digits, as milliseconds, whether written as 5, 5.0 or 50e-1; and texts such
+        as 2026-04-12T00:00:00.5+02:00, but no leap second.
         """
-        number, size = self._numbers[path], len(self._payload)
-        micros, known = np.empty(size, np.int64), np.empty(size, np.bool_)
-        data, _ = _contents(self._payload)
-        found = self._found
-        _LIBRARY.times(
-            *_pointers(data), ctypes.c_int64(size),
-            *_pointers(found.kinds[number], found.starts[number], found.ends[number], micros, known),
-        )  # fmt: skip
-        return micros, known
+        number, found = self._numbers[path], self._found
+        return _times(self._payload, found.kinds[number], found.starts[number], found.ends[number])
 
     def others(self) -> pa.Array:
         """By row, an object of the members of the top level with other keys, or null; each as it stands."""
@@ -239,6 +232,40 @@ class Members:
         )  # fmt: skip
         valid = pa.py_buffer(np.packbits(present[chosen], bitorder="little"))
         return pa.Array.from_buffers(pa.string(), len(chosen), [valid, pa.py_buffer(offsets), pa.py_buffer(out[:size])])
+
+
+def first_times(payload: pa.Array, key: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The first member with a key at the top level of each text, as `Members.times` reads it.
+
+    What follows the member is not read, and need not be JSON.
+
+    Args:
+        payload: Texts in UTF-8 or other bytes, as binary.
+        key: The key, in ASCII.
+
+    >>> [values.tolist() for values in first_times(pa.array([b'{"a":{"t":1},"t":2}', b'{"t"', None]), "t")]
+    [[2000, 0, 0], [True, False, False]]
+    """
+    size, name = len(payload), np.frombuffer(key.encode(), np.uint8)
+    data, offsets = _contents(payload)
+    kinds = np.empty(size, np.uint8)
+    starts, ends = np.zeros(size, np.int32), np.zeros(size, np.int32)
+    _LIBRARY.first(
+        *_pointers(data, offsets), ctypes.c_int64(size), *_pointers(name), ctypes.c_int32(len(name)),
+        *_pointers(kinds, starts, ends),
+    )  # fmt: skip
+    return _times(payload, kinds, starts, ends)
+
+
+def _times(
+    payload: pa.Array, kinds: npt.NDArray[np.uint8], starts: npt.NDArray[np.int32], ends: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    micros, known = np.empty(len(payload), np.int64), np.empty(len(payload), np.bool_)
+    data, _ = _contents(payload)
+    _LIBRARY.times(
+        *_pointers(data), ctypes.c_int64(len(payload)), *_pointers(kinds, starts, ends, micros, known)
+    )  # fmt: skip
+    return micros, known
 
 
 def _contents(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

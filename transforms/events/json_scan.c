@@ -1,6 +1,6 @@
 /* One pass over JSON texts (RFC 8259) that notes where wanted members are, and builds nothing.
 
-   json_members.py calls scan(), copy() and times(), and setup.py compiles this file. No function allocates memory, or
+   json_members.py calls scan(), first(), copy() and times(), and setup.py compiles this file. No function allocates memory, or
    reads beyond the end of a text. Positions are indexes into the bytes of all texts. */
 
 #include <stdbool.h>
@@ -416,6 +416,76 @@ int64_t scan(const uint8_t *data, const int32_t *offsets, int64_t text_count, co
     return scanner.other_count;
 }
 
+/* Skip any value, of whose inside only the strings and the nesting are read. Returns its kind, or ABSENT. */
+static enum kind skip_value(struct reader *r)
+{
+    bool escaped;
+    enum kind kind = next_is(r, '{') ? OBJECT : next_is(r, '[') ? ARRAY : ABSENT;
+    if (kind == ABSENT)
+        return skip_scalar(r, &escaped);
+    for (int32_t depth = 0; r->at < r->end;) {
+        uint8_t byte = r->data[r->at];
+        if (byte == '"') {
+            if (!skip_string(r, &escaped))
+                return ABSENT;
+            continue;
+        }
+        r->at++;
+        depth += (byte == '{' || byte == '[') - (byte == '}' || byte == ']');
+        if (depth == 0)
+            return kind;
+    }
+    return ABSENT;
+}
+
+/* Find the first member of an object with this name, and where its value is; what follows is not read. Returns the
+   value's kind, or ABSENT. */
+static enum kind read_first(struct reader *r, const uint8_t *name, int32_t size, int32_t *start, int32_t *end)
+{
+    skip_space(r);
+    if (!next_is(r, '{'))
+        return ABSENT;
+    do {
+        r->at++;
+        skip_space(r);
+        bool escaped;
+        int32_t key = r->at + 1;
+        if (!skip_string(r, &escaped))
+            return ABSENT;
+        int32_t key_end = r->at - 1;
+        skip_space(r);
+        if (!next_is(r, ':'))
+            return ABSENT;
+        r->at++;
+        skip_space(r);
+        if (r->at == r->end)
+            return ABSENT;
+        *start = r->at;
+        enum kind kind = skip_value(r);
+        *end = r->at;
+        skip_space(r);
+        if (kind == ABSENT || (!next_is(r, ',') && !next_is(r, '}')))
+            return ABSENT;
+        if (escaped ? is_escaped_name(r->data, key, key_end, name, size)
+                    : size == key_end - key && memcmp(r->data + key, name, size) == 0) {
+            *start += kind == TEXT;
+            *end -= kind == TEXT;
+            return kind;
+        }
+    } while (next_is(r, ','));
+    return ABSENT;
+}
+
+/* In each text, look for a member of the top level. A text need not be JSON behind it. */
+void first(const uint8_t *data, const int32_t *offsets, int64_t count, const uint8_t *name, int32_t size,
+           uint8_t *kinds, int32_t *starts, int32_t *ends)
+{
+    for (int64_t text = 0; text < count; text++) {
+        struct reader reader = {data, offsets[text], offsets[text + 1], false};
+        kinds[text] = read_first(&reader, name, size, starts + text, ends + text);
+    }
+}
+
 /* Write the chosen parts of data, without escapes, one after the other, and where each ends; returns the number of
    bytes. Where a part is not present, nothing is written. */
 int64_t copy(const uint8_t *data, const int64_t *chosen, int64_t count, const uint8_t *present, const uint8_t *escaped,
@@ -465,10 +535,12 @@ static bool days_to(int32_t year, int32_t month, int32_t day, int64_t *days)
 }
 
 /* Microseconds since 1970, UTC, of 2026-04-12T00:00:00.5Z or with +02:00; digits beyond microseconds are cut off.
-   False for any other text, such as the rarer forms of RFC 3339: lower case, a space for the T, a leap second. */
+   The T and the Z may be in lower case, and the T a space. False for any other text, such as a leap second. */
 static bool read_time(const uint8_t *text, int32_t size, int64_t *micros)
 {
-    if (size < 20 || text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' || text[16] != ':')
+    if (size < 20 || text[4] != '-' || text[7] != '-' || text[13] != ':' || text[16] != ':')
+        return false;
+    if (text[10] != 'T' && text[10] != 't' && text[10] != ' ')
         return false;
     int32_t year = digits(text, 4), month = digits(text + 5, 2), day = digits(text + 8, 2);
     int32_t hour = digits(text + 11, 2), minute = digits(text + 14, 2), second = digits(text + 17, 2);
@@ -490,15 +562,54 @@ static bool read_time(const uint8_t *text, int32_t size, int64_t *micros)
         if (hours < 0 || hours > 23 || minutes < 0 || minutes > 59)
             return false;
         offset = (text[at] == '+' ? 1 : -1) * (hours * 60 + minutes);
-    } else if (size - at != 1 || text[at] != 'Z') {
+    } else if (size - at != 1 || (text[at] != 'Z' && text[at] != 'z')) {
         return false;
     }
     *micros = ((days * 1440 + hour * 60 + minute - offset) * 60 + second) * 1000000 + fraction;
     return true;
 }
 
-/* Read values as times: texts by read_time(), and integers of at most fifteen digits as milliseconds. `known` says
-   which were read; the others are 0. */
+/* The value of a JSON number if it is an integer of at most fifteen digits, however it is written: 5, 5.0, 50e-1.
+   False for any other number, and for one of more than 24 bytes. */
+static bool read_integer(const uint8_t *text, int32_t size, int64_t *number)
+{
+    static const int64_t most = 999999999999999;
+    bool negative = text[0] == '-', point = false;
+    int64_t value = 0;
+    int32_t power = 0, at = negative; /* the value is to be multiplied by ten to the power */
+    if (size > 24)
+        return false;
+    for (; at < size && text[at] != 'e' && text[at] != 'E'; at++) {
+        if (text[at] == '.') {
+            point = true;
+            continue;
+        }
+        if (value > most)
+            return false;
+        value = value * 10 + (text[at] - '0');
+        power -= point;
+    }
+    if (at < size) {
+        at++;
+        bool below = text[at] == '-';
+        int32_t exponent = 0;
+        for (at += text[at] == '-' || text[at] == '+'; at < size; at++)
+            if (exponent < 1000)
+                exponent = exponent * 10 + (text[at] - '0');
+        power += below ? -exponent : exponent;
+    }
+    for (; power < 0 && value != 0; power++, value /= 10)
+        if (value % 10 != 0)
+            return false;
+    for (; power > 0 && value != 0; power--, value *= 10)
+        if (value > most)
+            return false;
+    *number = negative ? -value : value;
+    return value <= most;
+}
+
+/* Read values as times: texts by read_time(), and numbers by read_integer() as milliseconds. `known` says which were
+   read; the others are 0. */
 void times(const uint8_t *data, int64_t count, const uint8_t *kinds, const int32_t *starts, const int32_t *ends,
            int64_t *micros, uint8_t *known)
 {
@@ -509,15 +620,9 @@ void times(const uint8_t *data, int64_t count, const uint8_t *kinds, const int32
         known[place] = false;
         if (kinds[place] == TEXT) {
             known[place] = read_time(text, size, micros + place);
-        } else if (kinds[place] == INTEGER) {
-            bool negative = text[0] == '-';
-            if (size - negative <= 15) {
-                int64_t value = 0;
-                for (int32_t at = negative; at < size; at++)
-                    value = value * 10 + (text[at] - '0');
-                micros[place] = (negative ? -value : value) * 1000;
-                known[place] = true;
-            }
+        } else if (kinds[place] == INTEGER || kinds[place] == NUMBER) {
+            known[place] = read_integer(text, size, micros + place);
+            micros[place] *= 1000;
         }
     }
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,26 @@ def test_plain_rows_are_valid_by_all_rules_with_the_same_columns(
     assert judged["reason"].null_count == judged["field"].null_count == plain.rows.sum()
     for name in DECIDED:
         assert judged[name].to_pylist() == plain.columns[name].to_pylist(), name
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1775952000123.0", "1.775952000123E12", "177595200012300e-2", "1775952000123000.0e-3", "1e12", "0e99", "-0.0",
+        "5e-1", "12345e-2", "1e15", "999999999999999.0", "-62135596800000.00", "-6.2135596800001E13",
+        "253402300800000.0", "2.534023007999E14", "0.001e3", "0.0001e3",
+    ],
+)  # fmt: skip
+def test_number_is_the_same_time_by_all_rules_however_it_is_written(number: str) -> None:
+    event = f'{{"event_id":"e","event_type":"view","device_id":"d","timestamp":{number}}}'
+    payloads = pa.chunked_array([[event.encode()]], pa.binary())
+    arrivals = pa.chunked_array([[datetime(9999, 12, 31, tzinfo=UTC)]], RAW.schema.field("arrival_time").type)
+    members = FINDER.find(payloads)
+    plain = plain_rows(members, arrivals, NOW)
+    judged = QUERY.run(given_columns(members, arrivals, np.array([0])), micros_of(NOW))
+    found = judged.filter(pa.array(plain.rows))
+    assert found["reason"].null_count == len(found)
+    assert found["client_time"].to_pylist() == plain.columns["client_time"].to_pylist()
 
 
 def test_usual_events_are_plain() -> None:

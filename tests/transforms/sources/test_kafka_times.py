@@ -36,7 +36,7 @@ def look_at(value: str) -> int | None:
         ('"1970-01-01t00:00:00.123456789Z"', 123_456),
         ('"1970-01-01T02:00:00+02:00"', 0),
         ('"1969-12-31T18:30:00.25-05:30"', 250_000),
-        ('"2016-12-31T23:59:60Z"', 1_483_228_800_000_000),
+        ('"1970-01-01T00:00:00.1234567891Z"', 123_456),
         ('"2024-02-29T12:00:00Z"', 1_709_208_000_000_000),
         ("1775952000000", 1_775_952_000_000_000),
         ("-1", -1_000),
@@ -44,6 +44,7 @@ def look_at(value: str) -> int | None:
         ("1775952000000.0", 1_775_952_000_000_000),
         ("1.775952E12", 1_775_952_000_000_000),
         ("-1e+3", -1_000_000),
+        ("1e14", 100_000_000_000_000_000),
     ],
 )
 def test_time_of_the_envelope_is_read(text: str, micros: int) -> None:
@@ -55,12 +56,21 @@ def test_time_of_the_envelope_is_read(text: str, micros: int) -> None:
     [
         "null", "true", '""', '"yesterday"', '"2026-04-12"', '"2026-04-12T00:00:00"', '"2026-13-01T00:00:00Z"',
         '"2026-00-01T00:00:00Z"', '"2026-04-12T24:00:00Z"', '"2026-04-12T00:60:00Z"', '"2026-04-12T00:00:00.Z"'[:-2],
-        '"2026-04-12T00:00:00+2:00"', '"2026-04-12T00:00:00.1234567891Z"', "1.5", "1e-3", "1e400",
-        "1e", "-", "999999999999999", "1e14", '{"seconds":1}', "[1]", '"1775952000000"',
+        '"2026-04-12T00:00:00+2:00"', '"2016-12-31T23:59:60Z"', "1.5", "1e-3", "1e400",
+        "1e", "-", "999999999999999", "-99999999999999", '{"seconds":1}', "[1]", '"1775952000000"',
     ],
 )  # fmt: skip
 def test_what_is_no_time_of_the_envelope_is_not_read(text: str) -> None:
     assert look_at(text) is None
+
+
+def test_only_the_top_level_has_the_time_of_the_event() -> None:
+    nested = b'{"properties":{"timestamp":1,"a":["}",{"timestamp":2}]},"timestamp":3}'
+    assert look(nested, b'{"a":"\\"timestamp\\":1","t":2}', b'[{"timestamp":1}]') == [3_000, None, None]
+
+
+def test_first_of_two_times_counts_and_what_follows_is_not_read() -> None:
+    assert look(b'{"timestamp":1,"timestamp":2}', b'{"t\\u0069mestamp":1, nothing') == [1_000, 1_000]
 
 
 def test_white_space_around_the_colon_is_passed_over() -> None:
