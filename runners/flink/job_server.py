@@ -21,7 +21,7 @@ PATCHES = sorted(Path(__file__).with_name("java").glob("*.java"))
 START_SECONDS = 60.0
 _FIRST_HEAP_MB, _YOUNG_HEAP_MB = 256, 128
 """The default first heap is a share of the machine's memory, which Java fills with garbage before it collects
-thoroughly. With less room for new objects than this, a job takes a fifth more time per event while records wait."""
+thoroughly. With less room for new objects than this, a job takes more time per event while records wait."""
 
 # The pipe on standard input closes when the process at its other end ends, in whatever way, and the server is killed.
 # If it stayed, its job would restart endlessly without the Python workers that it calls.

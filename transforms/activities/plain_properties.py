@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.event_types import EventType, Property, PropertyType
 from schemas.records import MONEY
-from transforms.events.envelope_rules import YEAR_1_MS, YEAR_10000_MS
+from transforms.events.envelope_rules import in_years
 from transforms.events.json_members import Kind, MemberFinder, Members
 
 _MOST_DIGITS = 15
@@ -82,7 +82,7 @@ def _is_plain(members: Members, item: Property) -> Flags:
     """By row, whether the member is likely to be of the property's type."""
     if item.type is PropertyType.TIMESTAMP:
         micros, known = members.times(item.name)
-        return known & (micros >= YEAR_1_MS * 1000) & (micros < YEAR_10000_MS * 1000)
+        return known & in_years(micros)
     kinds = members.kinds(item.name)
     exact = (kinds == Kind.INTEGER) & (members.sizes(item.name) <= _MOST_DIGITS)
     return {

@@ -81,7 +81,7 @@ def plain_rows(members: Members, arrival: pa.ChunkedArray, now: datetime) -> Pla
     for name in _AMOUNTS:
         rows &= members.kinds("properties", name) <= Kind.NULL
     for micros in (times, event_times, np.where(has_sent, sent, times)):
-        rows &= (micros >= YEAR_1_MS * 1000) & (micros < YEAR_10000_MS * 1000)
+        rows &= in_years(micros)
     rows &= event_times <= arrived + MAX_AHEAD
 
     user, entity = (_not_empty(members.texts(name)) for name in ("user_id", "entity_id"))
@@ -95,6 +95,11 @@ def plain_rows(members: Members, arrival: pa.ChunkedArray, now: datetime) -> Pla
         "revenue": pa.nulls(len(rows), MONEY),
     }
     return PlainRows(rows, pa.table(columns).filter(pa.array(rows)))
+
+
+def in_years(micros: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether each time is in the years 1 to 9999, which all parts of the product can represent."""
+    return (micros >= YEAR_1_MS * 1000) & (micros < YEAR_10000_MS * 1000)
 
 
 def _not_empty(texts: pa.Array) -> pa.Array:

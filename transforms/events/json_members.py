@@ -184,7 +184,7 @@ class Members:
         """By row, the member as a time in microseconds since 1970, UTC; and by row, whether it was read as one.
 
         Read are integers of at most fifteen digits, as milliseconds, whether written as 5, 5.0 or 50e-1; and texts such
-        as 2026-04-12T00:00:00.5+02:00, but no leap second.
+        as 2026-04-12T00:00:00.5+02:00.
         """
         number, found = self._numbers[path], self._found
         return _times(self._payload, found.kinds[number], found.starts[number], found.ends[number])

@@ -194,6 +194,21 @@ static bool skip_string(struct reader *r, bool *escaped)
     }
 }
 
+/* Skip a key of an object and the colon behind it; false if there is none. The key's inside is start to end. */
+static bool skip_key(struct reader *r, int32_t *start, int32_t *end, bool *escaped)
+{
+    *start = r->at + 1;
+    if (!skip_string(r, escaped))
+        return false;
+    *end = r->at - 1;
+    skip_space(r);
+    if (!next_is(r, ':'))
+        return false;
+    r->at++;
+    skip_space(r);
+    return true;
+}
+
 /* Skip anything but an object or array. Returns its kind, or ABSENT. */
 static enum kind skip_scalar(struct reader *r, bool *escaped)
 {
@@ -261,6 +276,12 @@ static bool is_escaped_name(const uint8_t *data, int32_t start, int32_t end, con
     return same == size;
 }
 
+static bool is_name(const uint8_t *data, int32_t start, int32_t end, bool escaped, const uint8_t *name, int32_t size)
+{
+    return escaped ? is_escaped_name(data, start, end, name, size)
+                   : size == end - start && memcmp(data + start, name, size) == 0;
+}
+
 /* The wanted key, of first to last - 1, that the inside of a string is, or -1. Most texts have their keys in the same
    order, so the search begins at the hint. */
 static int32_t find(const struct wanted *wanted, int32_t first, int32_t last, int32_t hint, const uint8_t *data,
@@ -270,8 +291,7 @@ static int32_t find(const struct wanted *wanted, int32_t first, int32_t last, in
     for (int32_t tries = last - first; tries > 0; tries--) {
         const uint8_t *name = wanted->names + wanted->bounds[key];
         int32_t size = wanted->bounds[key + 1] - wanted->bounds[key];
-        if (escaped ? is_escaped_name(data, start, end, name, size)
-                    : size == end - start && memcmp(data + start, name, size) == 0)
+        if (is_name(data, start, end, escaped, name, size))
             return key;
         if (++key == last)
             key = first;
@@ -306,29 +326,23 @@ static enum kind read_text(struct scanner *s, struct reader *r, int64_t text)
     skip_space(r);
     for (;;) {
         if (depth > 0 && s->containers[depth - 1] == OBJECT) {
-            int32_t start = r->at;
-            if (!skip_string(r, &escaped))
+            int32_t start, end, key = -1;
+            if (!skip_key(r, &start, &end, &escaped))
                 return ABSENT;
-            int32_t key = -1;
             if (depth == 1) {
-                key = find(wanted, 0, wanted->inner[0], hints[1], r->data, start + 1, r->at - 1, escaped);
+                key = find(wanted, 0, wanted->inner[0], hints[1], r->data, start, end, escaped);
                 if (key >= 0 && found->kinds[value_at(s, key, text)] != ABSENT)
                     found->repeated_key[text] = true;
-                other_start = start;
-                other_key_end = r->at;
+                other_start = start - 1;
+                other_key_end = end + 1;
             } else if (depth == 2 && keys[1] >= 0) {
                 int32_t first = wanted->inner[keys[1]], last = wanted->inner[keys[1] + 1];
-                key = find(wanted, first, last, hints[2], r->data, start + 1, r->at - 1, escaped);
+                key = find(wanted, first, last, hints[2], r->data, start, end, escaped);
             }
             if (depth <= 2) {
                 keys[depth] = key;
                 hints[depth] = key + 1;
             }
-            skip_space(r);
-            if (!next_is(r, ':'))
-                return ABSENT;
-            r->at++;
-            skip_space(r);
         }
         if (r->at == r->end)
             return ABSENT;
@@ -449,16 +463,8 @@ static enum kind read_first(struct reader *r, const uint8_t *name, int32_t size,
         r->at++;
         skip_space(r);
         bool escaped;
-        int32_t key = r->at + 1;
-        if (!skip_string(r, &escaped))
-            return ABSENT;
-        int32_t key_end = r->at - 1;
-        skip_space(r);
-        if (!next_is(r, ':'))
-            return ABSENT;
-        r->at++;
-        skip_space(r);
-        if (r->at == r->end)
+        int32_t key, key_end;
+        if (!skip_key(r, &key, &key_end, &escaped) || r->at == r->end)
             return ABSENT;
         *start = r->at;
         enum kind kind = skip_value(r);
@@ -466,8 +472,7 @@ static enum kind read_first(struct reader *r, const uint8_t *name, int32_t size,
         skip_space(r);
         if (kind == ABSENT || (!next_is(r, ',') && !next_is(r, '}')))
             return ABSENT;
-        if (escaped ? is_escaped_name(r->data, key, key_end, name, size)
-                    : size == key_end - key && memcmp(r->data + key, name, size) == 0) {
+        if (is_name(r->data, key, key_end, escaped, name, size)) {
             *start += kind == TEXT;
             *end -= kind == TEXT;
             return kind;
@@ -534,8 +539,19 @@ static bool days_to(int32_t year, int32_t month, int32_t day, int64_t *days)
     return true;
 }
 
+/* Does a month begin at this minute, UTC? Only then there may have been a leap second (RFC 3339, 5.7). The minute is
+   within a day of a date of the given month. */
+static bool begins_month(int64_t minutes, int32_t year, int32_t month)
+{
+    int64_t this_month = 0, next_month = 0;
+    days_to(year, month, 1, &this_month);
+    days_to(year + month / 12, month % 12 + 1, 1, &next_month);
+    return minutes == this_month * 1440 || minutes == next_month * 1440;
+}
+
 /* Microseconds since 1970, UTC, of 2026-04-12T00:00:00.5Z or with +02:00; digits beyond microseconds are cut off.
-   The T and the Z may be in lower case, and the T a space. False for any other text, such as a leap second. */
+   The T and the Z may be in lower case, and the T a space. A leap second is the first instant of the next minute. False
+   for any other text. */
 static bool read_time(const uint8_t *text, int32_t size, int64_t *micros)
 {
     if (size < 20 || text[4] != '-' || text[7] != '-' || text[13] != ':' || text[16] != ':')
@@ -547,7 +563,7 @@ static bool read_time(const uint8_t *text, int32_t size, int64_t *micros)
     int64_t days;
     if (!days_to(year, month, day, &days))
         return false;
-    if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59)
+    if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 60)
         return false;
     int32_t at = 19, fraction = 0, scale = 100000;
     if (text[at] == '.') {
@@ -565,8 +581,9 @@ static bool read_time(const uint8_t *text, int32_t size, int64_t *micros)
     } else if (size - at != 1 || (text[at] != 'Z' && text[at] != 'z')) {
         return false;
     }
-    *micros = ((days * 1440 + hour * 60 + minute - offset) * 60 + second) * 1000000 + fraction;
-    return true;
+    int64_t minutes = days * 1440 + hour * 60 + minute - offset;
+    *micros = (minutes * 60 + second) * 1000000 + fraction;
+    return second < 60 || begins_month(minutes + 1, year, month);
 }
 
 /* The value of a JSON number if it is an integer of at most fifteen digits, however it is written: 5, 5.0, 50e-1.

@@ -137,6 +137,7 @@ def test_broken_events_beside_good_ones_lose_nothing(decoder: EnvelopeDecoder) -
     assert set(events["event_id"].to_pylist()) == {f"good-{number}" for number in range(len(BROKEN))}
     found = {row["offset"]: (row["payload"], row["reason"], row["field"]) for row in letters.to_pylist()}
     assert found == {100 + 2 * number: case for number, case in enumerate(BROKEN)}
+    assert len(set(letters["dead_letter_id"].to_pylist())) == len(BROKEN)
     for row in letters.to_pylist():
         origin = [row["source"], str(row["partition"]), str(row["offset"]), (row["payload"] or b"").hex()]
         assert row["dead_letter_id"] == stable_digest(origin)
